@@ -1,0 +1,97 @@
+"""The pictures that benchmarks measure on: real ImageNet-2010 photographs, else those of scikit-learn.
+
+Enters: nothing but what lies on the machine (`IMAGENET2010`, default `../shared/imagenet2010`).
+Leaves: a flat folder of photographs, and shards packed from it, in `build/benchmarks/`, made once and kept.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from sharding import PackOptions, ShardSet, pack, prepare_image
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "build" / "benchmarks"
+CROPS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photographs:
+    """A flat folder of `<wnid>_<id>.JPEG` files and the sentence that says what they are."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    what: str
+
+
+def photographs() -> Photographs:
+    """The 300 ImageNet-2010 photographs where they are, else 300 crops of scikit-learn's two photographs."""
+    shared = Path(os.environ.get("IMAGENET2010", ROOT.parent / "shared" / "imagenet2010")) / "train-photos"
+    if shared.is_dir():
+        files = tuple(sorted(shared.glob("*.JPEG")))
+        return Photographs(folder=shared, files=files, what=f"{len(files)} ImageNet-2010 photographs")
+    folder = WORK / "sample-photos"
+    if not folder.is_dir():
+        cut_sample_photos(folder)
+    files = tuple(sorted(folder.glob("*.JPEG")))
+    return Photographs(folder=folder, files=files, what=f"{len(files)} crops of scikit-learn's two photographs")
+
+
+def cut_sample_photos(folder: Path) -> None:
+    """Writes 300 crops, 300 to 427 pixels a side, quality 95, 4:2:0, of china.jpg and flower.jpg."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    pictures = load_sample_images().images
+    for number in range(CROPS):
+        pixels = pictures[number % len(pictures)]
+        height, width = random.integers(300, 428, size=2)
+        top, left = random.integers(0, 427 - height + 1), random.integers(0, 640 - width + 1)
+        crop = Image.fromarray(pixels[top : top + height, left : left + width])
+        crop.save(part / f"n{number % len(pictures):08d}_{number}.JPEG", quality=95, subsampling=2)
+    part.rename(folder)
+
+
+def shards(samples: int, encoding: str = "jpeg") -> ShardSet:
+    """A training split of `samples` samples in shards of 1,000: the photographs, each cut once, repeated in turn."""
+    photos = photographs()
+    mark = hashlib.sha256(json.dumps([photos.what, samples, encoding]).encode()).hexdigest()[:8]
+    out = WORK / f"{encoding}-{samples}-{mark}"
+    if not (out / "train" / "manifest.json").exists():
+        repeated = WORK / f"repeated-{samples}-{mark}"
+        repeat_photographs(photos, samples, repeated)
+        pack(PackOptions(source=repeated, out=out, split="train", encoding=encoding, samples_per_shard=1000))
+        shutil.rmtree(repeated)
+    return ShardSet.open(out / "train")
+
+
+def repeat_photographs(photos: Photographs, samples: int, folder: Path) -> None:
+    """Writes `samples` files `<wnid>_<id>-<turn>.JPEG`, 256×256 as packing makes them (so packing copies bytes)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    cut = {file: prepare_image(file.read_bytes()) for file in photos.files[:samples]}
+    for number in range(samples):
+        file = photos.files[number % len(photos.files)]
+        (folder / f"{file.stem}-{number // len(photos.files)}.JPEG").write_bytes(cut[file])
+
+
+def describe(data: ShardSet) -> dict[str, object]:
+    """What a benchmark's file says of its data: pictures, count, mean size, quality, subsampling, repeats."""
+    sizes = [view.nbytes for view in data.images(np.arange(min(len(data), CROPS)))]
+    return {
+        "pictures": photographs().what,
+        "samples": len(data),
+        "times_repeated": round(len(data) / len(photographs().files), 2),
+        "encoding": data.encoding,
+        "mean_kilobytes": round(float(np.mean(sizes)) / 1000, 1),
+        "quality": data.options.get("quality"),
+        "subsampling": "4:2:0",
+    }

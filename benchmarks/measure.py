@@ -1,0 +1,176 @@
+"""Interleaved repeats → rows of medians and spreads: what every benchmark here measures with.
+
+Enters: cases, each a function that does one repeat of the work and returns what it measured.
+Leaves: rows (images/s, images per CPU-second, ratios, peak memory, p99 wait for a batch).
+
+A case is run once to warm up; then all cases take turns, so that a noisy neighbour disturbs all of them
+alike. CPU time counts this process, its threads and its children, living or gone.
+"""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MINIMUM_REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """One repeat of a case: `images` done in `seconds` wall and `cpu_seconds` of CPU, all processes summed."""
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int = 0
+    waits_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A line of a benchmark: `repeat()` does the work once. `missing`, if set, says why it cannot run here.
+
+    `reference` marks the case that the others are divided by: "limit", "ours" or "" (neither).
+    """
+
+    name: str
+    repeat: Callable[[], Repeat] | None = None
+    missing: str = ""
+    reference: str = ""
+    note: str = ""
+    details: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.repeat is None) == (not self.missing):
+            raise ValueError(f"case {self.name!r} needs either repeat or missing, and not both")
+        if self.reference not in ("", "limit", "ours"):
+            raise ValueError(f"case {self.name!r}: reference {self.reference!r} is none of '', 'limit', 'ours'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Median, lowest and highest of the repeats."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(median=statistics.median(values), low=min(values), high=max(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a case gave. Ratios are medians of the ratios of repeats made side by side, per CPU-second."""
+
+    name: str
+    note: str = ""
+    missing: str = ""
+    repeats: int = 0
+    images: int = 0
+    images_per_second: Spread | None = None
+    images_per_cpu_second: Spread | None = None
+    to_limit: Spread | None = None
+    to_ours: Spread | None = None
+    peak_bytes: int = 0
+    wait_p99_seconds: float | None = None
+    details: dict[str, object] = field(default_factory=dict)
+
+
+def descendants() -> list[int]:
+    """Process ids of the living children of this process, their children included (Linux /proc)."""
+    found, queue = [], [os.getpid()]
+    while queue:
+        for children in Path(f"/proc/{queue.pop()}/task").glob("*/children"):
+            try:
+                pids = [int(pid) for pid in children.read_text().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # that thread ended between the listing and the reading
+            found += pids
+            queue += pids
+    return found
+
+
+def cpu_seconds() -> float:
+    """CPU seconds, user and system, of this process, its ended children and its living descendants."""
+    own = os.times()
+    total = own.user + own.system + own.children_user + own.children_system
+    ticks = os.sysconf("SC_CLK_TCK")
+    for pid in descendants():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended just now: its parent's `children` fields count it from the next call on
+        total += sum(int(value) for value in fields[11:15]) / ticks
+    return total
+
+
+def peak_bytes() -> int:
+    """Peak resident memory: the sum over this process and its living descendants of each one's own peak."""
+    total = 0
+    for pid in [os.getpid(), *descendants()]:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended since it was listed
+        total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return total
+
+
+def timed(work: Callable[[], int]) -> Repeat:
+    """Runs `work`, which returns the number of images it did, and measures it from outside."""
+    cpu_before, start = cpu_seconds(), time.perf_counter()
+    images = work()
+    seconds = time.perf_counter() - start
+    return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds() - cpu_before, peak_bytes=peak_bytes())
+
+
+def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_up: bool = True) -> list[Row]:
+    """Runs every case once to warm up, then all of them in turn `repeats` times. One row a case, same order."""
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; it must be at least 1")
+    able = [case for case in cases if case.repeat is not None]
+    measured: dict[str, list[Repeat]] = {case.name: [] for case in able}
+    if len(measured) != len(able):
+        raise ValueError(f"two cases share a name: {sorted(case.name for case in able)}")
+    for round_number in range(-1 if warm_up else 0, repeats):
+        for case in able:
+            assert case.repeat is not None
+            repeat = case.repeat()
+            if round_number >= 0:
+                measured[case.name].append(repeat)
+    limit = next((measured[case.name] for case in able if case.reference == "limit"), None)
+    ours = next((measured[case.name] for case in able if case.reference == "ours"), None)
+    return [row_of(case, measured.get(case.name, []), limit, ours) for case in cases]
+
+
+def row_of(case: Case, repeats: list[Repeat], limit: list[Repeat] | None, ours: list[Repeat] | None) -> Row:
+    """The row of a case from its repeats and those of the limit and of our own case, made in the same rounds."""
+    if not repeats:
+        return Row(name=case.name, note=case.note, missing=case.missing, details=case.details)
+    waits = sorted(wait for repeat in repeats for wait in repeat.waits_seconds)
+    rates = [repeat.images / repeat.cpu_seconds for repeat in repeats]
+    return Row(
+        name=case.name,
+        note=case.note,
+        repeats=len(repeats),
+        images=repeats[0].images,
+        images_per_second=Spread.of([repeat.images / repeat.seconds for repeat in repeats]),
+        images_per_cpu_second=Spread.of(rates),
+        to_limit=ratio(rates, limit),
+        to_ours=ratio(rates, ours),
+        peak_bytes=max(repeat.peak_bytes for repeat in repeats),
+        wait_p99_seconds=waits[math.ceil(0.99 * len(waits)) - 1] if waits else None,
+        details=case.details,
+    )
+
+
+def ratio(rates: list[float], reference: list[Repeat] | None) -> Spread | None:
+    """Round by round: `rates` over the reference's images per CPU-second."""
+    if not reference:
+        return None
+    return Spread.of([rate / (other.images / other.cpu_seconds) for rate, other in zip(rates, reference)])

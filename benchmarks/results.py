@@ -1,0 +1,171 @@
+"""Rows → `<out>/<name>.json`, `<name>.md` and `<name>.png`, and the table on the screen.
+
+The JSON names everything a reader needs to repeat or doubt a figure: command, commit, machine, versions,
+data set, cache state, the exact operations, and every row with its spread.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.measure import Row, Spread
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = [
+    "torch",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "webdataset",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+    "simplejpeg",
+    "numba",
+    "ffcv",
+    "spdl",
+]
+
+
+def machine() -> dict[str, object]:
+    """Processor, usable cores, memory, operating system, Python and package versions, commit."""
+    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in cpu_lines if line.startswith("model name")), "?")
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := installed(name))},
+        "commit": commit(),
+    }
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package, None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str:
+    """The commit of this tree, with `+changes` when tracked files differ; `unknown` outside git."""
+    run = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout.strip() if run.returncode == 0 else "unknown"
+
+
+def publish(
+    name: str,
+    rows: Sequence[Row],
+    *,
+    out: Path,
+    title: str,
+    data_set: dict[str, object],
+    operations: str,
+    cache: str,
+    quick: bool,
+    extra: dict[str, object] | None = None,
+) -> None:
+    """Writes the three files of benchmark `name` into `out` and prints its table."""
+    out.mkdir(parents=True, exist_ok=True)
+    document = {
+        "benchmark": name,
+        "title": title,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]]),
+        "quick": quick,
+        "machine": machine(),
+        "data_set": data_set,
+        "cache": cache,
+        "operations": operations,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        **(extra or {}),
+    }
+    text = markdown(title, document, rows)
+    write(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
+    write(out / f"{name}.md", text)
+    plot(title, rows, out / f"{name}.png")
+    sys.stdout.write(text)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file by way of a temporary one, so that a reader never sees half of it."""
+    temporary = path.with_suffix(path.suffix + ".part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def markdown(title: str, document: dict, rows: Sequence[Row]) -> str:
+    """The table as Markdown, below two lines that say when, where and on what it was measured."""
+    where = document["machine"]
+    columns = [
+        ("", lambda row: row.name),
+        ("images/s", lambda row: spread(row.images_per_second)),
+        ("images per CPU-second", lambda row: spread(row.images_per_cpu_second)),
+        ("of the limit", lambda row: "" if row.to_limit is None else f"{row.to_limit.median:.2f}"),
+        ("of ours", lambda row: "" if row.to_ours is None else f"{row.to_ours.median:.2f}"),
+        ("peak MB", lambda row: f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else ""),
+        (
+            "p99 wait ms",
+            lambda row: "" if row.wait_p99_seconds is None else f"{1e3 * row.wait_p99_seconds:.1f}",
+        ),
+        ("note", lambda row: "; ".join(part for part in (row.note, row.missing) if part)),
+    ]
+    table = [[cell(row) for _, cell in columns] for row in rows]
+    used = [number for number in range(len(columns)) if number == 0 or any(line[number] for line in table)]
+    lines = [
+        f"### {title}",
+        "",
+        f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
+        f"{document['cache']}; median (lowest–highest) of {max((row.repeats for row in rows), default=0)} "
+        f"interleaved repeats{', quick run' if document['quick'] else ''}. `{document['command']}`",
+        "",
+        "| " + " | ".join(columns[number][0] for number in used) + " |",
+        "|" + "---|" * len(used),
+    ]
+    lines += ["| " + " | ".join(line[number] for number in used) + " |" for line in table]
+    return "\n".join(lines) + "\n"
+
+
+def spread(value: Spread | None) -> str:
+    """`median (low–high)` with digits that fit the size."""
+    if value is None:
+        return ""
+    digits = 0 if value.median >= 100 else 1 if value.median >= 10 else 2
+    return f"{value.median:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
+
+
+def plot(title: str, rows: Sequence[Row], path: Path) -> None:
+    """Horizontal bars of images per CPU-second with the spread as a whisker; missing cases say so."""
+    from matplotlib.figure import Figure  # 0.3 s to import, and only a benchmark's end needs it
+
+    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        value = row.images_per_cpu_second
+        if value is None:
+            axes.text(0, place, f" {row.missing}"[:80], va="center", fontsize=8, color="#777777")
+            continue
+        whisker = [[value.median - value.low], [value.high - value.median]]
+        axes.barh(place, value.median, xerr=whisker, color="#4477aa", ecolor="#222222", capsize=2)
+        axes.text(value.high, place, f"  {value.median:,.4g}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("images per CPU-second")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)

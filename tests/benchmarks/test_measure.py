@@ -1,0 +1,93 @@
+"""Measuring: turns are taken, ratios are side by side, children's CPU counts, and files say what was run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave
+from benchmarks.results import markdown, publish, spread
+
+
+def counted(calls: list[str], name: str, images: int, cpus: list[float]) -> Case:
+    def repeat() -> Repeat:
+        calls.append(name)
+        cpu = cpus[calls.count(name) - 1]
+        return Repeat(images=images, seconds=2.0, cpu_seconds=cpu, peak_bytes=7, waits_seconds=(cpu, 0.5))
+
+    return Case(name=name, repeat=repeat, reference="limit" if name == "a" else "")
+
+
+def test_cases_take_turns_and_ratios_pair_the_rounds() -> None:
+    calls: list[str] = []
+    rows = interleave([counted(calls, "a", 10, [9, 1, 2, 4]), counted(calls, "b", 5, [9, 1, 4, 4])], repeats=3)
+    assert calls == ["a", "b"] * 4
+    a, b = rows
+    assert a.images_per_cpu_second == Spread(median=5.0, low=2.5, high=10.0)  # the warm-up does not count
+    assert b.to_limit == Spread(median=0.5, low=0.25, high=0.5)  # 5/10, 1.25/5, 1.25/2.5
+    assert a.images_per_second == Spread(median=5.0, low=5.0, high=5.0)
+    assert b.to_ours is None and b.wait_p99_seconds == 4 and b.peak_bytes == 7
+
+
+def test_missing_case_is_a_row_with_its_reason() -> None:
+    row = interleave([Case(name="peer", missing="not installed")], repeats=1)[0]
+    assert (row.missing, row.repeats, row.images_per_second) == ("not installed", 0, None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"name": "x"},
+        {"name": "x", "missing": "m", "repeat": lambda: None},
+        {"name": "x", "missing": "m", "reference": "us"},
+    ],
+)
+def test_malformed_case_is_refused(arguments: dict) -> None:
+    with pytest.raises(ValueError, match="case 'x'"):
+        Case(**arguments)
+
+
+def test_two_cases_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="share a name"):
+        interleave([counted([], "a", 1, [1]), counted([], "a", 1, [1])])
+
+
+def test_cpu_of_a_living_and_of_an_ended_child_counts() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
+    before = cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=-1, stdout=-1) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert cpu_seconds() - before >= 0.29  # still living
+    assert cpu_seconds() - before >= 0.29  # ended
+
+
+def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fast = Row(name="fast", repeats=5, images=9, images_per_cpu_second=Spread(median=1234.4, low=1200, high=1300))
+    publish(
+        "loader",
+        [fast, Row(name="absent", missing="not installed")],
+        out=tmp_path,
+        title="A title",
+        data_set={"samples": 3},
+        operations="decode",
+        cache="warm page cache",
+        quick=True,
+    )
+    document = json.loads((tmp_path / "loader.json").read_text())
+    assert document["rows"][0]["images_per_cpu_second"]["median"] == 1234.4
+    assert document["machine"]["versions"]["numpy"] and document["data_set"] == {"samples": 3}
+    table = (tmp_path / "loader.md").read_text()
+    assert "| fast | 1234 (1200–1300) |  |" in table and "| absent |  | not installed |" in table
+    assert capsys.readouterr().out == table
+    assert (tmp_path / "loader.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loader.json", "loader.md", "loader.png"]
+
+
+def test_spread_keeps_three_figures() -> None:
+    values = [Spread(median=m, low=m, high=m) for m in (1234.5, 12.345, 0.62345)]
+    assert [spread(value) for value in values] == ["1234 (1234–1234)", "12.3 (12.3–12.3)", "0.62 (0.62–0.62)"]
+    assert markdown("t", {"machine": {"commit": "c", "cores": 2, "processor": "p"}, "date": "d", "cache": "w",
+                          "quick": False, "command": "x"}, []).count("|") > 0  # fmt: skip
