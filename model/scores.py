@@ -1,0 +1,145 @@
+"""Scores: probabilities and labels in; top-1 and top-5 errors, log loss and their intervals out.
+
+Counts are kept per class and add up over batches and over ranks, so that any division of a data set into batches
+and ranks gives the same errors. Ties earn fractional credit, as in the original program: if `better` classes have
+a higher score than the true class, and `equal` classes (itself among them) the same, then the true class is among
+the best k with probability (k - better) / equal, cut to 0..1. An untrained network that gives every class the same
+score has so an error of 1 - k/classes, where taking the first index would flatter or damn it by class order.
+"""
+
+from typing import TypedDict
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+CONFIDENCE_DEVIATE = 1.959963984540054  # two-sided 95 % point of the standard normal distribution
+_IMAGES, _TOP1, _TOP5, _LOSS, _LOSS_SQUARED = range(5)
+
+
+class ScoreError(ValueError):
+    """What was to be scored cannot be: wrong shapes, labels outside the classes, NaN, or no image at all."""
+
+
+class Figures(TypedDict):
+    """Errors as fractions 0..1, log loss in nats, intervals [low, high] at 95 %."""
+
+    images: int
+    top1_error: float
+    top1_interval: list[float]
+    top5_error: float
+    top5_interval: list[float]
+    log_loss: float
+    log_loss_interval: list[float]
+
+
+class Scores:
+    """Sums over scored images, kept per true class: float64 [classes, 5]."""
+
+    def __init__(self, classes: int) -> None:
+        if classes < 1:
+            raise ScoreError(f"classes must be at least 1, got {classes}")
+        self.classes = classes
+        self._sums = torch.zeros(classes, 5, dtype=torch.float64)
+
+    def add(self, probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        """Score probabilities float [n, classes] (rows sum to 1) against labels int64 [n]; n may be 0.
+
+        A probability of 0 for the true class counts as the smallest normal float64: a log loss of 708, not inf.
+        Raises ScoreError for wrong shapes, labels outside 0..classes-1, and values that are not finite.
+        """
+        values = self._checked(probabilities, labels)
+        self._count(values, values.clamp_min(torch.finfo(torch.float64).tiny).log(), labels)
+
+    def add_logits(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Score logits float [n, classes] against labels int64 [n]: the same as `add` of their softmax.
+
+        Ranks are taken from the logits themselves, where two large ones differ that a softmax would round to 1.
+        """
+        values = self._checked(logits, labels)
+        self._count(values, torch.log_softmax(values, dim=1), labels)
+
+    def _checked(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`values` as float64 on the CPU, after the checks that `add` promises."""
+        if values.ndim != 2 or values.shape[1] != self.classes or labels.shape != values.shape[:1]:
+            shapes = f"{list(values.shape)} and {list(labels.shape)}"
+            raise ScoreError(f"expected scores [n, {self.classes}] and labels [n], got {shapes}")
+        values = values.detach().to("cpu", torch.float64)
+        if not torch.isfinite(values).all():
+            row = int((~torch.isfinite(values)).any(dim=1).nonzero()[0])
+            raise ScoreError(f"the network's output for image {row} of a batch is not finite")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            span = f"{int(labels.min())}..{int(labels.max())}"
+            raise ScoreError(f"labels must lie in 0..{self.classes - 1}, got {span}")
+        return values
+
+    def _count(self, values: torch.Tensor, log_probabilities: torch.Tensor, labels: torch.Tensor) -> None:
+        labels = labels.detach().to("cpu", torch.int64)
+        column = labels[:, None]
+        own = values.gather(1, column)
+        better, equal = (values > own).sum(dim=1), (values == own).sum(dim=1)
+        loss = -log_probabilities.gather(1, column)[:, 0]
+        row = torch.ones(len(labels), 5, dtype=torch.float64)
+        for place, best in ((_TOP1, 1), (_TOP5, 5)):
+            row[:, place] = 1 - ((best - better).double() / equal).clamp(0, 1)
+        row[:, _LOSS], row[:, _LOSS_SQUARED] = loss, loss.square()
+        self._sums.index_add_(0, labels, row)
+
+    def merge(self, other: "Scores") -> None:
+        """Add another rank's or another part's sums to these; both must have the same number of classes."""
+        if other.classes != self.classes:
+            raise ScoreError(f"cannot merge scores of {other.classes} classes into {self.classes}")
+        self._sums += other._sums
+
+    def all_reduce(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
+        """Every rank of `group` gets the sum over its ranks (`device`: "cuda" where the group is NCCL's)."""
+        sums = self._sums.to(device)
+        dist.all_reduce(sums, group=group)
+        self._sums = sums.cpu()
+
+    @property
+    def images(self) -> int:
+        """How many images have been scored."""
+        return round(float(self._sums[:, _IMAGES].sum()))
+
+    def errors_by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images int64 [classes], wrong in top-1 and in top-5 float64 [classes] (counts; ties make fractions)."""
+        sums = self._sums.numpy().copy()
+        return sums[:, _IMAGES].round().astype(np.int64), sums[:, _TOP1], sums[:, _TOP5]
+
+    def figures(self) -> Figures:
+        """Errors, mean log loss and intervals (Wilson's for errors, the normal one for the loss).
+
+        Raises ScoreError if nothing has been scored.
+        """
+        images = self.images
+        if not images:
+            raise ScoreError("no image has been scored")
+        _, top1, top5, loss, squared = self._sums.sum(dim=0).tolist()
+        mean = loss / images
+        variance = max(squared - images * mean * mean, 0.0) / max(images - 1, 1)
+        margin = CONFIDENCE_DEVIATE * (variance / images) ** 0.5
+        return {
+            "images": images,
+            "top1_error": top1 / images,
+            "top1_interval": list(wilson_interval(top1, images)),
+            "top5_error": top5 / images,
+            "top5_interval": list(wilson_interval(top5, images)),
+            "log_loss": mean,
+            "log_loss_interval": [mean - margin, mean + margin],
+        }
+
+
+def wilson_interval(errors: float, images: int) -> tuple[float, float]:
+    """95 % interval (low, high) of an error rate of which `errors` in `images` were seen (Wilson 1927).
+
+    Unlike the normal interval it stays inside 0..1 and is not empty at 0 errors. `errors` may be fractional.
+    Raises ScoreError for no images or errors outside 0..images.
+    """
+    if images < 1 or not -1e-9 <= errors <= images + 1e-9:
+        raise ScoreError(f"expected 0 <= errors <= images and images >= 1, got {errors} of {images}")
+    z, rate = CONFIDENCE_DEVIATE, min(max(errors / images, 0.0), 1.0)
+    middle = rate + z * z / (2 * images)
+    margin = z * (rate * (1 - rate) / images + (z / (2 * images)) ** 2) ** 0.5
+    scale = 1 + z * z / images
+    return max((middle - margin) / scale, 0.0), min((middle + margin) / scale, 1.0)
