@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -42,3 +43,11 @@ def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             crop = pixels[top : top + height, left : left + width]
             Image.fromarray(crop).save(folder / name / f"{name}-{number:02d}.jpg", quality=90, subsampling=2)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, visibly, the tests marked `gpu` on a machine that has none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
