@@ -1,7 +1,7 @@
 # make help lists the targets. Everything runs in .venv, which `make setup` makes.
 
 PYTHON ?= python3
-CUDA ?= 13
+CUDA ?= $(if $(wildcard .venv/.installed-cuda12),12,13)
 ARGS ?=
 GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | wc -l)
 
