@@ -1,0 +1,61 @@
+"""What pyproject.toml declares, the lock pins, and the code imports: the same packages."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CODE = ["sharding", "dali_pipelines", "model", "report", "benchmarks", "scripts", "train.py", "eval_tenpatch.py"]
+IMPORTED_AS = {"nvidia-dali-cuda130": "nvidia", "pillow": "PIL", "scikit-learn": "sklearn"}
+OURS = {"sharding", "dali_pipelines", "model", "report", "benchmarks", "train", "eval_tenpatch"}
+PEERS = {"ffcv", "spdl", "cv2"}  # what only the loader benchmark compares with: requirements-peers.txt
+
+
+def lock(name: str) -> dict[str, Version]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    pairs = [line.split("==") for line in lines if line]
+    return {package.lower(): Version(version) for package, version in pairs}
+
+
+def imported_packages() -> set[str]:
+    """Top-level third-party modules that the code (not the tests) imports."""
+    found: set[str] = set()
+    for place in CODE:
+        path = ROOT / place
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                    found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - OURS
+
+
+def test_every_declared_package_is_imported_and_every_imported_one_declared() -> None:
+    extras = PROJECT["optional-dependencies"]
+    declared = [Requirement(text).name for text in PROJECT["dependencies"] + extras["parquet"] + extras["cluster"]]
+    assert {IMPORTED_AS.get(name, name) for name in declared} == imported_packages() - PEERS
+
+
+def test_the_lock_pins_every_declared_package_within_its_bound() -> None:
+    pinned = lock("requirements.txt")
+    wanted = [Requirement(text) for text in PROJECT["dependencies"]]
+    wanted += [Requirement(text) for extra in PROJECT["optional-dependencies"].values() for text in extra]
+    assert len(wanted) > 15
+    for requirement in wanted:
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+
+
+def test_cuda_12_replaces_exactly_the_packages_marked_cuda13() -> None:
+    def generic(package: str) -> str:
+        return package.replace("cuda130", "cuda").replace("cuda120", "cuda").replace("-cu13", "").replace("-cu12", "")
+
+    marked = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.endswith("# cuda13")]
+    thirteen = {generic(line.split("==")[0]) for line in marked}
+    assert thirteen == {generic(package) for package in lock("requirements-cuda12.txt")}
+    assert "nvidia-dali-cuda" in thirteen and len(thirteen) == 6
