@@ -1,0 +1,19 @@
+"""Networks, recipes, optimisers and checkpoints. Standardised images go in; this package knows nothing of data sets."""
+
+from model.alexnet import AlexNet, ModelConfig
+from model.dropout import DropoutKey
+from model.optimiser import RecipeSGD, make_optimiser
+from model.schedule import make_schedule
+from model.two_tower import TwoTowerAlexNet, join_state, split_state
+
+__all__ = [
+    "AlexNet",
+    "DropoutKey",
+    "ModelConfig",
+    "RecipeSGD",
+    "TwoTowerAlexNet",
+    "join_state",
+    "make_optimiser",
+    "make_schedule",
+    "split_state",
+]

@@ -1,0 +1,168 @@
+"""AlexNet of 2012, unsplit: standardised images in, logits out. Both towers in one module, as grouped convolutions.
+
+    images [n, 3, 224, 224] → conv1 55 → norm, pool 27 → conv2 27 → norm(s), pool 13 → conv3 13 → conv4 13 → conv5 13
+    → pool 6 → fc6 → fc7 → fc8 [n, classes]
+
+conv3, fc6, fc7 and fc8 see both towers; conv2, conv4, conv5 and the response norms their own. `Towers` is the part that
+the split network (`model.two_tower`) shares: it runs one or two towers, and leaves open how they meet.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.dropout import DropoutKey
+from model.recipe import LAYERS, Recipe, recipe
+from model.response_norm import ResponseNorm, SpatialNorm
+
+# Krizhevsky 2012 §3.5, for one of the two towers
+WIDTHS = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192, "conv5": 128, "fc6": 2048, "fc7": 2048}
+INPUT = 224
+POOLED = 6  # rows and columns of conv5's pooled maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network.
+
+    recipe: `original` or `paper`.
+    classes: outputs, 1 or more.
+    width: factor on every layer's width, above 0; 1 is the paper's network. The initial deviation of every layer but
+        conv1 grows by 1/√width with it, else a narrow network sits at chance for long.
+    Raises ValueError with the value and the rule.
+    """
+
+    recipe: str = "original"
+    classes: int = 1000
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        recipe(self.recipe)
+        if self.classes < 1:
+            raise ValueError(f"classes is {self.classes}, expected 1 or more")
+        if not 0.0 < self.width < math.inf:
+            raise ValueError(f"width is {self.width}, expected a finite number above 0")
+
+    def tower_width(self, layer: str) -> int:
+        """Kernels or units of `layer` in one tower."""
+        return max(1, round(WIDTHS[layer] * self.width))
+
+
+def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """The weights and biases that training begins with, float32, unsplit layout, by parameter name."""
+    rules = recipe(config.recipe)
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Towers(config, towers=2).named_parameters()}
+    for layer in LAYERS:
+        deviation = rules.deviations[layer] / (1.0 if layer == "conv1" else math.sqrt(config.width))
+        weight = torch.empty(shapes[f"{layer}.weight"], device="cpu")
+        state[f"{layer}.weight"] = weight.normal_(0.0, deviation, generator=generator)
+        state[f"{layer}.bias"] = torch.full(shapes[f"{layer}.bias"], rules.bias(layer), device="cpu")
+    return state
+
+
+class Towers(nn.Module):
+    """One tower, or both side by side, with uninitialised weights. Parameters `conv1.weight` … `fc8.bias`."""
+
+    first_tower = 0
+
+    def __init__(self, config: ModelConfig, towers: int) -> None:
+        super().__init__()
+        self.config = config
+        self.towers = towers
+        self.rules: Recipe = recipe(config.recipe)
+        width = {layer: towers * config.tower_width(layer) for layer in WIDTHS}
+        both = {layer: 2 * config.tower_width(layer) for layer in WIDTHS}
+        empty = nn.utils.skip_init
+        self.conv1 = empty(nn.Conv2d, 3, width["conv1"], 11, stride=4)
+        self.conv2 = empty(nn.Conv2d, width["conv1"], width["conv2"], 5, padding=2, groups=towers)
+        self.conv3 = empty(nn.Conv2d, both["conv2"], width["conv3"], 3, padding=1)
+        self.conv4 = empty(nn.Conv2d, width["conv3"], width["conv4"], 3, padding=1, groups=towers)
+        self.conv5 = empty(nn.Conv2d, width["conv4"], width["conv5"], 3, padding=1, groups=towers)
+        self.fc6 = empty(nn.Linear, both["conv5"] * POOLED**2, width["fc6"])
+        self.fc7 = empty(nn.Linear, both["fc6"], width["fc7"])
+        self.fc8 = empty(nn.Linear, width["fc7"], config.classes)
+        self.norm1 = ResponseNorm(self.rules.norm_scale, towers)
+        self.norm2: nn.Module = ResponseNorm(self.rules.norm_scale, towers)
+        if self.rules.spatial_norm:
+            self.norm2 = nn.Sequential(self.norm2, SpatialNorm())
+        self.to(memory_format=torch.channels_last)
+
+    def exchange(self, x: Tensor) -> Tensor:
+        """What both towers hold, [n, both towers' channels, …], from what the towers here hold."""
+        return x
+
+    def add_up(self, parts: Tensor) -> Tensor:
+        """The sum over the towers of their parts of the logits."""
+        return parts
+
+    def forward(self, images: Tensor, dropout: DropoutKey | None = None) -> Tensor:
+        """Logits [n, classes] of float images [n, 3, 224, 224], which are converted to the weights' dtype.
+
+        dropout: needed in training mode, one id for each image; ignored in evaluation. Raises ValueError without it, or
+        for another shape.
+        """
+        if self.training and dropout is None:
+            raise ValueError(
+                "the network is in training mode: pass dropout=DropoutKey(seed, step, ids), or call eval()"
+            )
+        if dropout is not None and len(dropout.ids) != len(images):
+            raise ValueError(f"{len(images)} images but {len(dropout.ids)} dropout ids; expected one id for each image")
+        hidden = self._features(images, dropout if self.training else None)
+        hidden = self._drop(hidden, 7, dropout if self.training else None)
+        return self.add_up(F.linear(hidden, self.fc8.weight)) + self.fc8.bias
+
+    def features(self, images: Tensor) -> Tensor:
+        """fc7's outputs after ReLU, [n, fc7's units of both towers], as in evaluation; for neighbours (§6.1)."""
+        return self.exchange(self._features(images, None))
+
+    def _features(self, images: Tensor, dropout: DropoutKey | None) -> Tensor:
+        """fc7's outputs of the towers here."""
+        if images.shape[1:] != (3, INPUT, INPUT):
+            raise ValueError(f"images are {list(images.shape)}, expected [n, 3, {INPUT}, {INPUT}]")
+        pooled = self._convolutions(images.to(self.conv1.weight.dtype))
+        hidden = F.relu(self.fc6(self.exchange(pooled).flatten(1)), inplace=True)
+        hidden = self.exchange(self._drop(hidden, 6, dropout))
+        return F.relu(self.fc7(hidden), inplace=True)
+
+    def _convolutions(self, x: Tensor) -> Tensor:
+        """conv5's pooled maps of the towers here, [n, conv5's kernels, 6, 6]."""
+        x = self.conv1(F.pad(x, self.rules.conv1_padding))
+        x = self._relu_unless_pooled_first("conv1", x)
+        x = self._pool("conv1", self.norm1(x))
+        x = F.relu(self.conv2(x), inplace=True)
+        x = self._pool("conv2", self.norm2(x))
+        x = F.relu(self.conv3(self.exchange(x)), inplace=True)
+        x = F.relu(self.conv4(x), inplace=True)
+        return self._pool("conv5", self._relu_unless_pooled_first("conv5", self.conv5(x)))
+
+    def _relu_unless_pooled_first(self, layer: str, x: Tensor) -> Tensor:
+        return x if layer in self.rules.pool_before_relu else F.relu(x, inplace=True)
+
+    def _pool(self, layer: str, x: Tensor) -> Tensor:
+        """Overlapping max-pooling (§3.4), and the ReLU where the recipe has it here."""
+        x = F.max_pool2d(x, 3, stride=2)
+        return F.relu(x, inplace=True) if layer in self.rules.pool_before_relu else x
+
+    def _drop(self, x: Tensor, layer: int, dropout: DropoutKey | None) -> Tensor:
+        """Dropout as published (§4.2): outputs dropped, the rest unscaled, in training; all times ½ in evaluation."""
+        if dropout is None:
+            return x * 0.5
+        units = x.shape[1]
+        return x * dropout.mask(layer, units, first=self.first_tower * units)
+
+
+class AlexNet(Towers):
+    """The network with both towers in one place: the reference that the split one must equal.
+
+    Its weights are drawn from `seed` by the recipe's rules; 60,965,224 parameters at 1,000 classes and width 1.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__(config, towers=2)
+        self.load_state_dict(initial_state(config, seed))

@@ -1,0 +1,69 @@
+"""Dropout masks that are a pure function of (seed, step, layer, sample id, unit).
+
+A `DropoutKey` goes in for each training step, masks come out: the same on CPU and GPU, for any number of ranks, for a
+whole layer or one tower's part of it, and for a batch in any order or in any number of pieces.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_WORD = 2**64
+
+
+def _signed(number: int) -> int:
+    """`number` modulo 2^64 as the int64 with the same bits."""
+    return (number + _WORD // 2) % _WORD - _WORD // 2
+
+
+_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _shifted(bits: Tensor, places: int) -> Tensor:
+    """Logical right shift of int64 (`>>` alone copies the sign)."""
+    return (bits >> places) & (2 ** (64 - places) - 1)
+
+
+def mix(bits: Tensor) -> Tensor:
+    """Scramble int64 to int64, one to one: the finaliser of SplitMix64 (Steele, Lea, Flood 2014), products wrap."""
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+@dataclass(frozen=True)
+class DropoutKey:
+    """What one step's dropout masks depend on.
+
+    seed, step: 0 or more and below 2^63; step counts the updates done since the run began.
+    ids: int64 [n] on any device, the samples' positions in the split, one for each image of the batch.
+    Raises ValueError for a wrong type, shape or range.
+    """
+
+    seed: int
+    step: int
+    ids: Tensor
+    sample_keys: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, value in (("seed", self.seed), ("step", self.step)):
+            if not 0 <= value < 2**63:
+                raise ValueError(f"dropout's {name} is {value}, expected 0 or more and below 2^63")
+        if self.ids.dtype != torch.int64 or self.ids.ndim != 1:
+            raise ValueError(
+                f"dropout's ids are {self.ids.dtype} {list(self.ids.shape)}, expected int64 [n], one for each image"
+            )
+        run = mix(torch.tensor(self.seed) + 1)
+        step = mix(run ^ torch.tensor(self.step))
+        object.__setattr__(self, "sample_keys", mix(self.ids ^ step.item()))
+
+    def mask(self, layer: int, units: int, first: int = 0) -> Tensor:
+        """Whether each unit is kept, bool [n, units] on the ids' device; each is with probability ½.
+
+        layer: a small number that tells layers apart (6 for fc6). units, first: the units first..first+units-1 of the
+        unsplit layer.
+        """
+        numbers = torch.arange(first, first + units, device=self.ids.device)
+        unit_keys = mix(numbers + (layer << 32))
+        return mix(self.sample_keys[:, None] ^ unit_keys) < 0

@@ -1,0 +1,179 @@
+"""Local response normalisation, and the original's spatial one, with their own backward: float [n, C, H, W] in and out.
+
+    across channels   b = a / (2 + scale · Σ a²)^0.75   Σ over 5 channels of one tower (Krizhevsky 2012 §3.3)
+    over pixels       b = a / (1 + scale · Σ a²)^0.75   Σ over 5×5 pixels of a channel (`rnorm`, layers-145.cfg)
+
+Where it runs: on the CPU in numba (`model.norm_kernels`), one pass forward and one backward; on a GPU the plain formula
+through torch.compile, which fuses it into one kernel each way; inside another torch.compile the plain formula.
+`implementation` says which. To check on a GPU: `make test-gpu` (equality), `python -m benchmarks step` (speed).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from model.norm_kernels import (
+    channel_backward,
+    channel_forward,
+    edge_masks,
+    over_threads,
+    spatial_backward,
+    spatial_forward,
+)
+
+CHANNEL_CONSTANT = 2.0  # k, §3.3; minDiv of the original
+SPATIAL_CONSTANT = 1.0
+SPATIAL_SCALE = 1e-3 / 25  # layer-params: scale 1e-3, which cuda-convnet divides by the window's size squared
+WIDE = (torch.float32, torch.float64)
+
+
+def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
+    """Normalise each channel by five neighbours of its tower.
+
+    x: float [n, C, H, W], any layout; C is `towers` equal parts that do not see each other. float16 and bfloat16 are
+    computed in float32. Returns the same shape and dtype; on the CPU channels_last. scale multiplies each square: PyTorch's
+    local_response_norm(x, 5, alpha, 0.75, 2.0) is scale = alpha / 5. Raises ValueError for another shape.
+    """
+    if x.ndim != 4 or x.shape[1] % towers:
+        raise ValueError(f"response norm got {list(x.shape)}, expected [n, C, H, W] with C a multiple of {towers}")
+    return _dispatch(x, _plain_channel, _ChannelNorm, scale, towers)
+
+
+def spatial_norm(x: Tensor, scale: float = SPATIAL_SCALE) -> Tensor:
+    """Normalise each pixel by the 5×5 pixels around it in its own channel. Shapes and dtypes as in `response_norm`."""
+    if x.ndim != 4:
+        raise ValueError(f"spatial norm got {list(x.shape)}, expected [n, C, H, W]")
+    return _dispatch(x, _plain_spatial, _SpatialNorm, scale, 1)
+
+
+def implementation(device: torch.device) -> str:
+    """How tensors on `device` are normalised here and now: `numba`, `compiled` or `plain`."""
+    if torch.compiler.is_compiling():
+        return "plain"
+    return "numba" if device.type == "cpu" else "compiled"
+
+
+def _dispatch(
+    x: Tensor, plain: Callable[..., Tensor], fused: type[torch.autograd.Function], scale: float, towers: int
+) -> Tensor:
+    way = implementation(x.device)
+    wide = x if x.dtype in WIDE else x.float()
+    if way == "numba":
+        result = fused.apply(wide, scale, towers)
+    else:
+        result = (_compiled(plain) if way == "compiled" else plain)(wide, scale, towers)
+    return result.to(x.dtype)
+
+
+@functools.cache
+def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(plain)
+
+
+def _plain_channel(x: Tensor, scale: float, towers: int) -> Tensor:
+    """The formula in PyTorch's operations."""
+    n, channels, height, width = x.shape
+    squares = F.pad(x.square().view(n, towers, channels // towers, height, width), (0, 0, 0, 0, 2, 2))
+    count = channels // towers
+    sums = sum(squares[:, :, first : first + count] for first in range(5))
+    assert isinstance(sums, Tensor)
+    return x * (CHANNEL_CONSTANT + scale * sums).reshape_as(x).pow(-0.75)
+
+
+def _plain_spatial(x: Tensor, scale: float, towers: int) -> Tensor:
+    """The formula in PyTorch's operations; towers play no part, since each channel is alone."""
+    means = F.avg_pool2d(x.square(), 5, stride=1, padding=2, count_include_pad=True)
+    return x * (SPATIAL_CONSTANT + 25 * scale * means).pow(-0.75)
+
+
+def _flat(x: Tensor) -> np.ndarray:
+    """A channels_last tensor's memory as one row; a view, never a copy."""
+    return x.detach().permute(0, 2, 3, 1).view(-1).numpy()
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """A channels_last tensor's memory as [n, H, W·C]; a view, never a copy."""
+    n, channels, height, width = x.shape
+    return x.detach().permute(0, 2, 3, 1).view(n, height, width * channels).numpy()
+
+
+class _ChannelNorm(torch.autograd.Function):
+    """The norm across channels on the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, towers: int) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = torch.empty_like(x)
+        ctx.save_for_backward(x)
+        ctx.settings = scale, towers
+        _over_pixels(channel_forward, (x, y), scale, towers)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        _over_pixels(channel_backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), *ctx.settings)
+        return dx, None, None
+
+
+def _over_pixels(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
+    arrays = tuple(map(_flat, tensors))
+    number = arrays[0].dtype.type
+    channels = max(1, tensors[0].shape[1] // towers)
+    masks = edge_masks(channels, arrays[0].dtype)
+    arguments = (*arrays, masks, number(CHANNEL_CONSTANT), number(scale))
+    over_threads(kernel, arguments, arrays[0].size // channels, channels)
+
+
+class _SpatialNorm(torch.autograd.Function):
+    """The norm over pixels on the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, towers: int) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = torch.empty_like(x)
+        ctx.save_for_backward(x)
+        ctx.scale = scale
+        _over_images(spatial_forward, (x, y), scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        _over_images(spatial_backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), ctx.scale)
+        return dx, None, None
+
+
+def _over_images(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float) -> None:
+    arrays = tuple(map(_rows, tensors))
+    number = arrays[0].dtype.type
+    arguments = (*arrays, tensors[0].shape[1], number(SPATIAL_CONSTANT), number(scale))
+    over_threads(kernel, arguments, len(arrays[0]))
+
+
+class ResponseNorm(nn.Module):
+    """`response_norm` as a layer."""
+
+    def __init__(self, scale: float, towers: int) -> None:
+        super().__init__()
+        self.scale, self.towers = scale, towers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return response_norm(x, self.scale, self.towers)
+
+
+class SpatialNorm(nn.Module):
+    """`spatial_norm` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spatial_norm(x)
