@@ -1,0 +1,83 @@
+"""`python -m sharding pack SRC OUT`, `verify DIR`, `show DIR`. Exit status: 0 done, 1 failed, 2 wrong command line."""
+
+import argparse
+import logging
+import sys
+import types
+import typing
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from sharding.errors import ShardError
+from sharding.options import PackOptions
+from sharding.pack import pack
+from sharding.show import show
+from sharding.verify import verify
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    command = given.pop("command")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if command == "pack":
+            return _pack(parser, given)
+        return int({"verify": verify, "show": show}[command](**given))
+    except (ShardError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; finished shards are kept: run the same command again to carry on\n")
+        return 130
+
+
+def _pack(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    try:
+        options = PackOptions(**given)
+    except ValueError as error:
+        parser.error(str(error))
+    for folder in pack(options):
+        sys.stdout.write(f"packed {folder}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sharding", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="source pictures → shards", allow_abbrev=False)
+    packing.add_argument("source", metavar="SRC", type=Path)
+    packing.add_argument("out", metavar="OUT", type=Path)
+    _add_fields(packing)
+    verifying = commands.add_parser("verify", help="read everything again and name each fault")
+    verifying.add_argument("folder", metavar="DIR", type=Path)
+    showing = commands.add_parser("show", help="a summary and a contact sheet")
+    showing.add_argument("folder", metavar="DIR", type=Path)
+    showing.add_argument(
+        "--png", metavar="FILE", type=Path, help="where the contact sheet goes (default DIR's name.png)"
+    )
+    showing.add_argument("--samples", type=int, default=40, help="pictures on the sheet")
+    return parser
+
+
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    """One option for each field of PackOptions: its name, type, default and help."""
+    kinds = typing.get_type_hints(PackOptions)
+    for entry in fields(PackOptions):
+        if entry.default is MISSING:
+            continue
+        name, kind = "--" + entry.name.replace("_", "-"), kinds[entry.name]
+        if isinstance(kind, types.UnionType):
+            kind = next(part for part in typing.get_args(kind) if part is not type(None))
+        if kind is bool:
+            parser.add_argument(name, action="store_true", help=entry.metadata["help"])
+        elif typing.get_origin(kind) is typing.Literal:
+            parser.add_argument(name, choices=typing.get_args(kind), default=entry.default, help=entry.metadata["help"])
+        else:
+            parser.add_argument(name, type=kind, default=entry.default, help=entry.metadata["help"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""manifest.json: what a packed split is. It appears last, so a split that has one is complete."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from sharding.errors import ShardError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: its `label` (0-based), WordNet id (or folder name) and name in words."""
+
+    label: int
+    wnid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard: file name, samples in it, size and checksum of the tar."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of manifest.json; the fields as in the file."""
+
+    split: str
+    encoding: str
+    samples: int
+    classes: list[ClassInfo]
+    options: dict[str, Any]
+    shards: list[ShardInfo]
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    source: str = ""
+    format: int = FORMAT
+
+    def save(self, path: Path) -> None:
+        """Write the manifest; the same content gives the same bytes."""
+        with write_atomically(path) as file:
+            file.write(json.dumps(asdict(self), indent=1, ensure_ascii=False).encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read a manifest. Raises ShardError that names the file if it is missing or not one."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["format"] != FORMAT:
+                raise ShardError(f"{path}: format {found['format']}, this program reads {FORMAT}")
+            found["classes"] = [ClassInfo(**entry) for entry in found["classes"]]
+            found["shards"] = [ShardInfo(**entry) for entry in found["shards"]]
+            return cls(**found)
+        except FileNotFoundError:
+            raise ShardError(f"{path}: no such file; pack this split first (python -m sharding pack)") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ShardError(f"{path}: cannot be read as a manifest ({error!r})") from None
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears under `path` when it is whole and on the disk, or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,77 @@
+"""What the user may choose for a pack job."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import PIL
+import simplejpeg
+
+from sharding.resize import Encoding, Resample
+from sharding.source import Layout, Split
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """The options of `pack`; the command line is made from these fields. Raises ValueError for a value that cannot be."""
+
+    source: Path = field(metadata={"help": "folder (or archive) of source pictures"})
+    out: Path = field(metadata={"help": "folder for the shards: writes OUT/<split>/"})
+    split: Split | None = _option(None, "pack this split only (default: train and val where SRC has both, else train)")
+    layout: Layout = _option("auto", "how SRC is laid out")
+    classes: Path | None = _option(
+        None, "class table: manifest.json of the packed train split (default for val: its own train)"
+    )
+    ground_truth: Path | None = _option(
+        None, "text file with one class id a line, for val or test pictures in name order"
+    )
+    devkit: Path | None = _option(None, "meta.mat of the development kit: class ids, wnids, names")
+    patch_images: Path | None = _option(None, "folder of pictures that replace source pictures of the same name")
+    resample: Resample = _option("area", "how pictures shrink (area: exact average, bicubic where they grow)")
+    quality: int = _option(95, "JPEG quality, 1 to 100")
+    encoding: Encoding = _option("jpeg", "what a sample holds: a JPEG file, or raw pixels as .npy")
+    samples_per_shard: int = _option(10_000, "samples in a shard")
+    seed: int = _option(0, "seed of the training split's shuffled order")
+    workers: int = _option(os.cpu_count() or 1, "worker processes")
+    dry_run: bool = _option(False, "say what would be done, how large and how long, and stop")
+    scheduler: str | None = _option(None, "address of a dask scheduler (tcp://…): pack on its workers")
+    max_rejects: int = _option(100, "fail if more pictures than this cannot be packed")
+
+    def __post_init__(self) -> None:
+        for name in ("source", "out", "classes", "ground_truth", "devkit", "patch_images"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        for name, lowest, highest in _RANGES:
+            value = getattr(self, name)
+            if not lowest <= value <= highest:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be from {lowest} to {highest}")
+        for name, kind in (("split", Split), ("layout", Layout), ("resample", Resample), ("encoding", Encoding)):
+            value = getattr(self, name)
+            if value not in get_args(kind) and not (name == "split" and value is None):
+                raise ValueError(f"--{name} {value}: must be one of {', '.join(get_args(kind))}")
+
+    def recorded(self, split: Split, layout: str) -> dict[str, Any]:
+        """The options on which a split's bytes depend, as its manifest and a half-done job keep them."""
+        return {
+            "layout": layout,
+            "resample": self.resample,
+            "quality": self.quality,
+            "encoding": self.encoding,
+            "samples_per_shard": self.samples_per_shard,
+            "seed": self.seed if split == "train" else None,
+            "versions": {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
+        }
+
+
+_RANGES = (
+    ("quality", 1, 100),
+    ("samples_per_shard", 1, 10_000_000),
+    ("seed", 0, 2**63 - 1),
+    ("workers", 1, 4096),
+    ("max_rejects", 0, 10**9),
+)

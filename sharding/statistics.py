@@ -1,0 +1,122 @@
+"""Exact sums over pictures → mean image, RGB mean and covariance, eigenpairs. Integers, so order and split are free."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from sharding.errors import ShardError
+from sharding.manifest import write_atomically
+
+_SIDE = 256
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(pixels: np.ndarray, by_place: np.ndarray, products: np.ndarray) -> None:
+    """Add one picture (uint8 [65536·3]) to the sums: by_place int64 [65536·3], products int64 [6] (rr gg bb rg rb gb)."""
+    for k in range(pixels.size):
+        by_place[k] += pixels[k]
+    rr, gg, bb, rg, rb, gb = 0, 0, 0, 0, 0, 0
+    for k in range(0, pixels.size, 3):
+        red, green, blue = np.int64(pixels[k]), np.int64(pixels[k + 1]), np.int64(pixels[k + 2])
+        rr += red * red
+        gg += green * green
+        bb += blue * blue
+        rg += red * green
+        rb += red * blue
+        gb += green * blue
+    for place, value in enumerate((rr, gg, bb, rg, rb, gb)):
+        products[place] += value
+
+
+@dataclass
+class Sums:
+    """Integer sums over pictures of uint8 [256, 256, 3]: exact up to 10^14 pictures.
+
+    `by_place` int64 [256, 256, 3]; `products` int64 [6]: Σ of rr, gg, bb, rg, rb, gb over pictures and places.
+    """
+
+    images: int = 0
+    by_place: np.ndarray = field(default_factory=lambda: np.zeros((_SIDE, _SIDE, 3), np.int64))
+    products: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Count one picture, uint8 [256, 256, 3]."""
+        if pixels.shape != (_SIDE, _SIDE, 3) or pixels.dtype != np.uint8:
+            raise ValueError(f"{pixels.dtype} {pixels.shape}: expected uint8 (256, 256, 3)")
+        _add(np.ascontiguousarray(pixels).reshape(-1), self.by_place.reshape(-1), self.products)
+        self.images += 1
+
+    def merge(self, other: "Sums") -> None:
+        """Add the sums over other pictures."""
+        self.images += other.images
+        self.by_place += other.by_place
+        self.products += other.products
+
+    def save(self, path: Path) -> None:
+        """Write the sums to an `.npz` file."""
+        with write_atomically(path) as file:
+            np.savez(file, images=self.images, by_place=self.by_place, products=self.products)
+
+    @classmethod
+    def load(cls, path: Path) -> "Sums":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(int(arrays["images"]), arrays["by_place"], arrays["products"])
+
+    def finish(self) -> "Statistics":
+        """The statistics of all pictures counted. Divisions happen once, on exact integers. Raises ShardError for none."""
+        if not self.images:
+            raise ShardError("no pictures: their statistics are not defined")
+        count = self.images * _SIDE * _SIDE
+        total = [int(value) for value in self.by_place.sum(axis=(0, 1))]
+        rr, gg, bb, rg, rb, gb = (int(value) for value in self.products)
+        second = [[rr, rg, rb], [rg, gg, gb], [rb, gb, bb]]
+        covariance = np.array(
+            [[(count * second[i][j] - total[i] * total[j]) / count**2 for j in range(3)] for i in range(3)]
+        )
+        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = values[::-1].copy(), vectors[:, ::-1].copy()
+        largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(3)]
+        return Statistics(
+            mean_image=self.by_place / self.images,
+            rgb_mean=np.array([value / count for value in total]),
+            rgb_covariance=covariance,
+            eigenvalues=values,
+            eigenvectors=vectors * np.sign(largest),
+            images=self.images,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """What standardising and the colour noise need, of the packed training pictures, on 0..255 data, RGB.
+
+    `mean_image` float64 [256, 256, 3]; `rgb_mean` [3]; `rgb_covariance` [3, 3] about the RGB mean, over pictures and places;
+    `eigenvalues` [3] descending; `eigenvectors` [3, 3] in columns, each with its largest component positive;
+    `images` how many pictures (Krizhevsky 2012 §2 and §4.1).
+    """
+
+    mean_image: np.ndarray
+    rgb_mean: np.ndarray
+    rgb_covariance: np.ndarray
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    images: int
+
+    def save(self, path: Path) -> None:
+        """Write `statistics.npz`; the same statistics give the same bytes."""
+        with write_atomically(path) as file:
+            np.savez(file, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Statistics":
+        """Read `statistics.npz`. Raises ShardError if it is missing or not one."""
+        names = [entry.name for entry in fields(cls)]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in names}
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ShardError(f"{path}: cannot be read as statistics ({error}); pack the training split again") from None
+        return cls(**{**found, "images": int(found["images"])})
