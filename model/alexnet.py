@@ -91,7 +91,7 @@ class Towers(nn.Module):
         self.norm2: nn.Module = ResponseNorm(self.rules.norm_scale, towers)
         if self.rules.spatial_norm:
             self.norm2 = nn.Sequential(self.norm2, SpatialNorm())
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def exchange(self, x: Tensor) -> Tensor:
         """What both towers hold, [n, both towers' channels, …], from what the towers here hold."""

@@ -37,8 +37,8 @@ def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
     """Normalise each channel by five neighbours of its tower.
 
     x: float [n, C, H, W], any layout; C is `towers` equal parts that do not see each other. float16 and bfloat16 are
-    computed in float32. Returns the same shape and dtype; on the CPU channels_last. scale multiplies each square: PyTorch's
-    local_response_norm(x, 5, alpha, 0.75, 2.0) is scale = alpha / 5. Raises ValueError for another shape.
+    computed in float32. Returns the same shape and dtype; on the CPU channels_last. scale multiplies each square:
+    PyTorch's local_response_norm(x, 5, alpha, 0.75, 2.0) has scale = alpha / 5. Raises ValueError for another shape.
     """
     if x.ndim != 4 or x.shape[1] % towers:
         raise ValueError(f"response norm got {list(x.shape)}, expected [n, C, H, W] with C a multiple of {towers}")

@@ -16,10 +16,11 @@ NAMES = tuple(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias
 
 # layer-params-145-2010.cfg and the log of #145-2010: (first epoch at the rate, rate), epochs from 1, 93 in all.
 ORIGINAL_EPOCHS = 93
-_WEIGHTS = ((1, 1e-2), (23, 1e-3), (51, 1e-4), (78, 1e-5))
-_CONV1_WEIGHTS = ((1, 1e-2), (23, 1e-3), (51, 1e-4), (68, 1e-5), (72, 0.0))
-_BIASES = ((1, 2e-2), (23, 2e-3))  # epsB
-_CONV1_BIASES = ((1, 2e-2), (23, 2e-3), (72, 0.0))
+_Steps = tuple[tuple[int, float], ...]
+_WEIGHTS: _Steps = ((1, 1e-2), (23, 1e-3), (51, 1e-4), (78, 1e-5))
+_CONV1_WEIGHTS: _Steps = ((1, 1e-2), (23, 1e-3), (51, 1e-4), (68, 1e-5), (72, 0.0))
+_BIASES: _Steps = ((1, 2e-2), (23, 2e-3))  # epsB
+_CONV1_BIASES: _Steps = ((1, 2e-2), (23, 2e-3), (72, 0.0))
 NOISE_OFF = 68  # colour noise (and the division by 1.1) stop at the epoch where conv1's rate falls
 
 # Krizhevsky 2012 §5: ÷10 "when the validation error rate stopped improving with the current learning rate", three times

@@ -64,8 +64,8 @@ class _AddUp(torch.autograd.Function):
 class TwoTowerAlexNet(Towers):
     """This rank's tower; its rank in `group`, which has two, is the tower's number.
 
-    Weights: this tower's part of AlexNet(config, seed). Called like AlexNet, by both ranks with the same batch (which may
-    be empty); both get the full logits. Raises ValueError when the group has not two ranks.
+    Weights: this tower's part of AlexNet(config, seed). Called like AlexNet, by both ranks with the same batch (which
+    may be empty); both get the full logits. Raises ValueError when the group has not two ranks.
     """
 
     def __init__(self, config: ModelConfig, group: dist.ProcessGroup, seed: int = 0) -> None:
