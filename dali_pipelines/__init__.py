@@ -1,0 +1,22 @@
+"""Shards → batches: exact order, exact pixels, on the CPU or a GPU.
+
+loader = Loader(ShardSet.open("shards/train"), DataConfig(batch_size=128))
+for batch in loader.epoch(0): …
+"""
+
+from dali_pipelines.augmentation import Augmentation, draw
+from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.loader import Batch, Loader
+from dali_pipelines.order import epoch_order
+from dali_pipelines.standardise import Standardise
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "DataConfig",
+    "Loader",
+    "LoaderError",
+    "Standardise",
+    "draw",
+    "epoch_order",
+]

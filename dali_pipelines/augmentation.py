@@ -1,0 +1,161 @@
+"""What is done to each image: (recipe, seed, epoch, ids, positions) → crop, mirror, colour offset.
+
+Everything is keyed, nothing is streamed: the answer for a sample depends on what it is asked for, never on what
+was asked before, by which rank, or in which order. Images are 256×256, crops 224×224.
+
+recipe      crop and mirror                               colour noise, keyed on the id
+`original`  33 offsets; keyed on position // 32           0.1·N(0,1)·√λ along the eigenvectors, then ÷1.1
+`paper`     32 offsets; a walk of its own for each id     N(0, 0.1)·λ/255² along the eigenvectors, ×255
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.keyed import below, keyed_bits, keyed_normals, mixed_key
+from sharding import Statistics
+
+Recipe = Literal["original", "paper"]
+Crops = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]  # y, x, mirror
+
+IMAGE, CROP = 256, 224
+CENTRE = (IMAGE - CROP) // 2
+ORIGINAL_OFFSETS = IMAGE - CROP + 1  # `randint(0, 2*16+1)`, convdata.py
+ORIGINAL_CHUNK = 32  # "This many images will be cropped in the same way", convdata.py
+NOISE = 0.1  # Krizhevsky 2012 §4.1; `color_noise`, convdata.py
+ORIGINAL_DIVISOR = 1 + NOISE  # keeps the scale of training data near that of test data, convdata.py
+VARIANT_BITS = 11  # "a factor of 2048": 32 · 32 crops, each mirrored or not, Krizhevsky 2012 §4.1
+_CROP_BITS, _HALF_BITS = 5, (5, 6)
+VIEWS = 10
+# the five crops of the ten views, as (y, x): corners and centre in the order of convdata.py, then mirrored
+VIEW_OFFSETS = ((0, 0), (0, 32), (CENTRE, CENTRE), (32, 0), (32, 32))
+
+_CHUNK, _WALK, _COLOUR = 11, 12, 13  # what a key is for
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Crop, mirror and colour of n images (times the views, sample by sample).
+
+    crop_y, crop_x: int32 [n], the crop's first row and column, 0..32. mirror: bool [n], after the crop.
+    rgb_offset: float32 [n, 3], grey levels to add to R, G, B on the 0..255 scale. divisor: what the sum of
+    pixel, minus mean, plus offset is divided by (1.1 while `original` adds noise, else 1).
+    """
+
+    crop_y: NDArray[np.int32]
+    crop_x: NDArray[np.int32]
+    mirror: NDArray[np.bool_]
+    rgb_offset: NDArray[np.float32]
+    divisor: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.crop_y)
+
+    @staticmethod
+    def joined(parts: Sequence["Augmentation"]) -> "Augmentation":
+        """The parts one after the other; raises ValueError where their divisors differ."""
+        divisors = {part.divisor for part in parts}
+        if len(divisors) != 1:
+            raise ValueError(f"cannot join augmentations with divisors {sorted(divisors)}")
+        return Augmentation(
+            crop_y=np.concatenate([part.crop_y for part in parts]),
+            crop_x=np.concatenate([part.crop_x for part in parts]),
+            mirror=np.concatenate([part.mirror for part in parts]),
+            rgb_offset=np.concatenate([part.rgb_offset for part in parts]),
+            divisor=divisors.pop(),
+        )
+
+
+def draw(
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    statistics: Statistics | None = None,
+) -> Augmentation:
+    """The training augmentation of samples `ids` [n] that stand at `positions` [n] of the epoch's global order.
+
+    `statistics` None means no colour noise (and no division). Sources: Krizhevsky 2012 §4.1 and convdata.py.
+    """
+    if recipe == "original":
+        crop_y, crop_x, mirror = _chunk_crops(seed, epoch, positions)
+    else:
+        crop_y, crop_x, mirror = _walked_crops(seed, epoch, ids)
+    offset = np.zeros((len(ids), 3), np.float32)
+    divisor = 1.0
+    if statistics is not None:
+        offset = _rgb_offset(recipe, keyed_normals(mixed_key(seed, epoch, _COLOUR), ids, 3), statistics)
+        divisor = ORIGINAL_DIVISOR if recipe == "original" else 1.0
+    return Augmentation(crop_y=crop_y, crop_x=crop_x, mirror=mirror, rgb_offset=offset, divisor=divisor)
+
+
+def fixed_views(samples: int, views: int) -> Augmentation:
+    """The centre crop (`views` 1) or the ten test views of each of `samples` images: no noise, no division.
+
+    Sample by sample: entries 10·i to 10·i+9 belong to image i, five crops and then the five mirrored.
+    """
+    offsets, mirror = [(CENTRE, CENTRE)], [False]
+    if views == VIEWS:
+        offsets, mirror = list(VIEW_OFFSETS) * 2, [False] * len(VIEW_OFFSETS) + [True] * len(VIEW_OFFSETS)
+    crop_y, crop_x = np.tile(np.asarray(offsets, np.int32), (samples, 1)).T
+    return Augmentation(
+        crop_y=np.ascontiguousarray(crop_y),
+        crop_x=np.ascontiguousarray(crop_x),
+        mirror=np.tile(np.asarray(mirror), samples),
+        rgb_offset=np.zeros((samples * views, 3), np.float32),
+    )
+
+
+def mean_crops(recipe: Recipe, choice: Augmentation) -> Crops:
+    """Where the mean image is cropped, and whether it is mirrored, for each image of `choice`.
+
+    `paper` crops and mirrors it with the image. `original` always takes its central 224×224 (convdata.py).
+    """
+    if recipe == "paper":
+        return choice.crop_y, choice.crop_x, choice.mirror
+    centre = np.full_like(choice.crop_y, CENTRE)
+    return centre, centre, np.zeros_like(choice.mirror)
+
+
+def _chunk_crops(seed: int, epoch: int, positions: NDArray[np.int64]) -> Crops:
+    """One draw for 32 consecutive places of the global order, from 33 offsets each way."""
+    lanes = (positions // ORIGINAL_CHUNK)[:, None] * 3 + np.arange(3)
+    bits = keyed_bits(mixed_key(seed, epoch, _CHUNK), lanes)
+    return below(bits[:, 0], ORIGINAL_OFFSETS), below(bits[:, 1], ORIGINAL_OFFSETS), below(bits[:, 2], 2) == 1
+
+
+def _walked_crops(seed: int, epoch: int, ids: NDArray[np.int64]) -> Crops:
+    """Place `epoch` of each image's own order through its 2,048 variants; the orders change every 2,048 epochs."""
+    cycle, place = divmod(epoch, 1 << VARIANT_BITS)
+    keys = keyed_bits(mixed_key(seed, cycle, _WALK), ids)
+    variant = _permuted(np.full(len(ids), place, np.uint64), keys)
+    mask = (1 << _CROP_BITS) - 1
+    crop_y, crop_x = (variant & mask).astype(np.int32), ((variant >> _CROP_BITS) & mask).astype(np.int32)
+    return crop_y, crop_x, (variant >> (2 * _CROP_BITS)) == 1
+
+
+def _permuted(places: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """A permutation of 0..2047 for each key, evaluated at `places`: a Feistel network on halves of 5 and 6 bits.
+
+    Whatever the round function, each round can be undone, so no two places of one key meet.
+    """
+    low_bits, high_bits = _HALF_BITS
+    low, high = places & np.uint64((1 << low_bits) - 1), places >> np.uint64(low_bits)
+    for number in range(_ROUNDS):
+        if number % 2:
+            low ^= keyed_bits(number, keys ^ high) >> np.uint64(64 - low_bits)
+        else:
+            high ^= keyed_bits(number, keys ^ low) >> np.uint64(64 - high_bits)
+    return (high << np.uint64(low_bits) | low).astype(np.int64)
+
+
+def _rgb_offset(recipe: Recipe, deviates: NDArray[np.float64], statistics: Statistics) -> NDArray[np.float32]:
+    """Grey levels to add, float32 [n, 3], from N(0, 1) deviates [n, 3] along the eigenvectors (columns)."""
+    # `paper`: λ of 0..1 data is λ/255²; back on the 0..255 scale that is λ/255
+    spread = np.sqrt(statistics.eigenvalues) if recipe == "original" else statistics.eigenvalues / 255
+    return ((deviates * NOISE * spread) @ statistics.eigenvectors.T).astype(np.float32)

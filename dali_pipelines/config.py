@@ -1,0 +1,78 @@
+"""What a stream of batches is: `DataConfig`, and the one error that a user of it can meet."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dali_pipelines.augmentation import VIEWS, Recipe
+
+
+class LoaderError(RuntimeError):
+    """Data cannot be delivered as asked: says what, where, and the next command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the loader delivers; checked when it is made, with ValueError."""
+
+    recipe: Recipe = "original"
+    """`original` (the program that won) or `paper` (Krizhevsky 2012): crops, mirrors, noise, use of the mean."""
+    batch_size: int = 128
+    """Samples of a global batch, over all ranks."""
+    seed: int = 0
+    """Decides order, crops, mirrors and noise, with the epoch."""
+    device: str = "cpu"
+    """Where batches are made and delivered: `cpu`, `cuda` or `cuda:1`."""
+    training: bool = True
+    """Shuffle, augment and drop the last incomplete global batch; else split order, centre crop or ten views."""
+    augment: bool = True
+    """Training only: random crops, mirrors and colour noise; else the centre crop."""
+    noise_epochs: int | None = None
+    """Training only: the number of epochs, from the first, with colour noise; None means all."""
+    views: int = 1
+    """Evaluation only: 1 (centre crop) or 10 (five crops, then the five mirrored, of each image in turn)."""
+    window: int | None = None
+    """Training only: shuffle within this many shards at a time, reading ahead; None shuffles all samples."""
+    output: Literal["float32", "uint8"] = "float32"
+    """Standardised batches, or mirrored crops for `Standardise`."""
+    prefetch: int = 2
+    """Batches made ahead of the one in use."""
+    threads: int = 0
+    """Decoding threads; 0 means one for each core that this process may use."""
+    hardware_decoder_load: float = 0.65
+    """Device cuda only: the share of images for the GPU's JPEG hardware, where it has any."""
+    fused: bool = True
+    """Device cpu only: one compiled pass after decode and crop, in place of the rest of the DALI graph."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "recipe": (self.recipe in ("original", "paper"), "original or paper"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "seed": (0 <= self.seed < 2**63, "0 to 2^63-1"),
+            "device": (_is_device(self.device), "cpu, cuda or cuda:N"),
+            "noise_epochs": (self.noise_epochs is None or self.noise_epochs >= 0, "None or at least 0"),
+            "views": (self.views in (1, VIEWS), f"1 or {VIEWS}"),
+            "window": (self.window is None or self.window >= 1, "None or at least 1"),
+            "output": (self.output in ("float32", "uint8"), "float32 or uint8"),
+            "prefetch": (self.prefetch >= 1, "at least 1"),
+            "threads": (self.threads >= 0, "at least 0"),
+            "hardware_decoder_load": (0 <= self.hardware_decoder_load <= 1, "0 to 1"),
+        }
+        for field, (holds, expected) in rules.items():
+            if not holds:
+                raise ValueError(f"{field} {getattr(self, field)!r}: expected {expected}")
+        if self.training and self.views != 1:
+            raise ValueError(f"views {self.views} with training: ten views are for evaluation (training=False)")
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether batches are made on a GPU."""
+        return self.device != "cpu"
+
+    def has_noise(self, epoch: int) -> bool:
+        """Whether `epoch` (from 0) has colour noise."""
+        return self.training and self.augment and (self.noise_epochs is None or epoch < self.noise_epochs)
+
+
+def _is_device(name: str) -> bool:
+    kind, colon, number = name.partition(":")
+    return name in ("cpu", "cuda") or (kind == "cuda" and colon == ":" and number.isdecimal())

@@ -1,0 +1,161 @@
+"""Shards → epochs of batches. `Loader` has no state: its place is (epoch, step).
+
+Enters: a `ShardSet`, a `DataConfig`, this rank's place on the data axis. Leaves: `Batch`es.
+
+    epoch_order ─▶ plans (ids, views of mapped tars, augmentation) ─▶ DALI ─▶ fused tail ─▶ ring of buffers ─▶ Batch
+    a worker thread runs ahead of the consumer on the CPU; on a GPU DALI's own prefetch does
+"""
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dali_pipelines.augmentation import Augmentation, draw, fixed_views
+from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.order import epoch_order, rank_part
+from dali_pipelines.plan import Plan
+from dali_pipelines.prefetch import prefetched
+from dali_pipelines.producer import Made, make_producer
+from sharding import ShardSet, Statistics
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """One rank's part of one global batch; valid until the next one is asked for.
+
+    images: [n·views, 3, 224, 224], channels-last memory, on the loader's device: float32 standardised by the
+    recipe, or uint8 mirrored crops 0..255. Views of one image follow each other. n may be 0.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    """int64 [n], on the loader's device."""
+    ids: torch.Tensor
+    """int64 [n], place in the split, on the CPU."""
+    positions: torch.Tensor
+    """int64 [n], place in the epoch's global order, on the CPU."""
+    epoch: int
+    step: int
+    augmentation: Augmentation
+    """What was done to the images: arrays of n·views."""
+    samples: int
+    """Samples of the global batch, over all ranks."""
+    wait_seconds: float = 0.0
+    """How long the consumer waited for this batch."""
+
+
+class Loader:
+    """Batches of one split for one rank: `for batch in loader.epoch(e): …`.
+
+    Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch,
+    ShardError where statistics are missing.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        config: DataConfig,
+        data_rank: int = 0,
+        data_world: int = 1,
+        statistics: Statistics | None = None,
+    ) -> None:
+        if not 0 <= data_rank < data_world:
+            raise ValueError(f"data_rank {data_rank} of {data_world}: expected 0 to {data_world - 1}")
+        if config.training and len(shards) < config.batch_size:
+            raise LoaderError(
+                f"{shards.path}: {len(shards)} samples make no batch of {config.batch_size}; "
+                f"ask for --batch-size {len(shards)} or less"
+            )
+        threads = config.threads or len(os.sched_getaffinity(0))
+        self.config = replace(config, threads=threads)
+        self.shards = shards
+        self.data_rank, self.data_world = data_rank, data_world
+        self.statistics = shards.statistics if statistics is None else statistics
+        self._producer = make_producer(shards, self.config, self.statistics, self._capacity)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of an epoch, the same on every rank."""
+        whole, rest = divmod(len(self.shards), self.config.batch_size)
+        return whole if self.config.training else whole + (rest > 0)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` (from 0) from `start_step` on; nothing before it is read or decoded."""
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
+        batches = self._producer.batches(self._plans(epoch, start_step))
+        if not self.config.is_cuda:
+            batches = prefetched(batches, self.config.prefetch)
+        return self._delivered(epoch, start_step, batches)
+
+    def close(self) -> None:
+        """Let go of DALI's threads and of the buffers; the shards stay open. Epochs under way end in an error."""
+        self._producer.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _capacity(self) -> int:
+        """The most samples that this rank decodes of a global batch."""
+        return -(-self.config.batch_size // self.data_world)
+
+    def _delivered(self, epoch: int, start_step: int, batches: Generator[Made]) -> Iterator[Batch]:
+        asked = time.perf_counter()
+        with closing(batches):
+            for step, (plan, images) in enumerate(batches, start=start_step):
+                yield Batch(
+                    images=images,
+                    labels=torch.from_numpy(plan.labels).to(images.device),
+                    ids=torch.from_numpy(plan.ids),
+                    positions=torch.from_numpy(plan.positions),
+                    epoch=epoch,
+                    step=step,
+                    augmentation=plan.augmentation,
+                    samples=plan.samples,
+                    wait_seconds=time.perf_counter() - asked,
+                )
+                asked = time.perf_counter()
+
+    def _plans(self, epoch: int, start_step: int) -> Iterator[Plan]:
+        """What to make for each step, in order; views of the shards are taken when a plan is asked for."""
+        order = self._order(epoch)
+        size = self.config.batch_size
+        for step in range(start_step, self.steps_per_epoch):
+            samples = min(size, len(order) - step * size)
+            part = rank_part(samples, self.data_rank, self.data_world)
+            positions = np.arange(step * size + part.start, step * size + part.stop)
+            ids = order[positions]
+            yield Plan(
+                ids=ids,
+                positions=positions,
+                labels=self.shards.labels(ids),
+                images=self.shards.images(ids),
+                augmentation=self._augmentation(epoch, ids, positions),
+                samples=samples,
+            )
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        config = self.config
+        if not config.training:
+            return np.arange(len(self.shards))
+        return epoch_order(self.shards.shard_sizes, config.seed, epoch, config.window)
+
+    def _augmentation(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64]) -> Augmentation:
+        config = self.config
+        if not (config.training and config.augment):
+            return fixed_views(len(ids), config.views)
+        noise = self.statistics if config.has_noise(epoch) else None
+        return draw(config.recipe, config.seed, epoch, ids, positions, noise)

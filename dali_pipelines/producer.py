@@ -1,0 +1,158 @@
+"""Plans → images: the whole DALI graph, or its front with the compiled tail where that is faster."""
+
+from collections.abc import Callable, Generator, Iterator
+from itertools import cycle
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dali_pipelines.augmentation import CROP, IMAGE, Augmentation
+from dali_pipelines.config import DataConfig
+from dali_pipelines.graph import batch_graph, cropped_graph, fed_choices
+from dali_pipelines.plan import Plan
+from dali_pipelines.run_graph import GraphRun
+from dali_pipelines.standardise import FusedTail
+from sharding import ShardSet, Statistics
+
+Made = tuple[Plan, torch.Tensor]
+
+
+class Producer(Protocol):
+    """Makes the images of plans, in their order."""
+
+    def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
+        """Each plan with its images [n·views, 3, 224, 224], valid until the next is asked for."""
+
+    def close(self) -> None:
+        """Let go of threads and buffers that wait for another epoch."""
+
+
+def make_producer(shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> Producer:
+    """The producer for this device and encoding, for plans of up to `capacity` samples."""
+    if config.is_cuda or not config.fused:
+        return GraphProducer(shards, config, statistics, capacity)
+    return FusedProducer(shards, config, statistics, capacity)
+
+
+class _Idle:
+    """Built pipelines that wait for another epoch (several, if epochs run side by side)."""
+
+    def __init__(self, build: Callable[[], GraphRun]) -> None:
+        self._build = build
+        self._waiting: list[GraphRun] = []
+        self.closed = False
+
+    def outputs(self, plans: Iterator[Plan], stream: object = None) -> Iterator[tuple[Plan, object]]:
+        """The outputs of a pipeline that is taken for this epoch, and put back unless it failed."""
+        run = self._waiting.pop() if self._waiting else self._build()
+        try:
+            yield from run.outputs(plans, stream)
+        except GeneratorExit:
+            run.drain()
+            self._put_back(run)
+            raise
+        self._put_back(run)
+
+    def _put_back(self, run: GraphRun) -> None:
+        if not self.closed:
+            self._waiting.append(run)
+
+    def close(self) -> None:
+        self.closed = True
+        self._waiting.clear()
+
+
+class GraphProducer:
+    """The whole graph, on the CPU or on a GPU; DALI's outputs as tensors, without a copy."""
+
+    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
+        self._config = config
+
+        def build() -> GraphRun:
+            return GraphRun(
+                shards,
+                fed_choices(config, whole_graph=True),
+                lambda source: batch_graph(config, statistics.mean_image, shards.encoding, source, capacity),
+            )
+
+        self._idle = _Idle(build)
+
+    def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
+        """See `Producer`. On a GPU the tensors are bound to the stream that is current when they are asked for."""
+        config = self._config
+        stream = torch.cuda.current_stream(config.device) if config.is_cuda else None
+        dtype = torch.float32 if config.output == "float32" else torch.uint8
+        for plan, output in self._idle.outputs(plans, stream):
+            if output is None:
+                yield plan, torch.empty((0, CROP, CROP, 3), dtype=dtype, device=config.device).permute(0, 3, 1, 2)
+            else:
+                images = torch.from_dlpack(output.as_tensor())  # type: ignore[attr-defined]
+                yield plan, images.reshape(-1, CROP, CROP, 3).permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        """See `Producer`."""
+        self._idle.close()
+
+
+class FusedProducer:
+    """DALI's decoder that crops (or, for raw shards, no decoder at all), then one compiled pass over the pixels."""
+
+    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
+        self._config, self._capacity, self._raw = config, capacity, shards.encoding == "raw"
+        self._tail = FusedTail(statistics, config.recipe)
+
+        def build() -> GraphRun:
+            choices = fed_choices(config, whole_graph=False)
+            return GraphRun(shards, choices, lambda source: cropped_graph(config, source, capacity))
+
+        self._idle = _Idle(build)
+
+    def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
+        """See `Producer`; the images lie in `prefetch` + 1 buffers, used in turn."""
+        config = self._config
+        ring = cycle([self._buffer() for _ in range(config.prefetch + 1)])
+        decoded = self._stored(plans) if self._raw else self._decoded(plans)
+        for plan, addresses, width in decoded:
+            images = next(ring)[: len(plan) * config.views]
+            y, x, mirror = self._source_crops(plan.augmentation, width)
+            addresses = np.repeat(addresses, config.views)
+            if config.output == "uint8":
+                self._tail.mirror(addresses, width, y, x, mirror, images)
+            else:
+                self._tail.standardise(addresses, width, y, x, mirror, plan.augmentation, images)
+            yield plan, images
+
+    def close(self) -> None:
+        """See `Producer`."""
+        self._idle.close()
+
+    def _buffer(self) -> torch.Tensor:
+        dtype = torch.float32 if self._config.output == "float32" else torch.uint8
+        shape = (self._capacity * self._config.views, CROP, CROP, 3)
+        return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available()).permute(0, 3, 1, 2)
+
+    def _decoded(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, NDArray[np.int64], int]]:
+        """Plans with the addresses of their decoded images and their width: 224, or 256 for ten views."""
+        for plan, output in self._idle.outputs(plans):
+            if output is None:
+                yield plan, np.zeros(0, np.int64), IMAGE
+            else:
+                pixels = np.asarray(output.as_tensor())  # type: ignore[attr-defined]
+                yield plan, pixels.ctypes.data + np.arange(len(plan)) * pixels.strides[0], pixels.shape[2]
+
+    def _stored(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, NDArray[np.int64], int]]:
+        """Plans with the addresses of the pixels in the mapped shards."""
+        for plan in plans:
+            addresses = [image.__array_interface__["data"][0] for image in plan.images]
+            yield plan, np.asarray(addresses, np.int64), IMAGE
+
+    @staticmethod
+    def _source_crops(
+        choice: Augmentation, width: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
+        """Where the crop lies in what was decoded: at 0 where the decoder cropped."""
+        if width == CROP:
+            return np.zeros_like(choice.crop_y), np.zeros_like(choice.crop_x), choice.mirror
+        return choice.crop_y, choice.crop_x, choice.mirror

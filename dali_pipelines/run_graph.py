@@ -1,0 +1,125 @@
+"""One DALI pipeline, fed with plans and giving its outputs in their order."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+
+from dali_pipelines.augmentation import CROP, IMAGE
+from dali_pipelines.config import LoaderError
+from dali_pipelines.graph import Source
+from dali_pipelines.plan import Plan
+from sharding import ShardSet
+
+Arrays = tuple[Any, ...]
+FREE = np.float32(IMAGE - CROP)  # what a crop leaves free each way
+
+
+def graph_arrays(plan: Plan, choices: int) -> Arrays:
+    """What a graph eats: the images and the first `choices` arrays of choices (see `graph.fed_choices`)."""
+    if not choices:
+        return (plan.images,)
+    choice = plan.augmentation
+    offset = choice.rgb_offset
+    arrays = (
+        np.float32(choice.crop_y) / FREE,
+        np.float32(choice.crop_x) / FREE,
+        choice.mirror.astype(np.int32),
+        -offset,
+        np.full_like(offset, choice.divisor),
+    )
+    return plan.images, *arrays[:choices]
+
+
+class GraphSource:
+    """The callback that DALI asks for its next batch; keeps what DALI refers to until the batch is delivered."""
+
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
+        self.plans: Iterator[Plan] = iter(())
+        self.taken: deque[tuple[Plan, Arrays]] = deque()
+
+    def __call__(self) -> Arrays:
+        for plan in self.plans:
+            arrays = graph_arrays(plan, self._choices) if len(plan) else ()
+            self.taken.append((plan, arrays))
+            if len(plan):
+                return arrays
+        raise StopIteration
+
+
+class GraphRun:
+    """A pipeline that can be run over one epoch after another."""
+
+    def __init__(self, shards: ShardSet, choices: int, graph: Callable[[Source], Pipeline]) -> None:
+        self._shards = shards
+        self._source = GraphSource(choices)
+        self._pipeline = graph(self._source)
+        self._pipeline.build()
+
+    def outputs(self, plans: Iterator[Plan], stream: Any = None) -> Iterator[tuple[Plan, Any]]:
+        """Each plan with DALI's output for it (None where the plan is empty), in order.
+
+        Raises LoaderError for an image that cannot be decoded; the pipeline is then of no more use.
+        """
+        source = self._source
+        source.plans = plans
+        try:
+            while (output := self._next_output(stream)) is not None:
+                while not len(source.taken[0][0]):
+                    yield source.taken.popleft()[0], None
+                plan, _arrays = kept = source.taken.popleft()
+                yield plan, output
+                del kept
+            while source.taken:
+                yield source.taken.popleft()[0], None
+        finally:
+            source.plans = iter(())
+
+    def drain(self) -> None:
+        """Let go of what a consumer that stopped early left in the pipeline."""
+        while self._next_output(None) is not None:
+            pass
+        self._source.taken.clear()
+
+    def _next_output(self, stream: Any) -> Any:
+        """The next batch's output; None at the end of the epoch, after which the pipeline can run again."""
+        try:
+            return self._pipeline.run(stream)[0]
+        except StopIteration:
+            self._pipeline.reset()
+            return None
+        except RuntimeError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: RuntimeError) -> LoaderError:
+        """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
+        for plan, _arrays in self._source.taken:
+            for sample, image in zip(plan.ids, plan.images):
+                reason = undecodable(image)
+                if reason:
+                    shard, key = self._shards.locate(int(sample))
+                    return LoaderError(
+                        f"{self._shards.path}/{shard}: sample {key} does not decode ({reason}); "
+                        f"check the set with: python -m sharding verify {self._shards.path}"
+                    )
+        _, _, cause = str(error).rpartition("encountered:")
+        return LoaderError(f"DALI stopped: {cause.strip().splitlines()[0]}")
+
+
+def undecodable(image: NDArray[np.uint8]) -> str:
+    """Why DALI's CPU decoder refuses `image` (JPEG bytes [n]); empty where it decodes."""
+    if image.ndim != 1:
+        return ""
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(fn.decoders.image(fn.external_source(lambda: [image], batch=True), device="cpu"))
+    try:
+        pipeline.run()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[-1]
+    return ""

@@ -1,0 +1,87 @@
+"""From mirrored uint8 crops to what a recipe's network eats: mean image off, colour offset on, scale.
+
+`FusedTail` is what the loader uses on the CPU; `Standardise` does the same to a batch of uint8 crops that has
+travelled (to a GPU, or from the other rank of a pair).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dali_pipelines.augmentation import CROP, Augmentation, Recipe, mean_crops
+from dali_pipelines.fused import mirrored_crops, standardised_crops
+from sharding import Statistics
+
+
+class FusedTail:
+    """The compiled pass, bound to a mean image and a recipe. Nothing in it takes the GIL while it works."""
+
+    def __init__(self, statistics: Statistics, recipe: Recipe) -> None:
+        self._mean = np.ascontiguousarray(statistics.mean_image, np.float32)
+        self._recipe = recipe
+
+    def mirror(
+        self,
+        addresses: NDArray[np.int64],
+        width: int,
+        y: NDArray[np.int32],
+        x: NDArray[np.int32],
+        mirror: NDArray[np.bool_],
+        out: torch.Tensor,
+    ) -> None:
+        """Fill `out`, uint8 [n, 3, 224, 224] channels-last, with the crops at (y, x), mirrored where said."""
+        mirrored_crops(addresses, width, y, x, mirror, _rows(out))
+
+    def standardise(
+        self,
+        addresses: NDArray[np.int64],
+        width: int,
+        y: NDArray[np.int32],
+        x: NDArray[np.int32],
+        mirror: NDArray[np.bool_],
+        choice: Augmentation,
+        out: torch.Tensor,
+    ) -> None:
+        """Fill `out`, float32 [n, 3, 224, 224] channels-last, with the standardised crops at (y, x)."""
+        scale = np.float32(1 / choice.divisor)
+        mean = (self._mean, *mean_crops(self._recipe, choice))
+        standardised_crops(addresses, width, y, x, mirror, *mean, choice.rgb_offset, scale, _rows(out))
+
+
+def _rows(images: torch.Tensor) -> NDArray[Any]:
+    """Channels-last images [n, 3, 224, 224] as the rows that they are in memory: [n, 224, 224, 3]."""
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+class Standardise:
+    """Mirrored uint8 crops [n, 3, 224, 224] → float32, as `Loader` delivers with output="float32"."""
+
+    def __init__(self, statistics: Statistics, recipe: Recipe, device: str | torch.device) -> None:
+        self._recipe = recipe
+        self._device = torch.device(device)
+        self._mean = torch.from_numpy(statistics.mean_image.astype(np.float32)).to(self._device)
+
+    def __call__(self, images: torch.Tensor, augmentation: Augmentation, noise: bool = True) -> torch.Tensor:
+        """(crop − mean image + colour offset) ÷ divisor: float32 [n, 3, 224, 224], channels-last, on the device.
+
+        `augmentation` has n entries, those that the images were cropped and mirrored by. `noise=False` leaves
+        out the colour offset and the division. Raises ValueError for images of another type, shape or number.
+        """
+        shape = (len(augmentation), 3, CROP, CROP)
+        if images.dtype != torch.uint8 or tuple(images.shape) != shape:
+            raise ValueError(f"images {images.dtype} {list(images.shape)}: expected torch.uint8 {list(shape)}")
+        pixels = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).float()
+        pixels -= self._mean_crops(augmentation)
+        if noise:
+            pixels += torch.from_numpy(augmentation.rgb_offset).to(self._device)[:, None, None, :]
+            pixels /= augmentation.divisor
+        return pixels.permute(0, 3, 1, 2)
+
+    def _mean_crops(self, augmentation: Augmentation) -> torch.Tensor:
+        """The mean image as each crop sees it: float32 [n, 224, 224, 3]."""
+        y, x, mirror = (torch.from_numpy(choice).to(self._device) for choice in mean_crops(self._recipe, augmentation))
+        places = torch.arange(CROP, device=self._device)
+        columns = torch.where(mirror[:, None], CROP - 1 - places, places) + x[:, None]
+        return self._mean[(y[:, None] + places)[:, :, None], columns[:, None, :]]
