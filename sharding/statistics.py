@@ -77,6 +77,7 @@ class Sums:
             [[(count * second[i][j] - total[i] * total[j]) / count**2 for j in range(3)] for i in range(3)]
         )
         values, vectors = np.linalg.eigh(covariance)
+        values = np.maximum(values, 0.0)  # grey pictures: a variance of 0 comes out as minus a rounding error
         values, vectors = values[::-1].copy(), vectors[:, ::-1].copy()
         largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(3)]
         return Statistics(
