@@ -40,8 +40,8 @@ def png(figure: Figure) -> bytes:
 
 
 def show_image(axes: Axes, pixels: np.ndarray) -> None:
-    """Draw pixels uint8 [h, w, 3] without axes, each pixel as it is."""
-    axes.imshow(pixels, interpolation="nearest", resample=False)
+    """Draw pixels uint8 [h, w, 3] without axes; pixels shrink by averaging and grow as squares."""
+    axes.imshow(pixels, interpolation="auto")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -1,0 +1,97 @@
+"""Pictures as shards store them → the network's inputs; its outputs for ten views → one answer an image.
+
+For single pictures (predictions, the report's figures). Whole splits go through `dali_pipelines.Loader`, which
+cuts the same views.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dali_pipelines import Standardise
+from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, Recipe, fixed_views
+from model import AlexNet
+from sharding import ShardSet, Statistics
+from sharding.resize import decode_stored
+
+CENTRE_VIEW = 2  # of the ten: the third crop, not mirrored
+VIEWS_AT_ONCE = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenPatch:
+    """One batch, three ways to an answer for each image.
+
+    probabilities: float64 [n, classes], the mean of the ten views' softmax outputs (Krizhevsky 2012 §4.1).
+    mean_logits: float64 [n, classes], the mean of their logits (the seed). center_logits: those of the centre crop.
+    """
+
+    probabilities: torch.Tensor
+    mean_logits: torch.Tensor
+    center_logits: torch.Tensor
+
+
+def average_views(logits: torch.Tensor) -> TenPatch:
+    """Combine logits [n·10, classes], ten consecutive rows an image. On the device of `logits`, in float64."""
+    views = logits.double().unflatten(0, (-1, VIEWS))
+    return TenPatch(
+        probabilities=views.softmax(dim=2).mean(dim=1),
+        mean_logits=views.mean(dim=1),
+        center_logits=views[:, CENTRE_VIEW],
+    )
+
+
+def pixels_of(shards: ShardSet, ids: np.ndarray) -> np.ndarray:
+    """The stored pictures of samples `ids` [n], n at least 1: uint8 [n, 256, 256, 3] RGB."""
+    stored = shards.images(ids)
+    if shards.encoding == "raw":
+        return np.stack(stored)
+    return np.stack([decode_stored(view.tobytes(), "jpeg") for view in stored])
+
+
+def cut(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
+    """Crops of pixels uint8 [n, 256, 256, 3], mirrored after cropping: uint8 [n·v, 3, 224, 224].
+
+    `augmentation` has v entries for each picture, picture by picture.
+    """
+    views = len(augmentation) // len(pixels)
+    crops = np.empty((len(augmentation), 3, CROP, CROP), np.uint8)
+    for place, crop in enumerate(crops):
+        top, left = int(augmentation.crop_y[place]), int(augmentation.crop_x[place])
+        window = pixels[place // views, top : top + CROP, left : left + CROP]
+        crop[:] = (window[:, ::-1] if augmentation.mirror[place] else window).transpose(2, 0, 1)
+    return crops
+
+
+class Classifier:
+    """A network with the statistics and the recipe that it was trained with, on one device."""
+
+    def __init__(self, network: AlexNet, statistics: Statistics, recipe: Recipe, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.device = device
+        self._standardise = Standardise(statistics, recipe, device)
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3]."""
+        count = VIEWS_AT_ONCE // VIEWS
+        parts = [self._logits(pixels[start : start + count]) for start in range(0, len(pixels), count)]
+        return average_views(torch.cat(parts)).probabilities.cpu().numpy()
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Outputs of fc7 for the centre crops of pictures uint8 [n, 256, 256, 3]: float32 [n, width of fc7]."""
+        parts = []
+        for start in range(0, len(pixels), VIEWS_AT_ONCE):
+            images = self._views(pixels[start : start + VIEWS_AT_ONCE], 1)
+            with torch.inference_mode():
+                parts.append(self.network.features(images).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _logits(self, pixels: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            return self.network(self._views(pixels, VIEWS))
+
+    def _views(self, pixels: np.ndarray, views: int) -> torch.Tensor:
+        augmentation = fixed_views(len(pixels), views)
+        crops = torch.from_numpy(cut(pixels, augmentation)).to(self.device)
+        return self._standardise(crops, augmentation)
