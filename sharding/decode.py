@@ -18,7 +18,7 @@ from sharding.errors import RejectedImage
 MAX_PIXELS = 89_478_485
 """Larger pictures are rejected as decompression bombs (Pillow's own limit; ImageNet's largest has about 60 million)."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What a picture may be, whatever its name says: no format whose decoder starts another program."""
 
 _ORIENTATION = 0x0112
