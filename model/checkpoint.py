@@ -1,0 +1,140 @@
+"""Checkpoints: the unsplit state of a run in, one file out, and back, whole or not at all.
+
+A file holds the unsplit layout whatever the number of ranks that wrote it: `{"format", "model": {name: tensor},
+"model_config", "optimiser": {name: velocity}, "schedule", "train_config", "data", "statistics", "epoch", "step",
+"best", "versions"}`. It appears by write, fsync and rename, and is read with `weights_only=True`, after its
+checksums, since torch itself does not compare those. In `<run>/checkpoints`:
+
+    last.pt        the newest state; its predecessor stays as previous.pt, and is used only when asked for
+    best.pt        the state of the lowest validation error
+    epoch-0010.pt  every n-th epoch
+"""
+
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.alexnet import AlexNet, ModelConfig
+
+FORMAT = 1
+_TENSORS = ("model", "optimiser", "statistics")
+_ABOUT = ("format", "model_config", "train_config", "schedule", "data", "versions", "epoch", "step", "best")
+KEYS = frozenset(_TENSORS + _ABOUT)
+FOLDER = "checkpoints"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, torn, foreign or cannot be written; the message names the file and the cause."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (the keys of `KEYS`) so that `path` holds either all of it or what it held before.
+
+    Raises CheckpointError if the file cannot be written, as on a full disk; then the old file is intact.
+    """
+    wrong = KEYS.symmetric_difference(state)
+    if wrong:
+        raise CheckpointError(f"a checkpoint has the keys {sorted(KEYS)}; missing or unknown: {sorted(wrong)}")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, part)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        raise CheckpointError(
+            f"cannot write {path} ({first_line(error)}); {free:,} bytes are free there. "
+            "What stood there before is intact: make room, then go on with --resume auto"
+        ) from error
+
+
+def publish(source: Path, target: Path) -> None:
+    """Give the checkpoint `source` the second name `target`: a hard link, or a copy where links cannot be made."""
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # a file system without hard links
+        try:
+            shutil.copyfile(source, part)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise CheckpointError(f"cannot copy {source} to {target}: {error}") from error
+    part.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in `path`, tensors on the CPU. Raises CheckpointError naming the file and what is wrong with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()
+        if torn:
+            raise CheckpointError(f"{path} is damaged: the checksum of its part {torn} does not fit")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint {path}; train first, or give another file") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise CheckpointError(f"{path} is cut short or no checkpoint: {first_line(error)}") from error
+    except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is no checkpoint of this program: {first_line(error)}") from error
+    return _checked(path, state)
+
+
+def _checked(path: Path, state: object) -> dict[str, Any]:
+    if not isinstance(state, dict) or "format" not in state:
+        raise CheckpointError(f"{path} is no checkpoint of this program: it has no format number")
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {state['format']!r}, this program reads {FORMAT}")
+    missing = KEYS.difference(state)
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+    return state
+
+
+def find_checkpoint(run: Path, name: str = "last") -> Path:
+    """The path of a run's `last` or `best` checkpoint. Raises CheckpointError if there is none."""
+    path = run / FOLDER / f"{name}.pt"
+    if not path.is_file():
+        there = sorted(file.name for file in path.parent.glob("*.pt"))
+        has = f"it has {', '.join(there)}" if there else "it has none at all; train first"
+        raise CheckpointError(f"{run} has no checkpoint {FOLDER}/{path.name}; {has}")
+    return path
+
+
+def load_network(checkpoint: dict[str, Any], device: torch.device | str = "cpu") -> AlexNet:
+    """The unsplit network of a loaded checkpoint, in evaluation mode. Raises CheckpointError if they do not fit."""
+    try:
+        network = AlexNet(ModelConfig(**checkpoint["model_config"]))
+        network.load_state_dict(checkpoint["model"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its network: {first_line(error)}") from error
+    return network.to(device).eval()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without torch's advice on loading files that are not trusted."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
