@@ -1,9 +1,18 @@
 """Class tables: which label each wnid has. Train and val must agree, so the table goes into the manifest."""
 
+import hashlib
+import io
+import json
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
+
+_ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID$")
 
 
 def sorted_table(wnids: dict[str, str], names: dict[str, str]) -> list[ClassInfo]:
@@ -16,9 +25,77 @@ def table_of_manifest(path: Path) -> list[ClassInfo]:
     return Manifest.load(path / "manifest.json" if path.is_dir() else path).classes
 
 
+def digest(table: list[ClassInfo]) -> str:
+    """Hex SHA-256 of a class table."""
+    return hashlib.sha256(json.dumps([[entry.label, entry.wnid, entry.name] for entry in table]).encode()).hexdigest()
+
+
 def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> None:
     """Raise ShardError if a source's wnid is not in the class table."""
     known = {entry.wnid for entry in table}
     for wnid, example in wnids.items():
         if wnid not in known:
             raise ShardError(f"{example}: class {wnid} is not in the class table of {origin} ({len(table)} classes)")
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """What the development kit tells: `year`, `wnids` by class id (1-based, as its ground truth counts), their words."""
+
+    year: int
+    wnids: dict[int, str]
+    words: dict[str, str]
+
+    @classmethod
+    def load(cls, path: Path) -> "Devkit":
+        """Read `meta.mat`, or the kit's archive that holds it. Raises ShardError if it is neither."""
+        import scipy.io  # here, since it takes longer to import than all else that readers of shards need
+
+        try:
+            content = member_of_kit(path, "meta.mat") if tarfile.is_tarfile(path) else path.read_bytes()
+            rows = scipy.io.loadmat(io.BytesIO(content or b""), squeeze_me=True)["synsets"]
+            (match,) = (found for found in map(_ID_FIELD.match, rows.dtype.names) if found)
+            leaves = [row for row in rows if int(row["num_children"]) == 0]
+            wnids = {int(row[match[0]]): str(row["WNID"]) for row in leaves}
+            words = {str(row["WNID"]): str(row["words"]) for row in leaves}
+        except FileNotFoundError:
+            raise ShardError(f"{path}: no such file; give the development kit's meta.mat") from None
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zlib.error) as error:
+            raise ShardError(f"{path}: cannot be read as a development kit's meta.mat ({error})") from None
+        return cls(int(match[1]), wnids, words)
+
+    def table(self) -> list[ClassInfo]:
+        """The labels that this year's trainers use: 2010 by class id − 1, later years by sorted wnid."""
+        if self.year != 2010:
+            return sorted_table(self.words, self.words)
+        return [ClassInfo(key - 1, wnid, self.words[wnid]) for key, wnid in sorted(self.wnids.items())]
+
+
+def member_of_kit(path: Path, ending: str) -> bytes | None:
+    """The first file in the kit's archive whose name ends so; None if there is none."""
+    with tarfile.open(path) as kit:
+        for member in kit:
+            content = kit.extractfile(member) if member.name.endswith(ending) else None
+            if content is not None:
+                return content.read()
+    return None
+
+
+def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
+    """The wnid of each line of a ground-truth file: class ids (1-based, of the kit), or wnids themselves.
+
+    Raises ShardError for an id that the kit does not know, or ids without a kit.
+    """
+    words = text.split()
+    if not words or not all(word.isdigit() for word in words):
+        if words and devkit and not set(words) <= set(devkit.words):
+            raise ShardError(f"{origin}: {min(set(words) - set(devkit.words))} is neither a class id nor a known wnid")
+        return words
+    if devkit is None:
+        raise ShardError(f"{origin}: holds class ids; give --devkit META.mat, which tells their wnids")
+    unknown = sorted({int(word) for word in words} - set(devkit.wnids))
+    if unknown:
+        raise ShardError(
+            f"{origin}: class id {unknown[0]} is not in the kit, whose ids go from 1 to {len(devkit.wnids)}"
+        )
+    return [devkit.wnids[int(word)] for word in words]

@@ -9,7 +9,7 @@ import PIL
 import simplejpeg
 
 from sharding.resize import Encoding, Resample
-from sharding.source import Layout, Split
+from sharding.record import Layout, Split
 
 
 def _option(default: Any, help: str) -> Any:
@@ -64,10 +64,12 @@ class PackOptions:
             "encoding": self.encoding,
             "samples_per_shard": self.samples_per_shard,
             "seed": self.seed if split == "train" else None,
+            **{name: str(getattr(self, name)) for name in _FILES if getattr(self, name)},
             "versions": {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
         }
 
 
+_FILES = ("classes", "ground_truth", "devkit", "patch_images")
 _RANGES = (
     ("quality", 1, 100),
     ("samples_per_shard", 1, 10_000_000),

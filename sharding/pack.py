@@ -1,174 +1,253 @@
 """Source pictures → published splits: plan, estimate, pack in parallel, publish. `python -m sharding pack SRC OUT`."""
 
+import json
 import logging
-import shutil
-import time
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from sharding.classes import check_known, sorted_table, table_of_manifest
-from sharding.errors import RejectedImage, ShardError
-from sharding.job import check_rejects, describe_changes, local_executor, open_job, publish, run_tasks
-from sharding.manifest import ClassInfo, Manifest, ShardInfo
+from sharding import classes, job, source
+from sharding.errors import ShardError
+from sharding.estimate import estimate, free_bytes
+from sharding.manifest import ClassInfo, Manifest, ShardInfo, write_atomically
 from sharding.options import PackOptions
-from sharding.plan import Plan
-from sharding.resize import decode_stored, prepare_image
-from sharding.source import Split, has_split_folder, open_folder, split_folder
+from sharding.plan import Plan, Spool
+from sharding.record import Source, Split
 from sharding.statistics import Sums
-from sharding.worker import ShardNote, ShardTask, finished_note, read_sample
+from sharding.worker import ShardNote, ShardTask, finished_note
 
 logger = logging.getLogger(__name__)
+
+_PROBE = 24
 
 
 def pack(options: PackOptions) -> list[Path]:
     """Pack a source into `options.out/<split>/`; returns the folders of the published splits.
 
-    Without `options.split`, packs train and val where the source has both, else the source as train. A split that is already
-    there with the same options is left as it is; a half-done one is carried on. With `dry_run` nothing is written.
+    Without `options.split`, packs train and val where the source has both, else the source as train. A split that is
+    already there with the same options is left as it is; a half-done one is carried on. With `dry_run` nothing is written.
     Raises ShardError (what, where, what to do) or OSError.
     """
     if not options.source.exists():
         raise ShardError(f"{options.source}: no such folder; give the folder that holds the source pictures")
-    return [folder for split in _splits(options) for folder in _pack_split(options, split)]
+    published, table = [], None
+    for split in _splits(options):
+        packing = SplitPacking(options, split, table)
+        if packing.run():
+            published.append(packing.final)
+        table = packing.table
+    return published
 
 
 def _splits(options: PackOptions) -> list[Split]:
     if options.split is not None:
         return [options.split]
-    both = all(has_split_folder(options.source, split) for split in ("train", "val"))
-    return ["train", "val"] if both else ["train"]
+    train, val = (source.has_split(options.source, options.layout, split) for split in ("train", "val"))
+    if val and not train:
+        raise ShardError(f"{options.source}: holds val but not train; say --split val to pack that alone")
+    return ["train", "val"] if train and val else ["train"]
 
 
-def _pack_split(options: PackOptions, split: Split) -> list[Path]:
-    final, work = options.out / split, options.out / f"{split}.partial"
-    folder = split_folder(options.source, split)
-    source = open_folder(folder, options.layout)
-    identity = {**options.recorded(split, source.layout), "source": str(options.source)}
-    if final.exists():
-        _check_published(final, identity)
-        return [final]
-    if options.dry_run:
-        plan = Plan(None)
-        plan.fill(source.records, options.seed if split == "train" else None)
-        _prepare(options, split, plan, folder)
-        return []
-    with open_job(work, identity) as job:
-        if (work / "manifest.json").exists():  # killed while it was being published
-            publish(work, final)
-            return [final]
-        plan = Plan(job / "plan.sqlite")
-        plan.fill(source.records, options.seed if split == "train" else None)
-        table = _prepare(options, split, plan, folder)
-        notes = _run(options, split, plan, table, work, job)
-        _conclude(options, split, identity, table, notes, work)
+class SplitPacking:
+    """One split on its way from source to `out/<split>`. `table` is the class table of the split packed before it."""
+
+    def __init__(self, options: PackOptions, split: Split, table: list[ClassInfo] | None) -> None:
+        self.options, self.split, self.table = options, split, table
+        self.final, self.work = options.out / split, options.out / f"{split}.partial"
+        self.seed = options.seed if split == "train" else None
+
+    def run(self) -> bool:
+        """Pack and publish it; True if it is published now."""
+        found = source.open_source(self.options.source, self.options.layout, self.split)
+        identity = {**self.options.recorded(self.split, found.layout), "source": str(self.options.source)}
+        if self.final.exists():
+            self._check_published(identity)
+            return True
+        if self.options.dry_run:
+            plan = Plan(None, self.seed)
+            self._fill(plan, found, None)
+            probe = plan.probe or (sample.read() for sample in plan.spread(_PROBE))
+            self._announce(plan, found.layout, probe, [])
+            return False
+        with job.open_job(self.work, identity) as place:
+            if not (self.work / "manifest.json").exists():  # else it was killed while it was being published
+                try:
+                    self._make(place, found, identity)
+                except sqlite3.Error as error:
+                    raise ShardError(
+                        f"{place}/plan.sqlite: {error}; make room, and run the same command again"
+                    ) from None
+            job.publish(self.work, self.final)
+        self._check_published(identity)
+        return True
+
+    def _make(self, place: Path, found: Source, identity: dict[str, Any]) -> None:
+        plan = Plan(place / "plan.sqlite", self.seed)
+        self._fill(plan, found, place)
+        self._check_unchanged(place / "listing.json", plan)
+        notes = self._finished(plan)
+        self._announce(plan, found.layout, (sample.read() for sample in plan.spread(_PROBE)), notes)
+        self._pack_shards(plan, place, notes)
         plan.close()
-        publish(work, final)
-    return [final]
+        self._conclude(place, identity, sorted(notes, key=lambda note: note.name))
 
-
-def _check_published(final: Path, identity: dict[str, object]) -> None:
-    manifest = Manifest.load(final / "manifest.json")
-    changed = describe_changes({**manifest.options, "source": manifest.source}, identity)
-    if changed:
-        raise ShardError(f"{final}: already packed, with other options: {changed}; choose another OUT, or remove it")
-    logger.info("%s: already packed with these options (%d samples); nothing to do", final, manifest.samples)
-
-
-def _prepare(options: PackOptions, split: Split, plan: Plan, folder: Path) -> list[ClassInfo]:
-    """The class table, and before anything is packed: how many, how large, how long; too little disk is an error."""
-    count = len(plan)
-    if not count:
-        raise ShardError(f"{folder}: no pictures found; expected <class>/<image> folders or <wnid>_<id>.JPEG files")
-    wnids = plan.wnids()
-    sibling = options.out / "train" / "manifest.json"
-    classes = options.classes or (sibling if split != "train" and sibling.exists() else None)
-    table = table_of_manifest(classes) if classes else sorted_table(wnids, {})
-    check_known(wnids, table, str(classes))
-    _estimate(options, split, plan, len(table))
-    return table
-
-
-def _estimate(options: PackOptions, split: Split, plan: Plan, classes: int) -> None:
-    count, sizes = len(plan), []
-    begun = time.perf_counter()
-    for sample in plan.spread(24):
-        try:
-            stored = prepare_image(
-                read_sample(sample), quality=options.quality, resample=options.resample, encoding=options.encoding
+    def _check_published(self, identity: dict[str, Any]) -> None:
+        manifest = Manifest.load(self.final / "manifest.json")
+        changed = job.describe_changes({**manifest.options, "source": manifest.source}, identity)
+        if changed:
+            raise ShardError(
+                f"{self.final}: already packed, with other options: {changed}; remove it, or choose another OUT"
             )
-            decode_stored(stored, options.encoding)
-            sizes.append(2560 + len(stored))
-        except RejectedImage:
-            continue
-    seconds = (time.perf_counter() - begun) / max(len(sizes), 1) * count / options.workers
-    expected = int(count * sum(sizes) / max(len(sizes), 1))
-    free = shutil.disk_usage(_existing(options.out)).free
-    shards = -(-count // options.samples_per_shard)
-    logger.info(
-        "%s: %d pictures of %d classes, about %.1f MB in %d shards; %.1f GB free in %s; about %.0f s with %d workers",
-        split, count, classes, expected / 1e6, shards, free / 1e9, options.out, seconds, options.workers,
-    )  # fmt: skip
-    if expected > free:
-        raise ShardError(f"{options.out}: {free / 1e9:.1f} GB free, about {expected / 1e9:.1f} GB needed")
+        self.table = manifest.classes
+        logger.info(
+            "%s: packed with these options: %d samples, %d rejects", self.final, manifest.samples, len(manifest.rejects)
+        )
 
+    def _fill(self, plan: Plan, found: Source, place: Path | None) -> None:
+        """List the source into the plan (spooling what can only be read in order), give labels, settle the class table."""
+        options = self.options
+        patches = source.replacements(options.patch_images) if options.patch_images else {}
+        spooled = place / "spooled.json" if place and found.streamed else None
+        files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in found.streamed]
+        if spooled and spooled.exists():
+            done = json.loads(spooled.read_bytes())
+            if done["files"] != files:
+                raise ShardError(f"{options.source}: changed since the job was begun; remove {self.work} to begin anew")
+            self.table = [ClassInfo(**entry) for entry in done["table"]]
+            return
+        if spooled and place:
+            _check_spool(files, options.out)
+            with Spool(place / "spool", self.seed is not None, options.samples_per_shard) as spool:
+                plan.fill(_listed(found, self.split), patches, spool)
+        else:
+            plan.fill(_listed(found, self.split), patches, None)
+        if not len(plan):
+            raise ShardError(f"{options.source}: no pictures found for split {self.split}; expected {found.expected}")
+        if patches:
+            logger.info(
+                "%s: %d of %d patch images take the place of others", self.split, len(plan.patched), len(patches)
+            )
+        self._settle_classes(plan, found)
+        if spooled:
+            with write_atomically(spooled) as file:
+                file.write(
+                    json.dumps({"files": files, "table": [asdict(entry) for entry in self.table or []]}).encode()
+                )
 
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return folder
+    def _settle_classes(self, plan: Plan, found: Source) -> None:
+        options = self.options
+        kit_path = options.devkit or (source.find_devkit(options.source) if options.source.is_dir() else None)
+        kit = classes.Devkit.load(kit_path) if kit_path else None
+        example = plan.unlabelled()
+        if example is not None:
+            text = source.ground_truth_text(options.ground_truth, options.source, kit_path, self.split)
+            if text is None:
+                raise ShardError(f"{example}: its name tells no class; give --ground-truth TXT and --devkit META.mat")
+            plan.label(classes.ground_truth(text[1], text[0], kit), text[0])
+        origin = "the training split"
+        sibling = options.out / "train" / "manifest.json"
+        if options.classes or (self.split != "train" and not self.table and sibling.exists()):
+            origin = str(options.classes or sibling)
+            self.table = classes.table_of_manifest(options.classes or sibling)
+        elif not self.table and kit:
+            self.table, origin = kit.table(), str(kit_path)
+        elif not self.table:
+            self.table, origin = found.table() or classes.sorted_table(plan.wnids(), {}), str(options.source)
+        classes.check_known(plan.wnids(), self.table, origin)
 
+    def _check_unchanged(self, path: Path, plan: Plan) -> None:
+        """Raise ShardError if the half-done job's shards were cut from another list of pictures, or other labels."""
+        now = {"samples": len(plan), "pictures": plan.digest(), "classes": classes.digest(self.table or [])}
+        if not path.exists():
+            with write_atomically(path) as file:
+                file.write(json.dumps(now).encode())
+        elif json.loads(path.read_bytes()) != now:
+            raise ShardError(
+                f"{self.options.source}: its pictures or classes are not those that the half-done job in {self.work} "
+                "was begun with; remove that folder to begin anew"
+            )
 
-def _run(
-    options: PackOptions, split: Split, plan: Plan, table: list[ClassInfo], work: Path, job: Path
-) -> list[ShardNote]:
-    """Pack the shards that are not yet whole; returns all notes in shard order."""
-    notes: list[ShardNote] = []
+    def _name(self, number: int) -> str:
+        return f"{self.split}-{number:06d}.tar"
 
-    def tasks() -> Iterator[ShardTask]:
-        labels = {entry.wnid: entry.label for entry in table}
-        for number, samples in enumerate(plan.shards(options.samples_per_shard)):
-            name = f"{split}-{number:06d}.tar"
-            note = finished_note(work, name)
-            if note is not None:
-                notes.append(note)
-                bar.initial += len(samples)
-                continue
-            yield ShardTask(
-                number=number, name=name, folder=work.absolute(), samples=samples, quality=options.quality,
-                labels=[labels[sample.wnid] for sample in samples],
-                resample=options.resample, encoding=options.encoding,
-            )  # fmt: skip
+    def _finished(self, plan: Plan) -> list[ShardNote]:
+        """The notes of the shards that an earlier run finished."""
+        shards = -(-len(plan) // self.options.samples_per_shard)
+        notes = [finished_note(self.work, self._name(number)) for number in range(shards)]
+        return [note for note in notes if note is not None]
 
-    with (
-        tqdm(total=len(plan), unit="image", desc=split, mininterval=0.5) as bar,
-        local_executor(options.workers) as executor,
-    ):
-        notes += run_tasks(tasks(), executor, options.workers, job, bar, options.max_rejects)
-    return sorted(notes, key=lambda note: note.name)
+    def _announce(self, plan: Plan, layout: str, probe: Iterable[bytes], notes: list[ShardNote]) -> None:
+        """Say how many pictures are left, how large they will be and how long they take. Raises ShardError for too little disk."""
+        options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
+        shards = -(-len(plan) // options.samples_per_shard)
+        expected = estimate(probe, len(plan) - done, shards - len(notes), options)
+        if done:
+            logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
+        logger.info(
+            "%s: %d pictures of %d classes to pack (layout: %s); about %.1f MB in %d shards; %.2f GB free in %s; "
+            "about %.0f s with %d workers", self.split, expected.pictures, len(plan.wnids()), layout, expected.bytes / 1e6,
+            shards - len(notes), expected.check_disk(options.out) / 1e9, options.out, expected.seconds, options.workers,
+        )  # fmt: skip
 
+    def _pack_shards(self, plan: Plan, place: Path, notes: list[ShardNote]) -> None:
+        """Pack the shards that are not whole yet, and append their notes."""
+        options, whole = self.options, {note.name for note in notes}
+        labels = {entry.wnid: entry.label for entry in self.table or []}
 
-def _conclude(
-    options: PackOptions,
-    split: Split,
-    identity: dict[str, object],
-    table: list[ClassInfo],
-    notes: list[ShardNote],
-    work: Path,
-) -> None:
-    """Write the statistics (of a training split) and, last, the manifest."""
-    rejects = [reject for note in notes for reject in note.rejects]
-    check_rejects(rejects, options.max_rejects, work)
-    if split == "train":
-        sums = Sums()
+        def tasks() -> Iterator[ShardTask]:
+            for number, samples in enumerate(plan.shards(options.samples_per_shard)):
+                if self._name(number) not in whole:
+                    yield ShardTask(
+                        number=number, name=self._name(number), folder=self.work.absolute(), samples=samples,
+                        labels=[labels[sample.wnid] for sample in samples],
+                        quality=options.quality, resample=options.resample, encoding=options.encoding,
+                    )  # fmt: skip
+
+        done = sum(note.samples + len(note.rejects) for note in notes)
+        job.check_rejects(notes, options.max_rejects, self.work)
+        with (
+            job.executor(options.workers, options.scheduler) as (executor, slots),
+            tqdm(total=len(plan), initial=done, unit="image", desc=self.split, mininterval=0.5) as bar,
+        ):
+            job.run_tasks(tasks(), executor, slots, place, bar, notes, options.max_rejects)
+
+    def _conclude(self, place: Path, identity: dict[str, Any], notes: list[ShardNote]) -> None:
+        """Write the statistics (of a training split) and, last, the manifest."""
+        if self.split == "train":
+            sums = Sums()
+            for note in notes:
+                sums.merge(Sums.load(place / f"{note.name}.npz"))
+            sums.finish().save(self.work / "statistics.npz")
         for note in notes:
-            sums.merge(Sums.load(work / "job" / f"{note.name}.npz"))
-        sums.finish().save(work / "statistics.npz")
-    shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes]
-    recorded = {name: value for name, value in identity.items() if name != "source"}
-    manifest = Manifest(
-        split=split, encoding=options.encoding, samples=sum(shard.samples for shard in shards), classes=table,
-        options=recorded, shards=shards, rejects=rejects, source=str(options.source),
-    )  # fmt: skip
-    manifest.save(work / "manifest.json")
+            if not note.samples:  # every picture of it was rejected; DALI refuses an empty index
+                (self.work / note.name).unlink()
+                (self.work / note.name).with_suffix(".idx").unlink()
+        shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes if note.samples]
+        manifest = Manifest(
+            split=self.split,
+            encoding=self.options.encoding,
+            samples=sum(shard.samples for shard in shards),
+            classes=self.table or [],
+            options={name: value for name, value in identity.items() if name != "source"},
+            shards=shards,
+            rejects=[reject for note in notes for reject in note.rejects],
+            source=str(self.options.source),
+        )
+        manifest.save(self.work / "manifest.json")
+
+
+def _listed(found: Source, split: Split) -> Iterator[Any]:
+    """The source's records, with a count on the screen: listing a million files takes a while."""
+    return iter(tqdm(found.records, unit="image", desc=f"{split}: listing", mininterval=1.0, delay=2.0))
+
+
+def _check_spool(files: list[list[Any]], out: Path) -> None:
+    needed, free = sum(size for _, size, _ in files), free_bytes(out)
+    if needed > free:
+        raise ShardError(
+            f"{out}: {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB needed to spool what can only be read in order"
+        )

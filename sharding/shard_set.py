@@ -16,7 +16,7 @@ import numpy as np
 
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
-from sharding.shard import SUFFIX, ShardIndex, read_index
+from sharding.shard import SUFFIX, ShardIndex, read_index, read_keys
 from sharding.statistics import Statistics
 
 
@@ -106,7 +106,7 @@ class ShardSet:
     def locate(self, sample_id: int) -> tuple[str, str]:
         """The shard's name and the key of one sample, for messages."""
         ((shard, sample),) = self._places([sample_id])
-        return self.shard_names[shard], self._index(shard).keys[sample]
+        return self.shard_names[shard], read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])[sample]
 
     def prefetch(self, shard: int) -> None:
         """Ask the system to read one shard ahead into the page cache (returns at once)."""
@@ -147,8 +147,8 @@ class ShardSet:
         if shard not in self._indexes:
             path = self._tar(shard).with_suffix(".idx")
             index = read_index(path, SUFFIX[self.encoding])
-            if len(index.keys) != self.shard_sizes[shard]:
-                raise ShardError(f"{path}: {len(index.keys)} samples, the manifest says {self.shard_sizes[shard]}")
+            if len(index) != self.shard_sizes[shard]:
+                raise ShardError(f"{path}: {len(index)} samples, the manifest says {self.shard_sizes[shard]}")
             self._indexes[shard] = index
         return self._indexes[shard]
 

@@ -1,121 +1,87 @@
-"""Where pictures come from: folders on disk → records (name, wnid, place of the bytes), in a fixed order."""
+"""Every ImageNet layout → the records of a split, in a fixed order; pictures that replace others by name."""
 
-import logging
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
+from sharding.archives import find_archives, open_archives
+from sharding.classes import member_of_kit
 from sharding.errors import ShardError
-
-logger = logging.getLogger(__name__)
-
-Layout = Literal["auto", "folders", "flat", "archives", "kaggle", "parquet"]
-Split = Literal["train", "val", "test"]
-
-SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
-"""A file is taken for a picture by its suffix (any case); what is in it is seen when it is decoded."""
-
-SPLIT_FOLDERS: dict[str, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
-
-_WNID_NAME = re.compile(r"(n\d{8})_")
-_UNLABELLED_NAME = re.compile(r"ILSVRC\d{4}_(train|val|test)_\d{8}")
+from sharding.folders import kaggle_root, open_folder, open_kaggle, split_folder
+from sharding.parquet import find_parquet, open_parquet
+from sharding.record import SPLIT_WORDS, Layout, Source, Split, is_picture
 
 
-class Record(NamedTuple):
-    """One source picture: `name` is its relative path (it makes the key), `file` where its bytes are.
+def open_source(source: Path, layout: Layout, split: Split) -> Source:
+    """Find out how `source` is laid out, unless `layout` tells, and open one split of it.
 
-    `size` −1: the whole file. `data`: the bytes themselves, from a source that is read only once.
+    Raises ShardError if the split is not there in that layout.
     """
-
-    name: str
-    wnid: str
-    file: str
-    offset: int = 0
-    size: int = -1
-    data: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A split's pictures in the layout that was found. `records` may be iterated once."""
-
-    layout: str
-    records: Iterator[Record]
+    found = find_layout(source, split) if layout == "auto" else layout
+    if found == "kaggle":
+        return open_kaggle(source, split)
+    if found in ("parquet", "archives"):
+        paths = find_parquet(source, split) if found == "parquet" else find_archives(source, split)
+        if not paths:
+            raise ShardError(f"{source}: no {found} of the {split} split found there")
+        return open_parquet(paths) if found == "parquet" else open_archives(paths, split)
+    if not source.is_dir():
+        raise ShardError(f"{source}: neither a folder nor an archive that is read here (.tar, .tar.gz, .parquet)")
+    return open_folder(split_folder(source, split) or source, found)
 
 
-def split_folder(source: Path, split: Split) -> Path:
-    """The folder of one split inside `source`, or `source` itself where there is none (then it is the split)."""
-    for name in SPLIT_FOLDERS[split]:
-        if (source / name).is_dir():
-            return source / name
-    return source
+def find_layout(source: Path, split: Split) -> Layout:
+    """The layout of `source`, as far as its names tell; "auto" leaves the choice between class folders and flat."""
+    if kaggle_root(source):
+        return "kaggle"
+    if find_parquet(source, split):
+        return "parquet"
+    return "archives" if find_archives(source, split) else "auto"
 
 
-def has_split_folder(source: Path, split: Split) -> bool:
-    """Whether `source` holds a folder of its own for this split."""
-    return split_folder(source, split) != source
+def has_split(source: Path, layout: Layout, split: Split) -> bool:
+    """Whether `source` holds this split apart from others: by a folder's name or a file's."""
+    kaggle = kaggle_root(source)
+    if kaggle and layout in ("auto", "kaggle"):
+        return split_folder(kaggle / "Data" / "CLS-LOC", split) is not None
+    if layout in ("auto", "parquet") and find_parquet(source, split):
+        return True
+    if layout in ("auto", "archives") and any(_names(path, split) for path in find_archives(source, split)):
+        return True
+    return layout in ("auto", "folders", "flat") and split_folder(source, split) is not None
 
 
-def open_folder(folder: Path, layout: Layout) -> Source:
-    """Class folders, or one flat folder of `<wnid>_<id>.JPEG`. Raises ShardError if it is neither or both."""
-    flat = [entry for entry in _entries(folder) if entry.is_file() and is_picture(entry.name)]
-    classes = [entry for entry in _entries(folder) if entry.is_dir()]
-    if layout == "auto" and flat and classes:
-        raise ShardError(
-            f"{folder}: holds both pictures ({flat[0].name}, …) and folders ({classes[0].name}, …); "
-            "say which counts with --layout folders or --layout flat"
-        )
-    if layout == "flat" or (layout == "auto" and flat):
-        return Source("flat", _flat_records(flat))
-    return Source("folders", _folder_records(classes))
+def _names(path: Path, split: Split) -> bool:
+    return any(word in part.lower() for word in SPLIT_WORDS[split] for part in (path.name, path.parent.name))
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's name says that it is a picture."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+def replacements(folder: Path) -> dict[str, str]:
+    """The pictures in a folder of patches: file name → path. Raises ShardError for a name that comes twice, or none."""
+    found: dict[str, str] = {}
+    for place, _, names in os.walk(folder):
+        for name in filter(is_picture, names):
+            path = f"{place}/{name}"
+            if found.setdefault(name, path) != path:
+                raise ShardError(f"two patch images have one name: {found[name]} and {path}; remove one of them")
+    if not found:
+        raise ShardError(f"{folder}: no pictures to replace others with (--patch-images)")
+    return found
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        return sorted(found, key=lambda entry: os.fsencode(entry.name))
+def find_devkit(source: Path) -> Path | None:
+    """The development kit that lies with the official archives: its own archive, or its meta.mat."""
+    candidates = [*sorted(source.glob("*devkit*.tar*")), source / "meta.mat", source / "data" / "meta.mat"]
+    return next((path for path in candidates if path.is_file()), None)
 
 
-def _flat_records(files: list[os.DirEntry[str]]) -> Iterator[Record]:
-    for entry in files:
-        yield Record(entry.name, _wnid_of_name(entry), entry.path)
-
-
-def _wnid_of_name(entry: os.DirEntry[str]) -> str:
-    wnid = _WNID_NAME.match(entry.name)
-    if wnid:
-        return wnid[1]
-    if _UNLABELLED_NAME.match(entry.name):
-        raise ShardError(f"{entry.path}: the name tells no class; give --ground-truth TXT and --devkit META.mat")
-    prefix, underscore, _ = entry.name.rpartition("_")
-    if not underscore or not prefix:
-        raise ShardError(f"{entry.path}: a flat folder needs names <wnid>_<id>.JPEG, to tell the class")
-    return prefix
-
-
-def _folder_records(classes: list[os.DirEntry[str]]) -> Iterator[Record]:
-    for entry in classes:
-        passed = 0
-        for relative, path in _files_below(Path(entry.path), entry.name):
-            if is_picture(relative):
-                yield Record(relative, entry.name, path)
-            else:
-                passed += 1
-        if passed:
-            logger.warning("%s: passed over %d files without a picture's suffix", entry.path, passed)
-
-
-def _files_below(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
-    for entry in _entries(folder):
-        name = f"{prefix}/{entry.name}"
-        if entry.is_file():
-            yield name, entry.path
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _files_below(Path(entry.path), name)
+def ground_truth_text(given: Path | None, source: Path, devkit: Path | None, split: Split) -> tuple[str, str] | None:
+    """Name and text of the ground truth: of the file given, or that lies with the archives or in the kit's archive."""
+    endings = [f"{word}_ground_truth.txt" for word in SPLIT_WORDS[split]]
+    found = [path for ending in endings for path in sorted(source.glob(f"*{ending}"))]
+    if given or found:
+        path = given or found[0]
+        return str(path), path.read_text(encoding="ascii", errors="replace")
+    for ending in endings if devkit and devkit.suffix != ".mat" else []:
+        content = member_of_kit(devkit, ending) if devkit else None
+        if content is not None:
+            return f"{devkit} (…{ending})", content.decode("ascii", errors="replace")
+    return None

@@ -9,7 +9,7 @@ import webdataset
 from sharding.errors import RejectedImage, ShardError
 from sharding.manifest import Manifest, ShardInfo
 from sharding.resize import decode_stored
-from sharding.shard import SUFFIX, read_index
+from sharding.shard import SUFFIX, read_keys
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def shard_faults(folder: Path, shard: ShardInfo, manifest: Manifest) -> list[str
             faults.append(f"{tar}: {key}: {error}")
         if int(sample["cls"]) not in labels:
             faults.append(f"{tar}: {key}: label {int(sample['cls'])} is not in the class table")
-    if found != read_index(tar.with_suffix(".idx"), suffix).keys:
+    if found != read_keys(tar.with_suffix(".idx"), suffix):
         faults.append(f"{tar}: the index and the tar do not hold the same keys")
     if len(found) != shard.samples:
         faults.append(f"{tar}: {len(found)} samples, the manifest says {shard.samples}")

@@ -60,10 +60,7 @@ def pack_shard(task: ShardTask) -> ShardNote:
             if done % _REPORT_EVERY == 0:
                 progress.report(done)
             try:
-                stored = prepare_image(
-                    read_sample(sample), quality=task.quality, resample=task.resample, encoding=task.encoding
-                )
-                sums.add(decode_stored(stored, task.encoding))
+                stored = pack_picture(sample.read(), sums, task.quality, task.resample, task.encoding)
             except RejectedImage as error:
                 rejects.append({"source": sample.source, "reason": error.reason})
                 continue
@@ -88,13 +85,11 @@ def finished_note(folder: Path, name: str) -> ShardNote | None:
     return note if tar.stat().st_size == note.bytes else None
 
 
-def read_sample(sample: Sample) -> bytes:
-    """The source bytes of one picture."""
-    with Path(sample.file).open("rb") as file:
-        if sample.size < 0:
-            return file.read()
-        file.seek(sample.offset)
-        return file.read(sample.size)
+def pack_picture(data: bytes, sums: Sums, quality: int, resample: Resample, encoding: Encoding) -> bytes:
+    """Prepare one picture, decode what will be written, and add those pixels to `sums`; returns what to write."""
+    stored = prepare_image(data, quality=quality, resample=resample, encoding=encoding)
+    sums.add(decode_stored(stored, encoding))
+    return stored
 
 
 class Progress:

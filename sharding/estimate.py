@@ -1,0 +1,57 @@
+"""How large a split will be and how long packing it takes, judged by some of its pictures before anything is written."""
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharding.errors import RejectedImage, ShardError
+from sharding.options import PackOptions
+from sharding.shard import member_bytes
+from sharding.statistics import Sums
+from sharding.worker import pack_picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Of the pictures still to pack: their number, the bytes and the seconds that they will take."""
+
+    pictures: int
+    bytes: float
+    seconds: float
+
+    def check_disk(self, out: Path) -> int:
+        """The free bytes where `out` will lie. Raises ShardError if the split does not fit there."""
+        free = free_bytes(out)
+        if self.bytes > free:
+            raise ShardError(
+                f"{out}: {free / 1e9:.2f} GB free, about {self.bytes / 1e9:.2f} GB needed; "
+                "make room, or choose another OUT or a lower --quality"
+            )
+        return free
+
+
+def estimate(probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions) -> Estimate:
+    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards."""
+    sizes, begun = [], None
+    for data in probe:
+        try:
+            stored = pack_picture(data, Sums(), options.quality, options.resample, options.encoding)
+        except RejectedImage:
+            continue
+        if begun is None:  # the first one compiles what the others use
+            begun = time.process_time()
+        sizes.append(member_bytes(len(stored)) + member_bytes(4))
+    each_bytes = sum(sizes) / len(sizes) if sizes else 0.0
+    each_seconds = (time.process_time() - begun) / max(len(sizes) - 1, 1) if begun is not None else 0.0
+    side_by_side = max(1, min(options.workers, shards))
+    return Estimate(pictures=pictures, bytes=each_bytes * pictures, seconds=each_seconds * pictures / side_by_side)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk where `folder` is, or will be made."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
