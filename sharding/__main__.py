@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import types
 import typing
@@ -13,7 +14,6 @@ from sharding.errors import ShardError
 from sharding.options import PackOptions
 from sharding.pack import pack
 from sharding.show import show
-from sharding.verify import verify
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "pack":
             return _pack(parser, given)
-        return int({"verify": verify, "show": show}[command](**given))
+        return _check(given) if command == "verify" else show(**given)
     except (ShardError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -44,6 +44,12 @@ def _pack(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     return 0
 
 
+def _check(given: dict[str, Any]) -> int:
+    from sharding.verify import verify  # here, since webdataset imports torch, which packing has no need of
+
+    return verify(**given)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sharding", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -53,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fields(packing)
     verifying = commands.add_parser("verify", help="read everything again and name each fault")
     verifying.add_argument("folder", metavar="DIR", type=Path)
+    verifying.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes")
     showing = commands.add_parser("show", help="a summary and a contact sheet")
     showing.add_argument("folder", metavar="DIR", type=Path)
     showing.add_argument(

@@ -79,7 +79,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         if member.isreg():
             yield member
-        archive.members = []
+        archive.members = []  # type: ignore[attr-defined]
 
 
 def _read_in_place(file: IO[bytes], path: Path, prefix: str, split: Split) -> Iterator[Record]:

@@ -40,7 +40,7 @@ def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> N
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the development kit tells: `year`, `wnids` by class id (1-based, as its ground truth counts), their words."""
+    """What the development kit tells: its year, wnids by class id (1-based, as its ground truth counts), words."""
 
     year: int
     wnids: dict[int, str]

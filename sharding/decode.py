@@ -8,6 +8,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -43,7 +44,8 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     """Read a JPEG's markers up to the start of frame and on to the first scan; None if `data` is no JPEG."""
     if data[:3] != b"\xff\xd8\xff":
         return None
-    place, frame, found = 2, None, {}
+    place, frame = 2, None
+    found: dict[str, Any] = {}
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         if marker == 0xFF:  # a fill byte
@@ -64,8 +66,10 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
         place += 2 + length
     if frame is None:
         return None
-    names = ("frame", "precision_bits", "height", "width", "components")
-    return JpegHeader(**dict(zip(names, frame)), **found)
+    marker, precision_bits, height, width, components = frame
+    return JpegHeader(
+        frame=marker, precision_bits=precision_bits, height=height, width=width, components=components, **found
+    )
 
 
 def _is_rotated(segment: bytes) -> bool:

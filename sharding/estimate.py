@@ -1,4 +1,4 @@
-"""How large a split will be and how long packing it takes, judged by some of its pictures before anything is written."""
+"""How large a split will be and how long packing it takes, judged by some of its pictures beforehand."""
 
 import shutil
 import time

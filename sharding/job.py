@@ -1,22 +1,18 @@
-"""The folder of a job under way: its lock, its options, its workers, and the step that publishes it."""
+"""The folder of a job under way: its lock, its options, its tasks, and the step that publishes it."""
 
 import contextlib
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from sharding.cluster import cluster_executor
 from sharding.errors import ShardError
 from sharding.manifest import write_atomically
 from sharding.worker import Progress, ShardNote, ShardTask, pack_shard
@@ -62,35 +58,6 @@ def describe_changes(begun: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{name} was {begun.get(name)}, now {now.get(name)}" for name in names)
 
 
-@contextlib.contextmanager
-def executor(workers: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
-    """What runs the tasks, and how many at a time: a cluster's workers, processes that die with this one, or a thread."""
-    if scheduler is not None:
-        with cluster_executor(scheduler) as found:
-            yield found
-    elif workers == 1:
-        with ThreadPoolExecutor(1) as threads:
-            yield threads, 1
-    else:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["sharding.worker"])
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
-            yield processes, workers
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and die with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _die_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
 def run_tasks(
     tasks: Iterator[ShardTask],
     executor: Executor,
@@ -102,8 +69,8 @@ def run_tasks(
 ) -> None:
     """Pack shards on `executor`, at most 2·slots at a time in its queue, and append their notes as they end.
 
-    On the first failure, or with more than `max_rejects` pictures rejected, the others are stopped; finished shards stay.
-    Raises ShardError or OSError.
+    On the first failure, or with more than `max_rejects` pictures rejected, the others are stopped; finished shards
+    stay. Raises ShardError or OSError.
     """
     pending: set[Future[ShardNote]] = set()
 
@@ -139,14 +106,15 @@ def check_rejects(notes: list[ShardNote], allowed: int, work: Path) -> None:
     rejects = [reject for note in notes for reject in note.rejects]
     if len(rejects) > allowed:
         first = "; ".join(f"{reject['source']}: {reject['reason']}" for reject in rejects[:3])
+        more = "; …" if len(rejects) > 3 else ""
         raise ShardError(
-            f"{len(rejects)} pictures cannot be packed, --max-rejects allows {allowed}: {first}{'; …' * (len(rejects) > 3)}. "
+            f"{len(rejects)} pictures cannot be packed, --max-rejects allows {allowed}: {first}{more}. "
             f"Raise it to go on without them, or mend them, remove {work} and begin anew"
         )
 
 
 def publish(work: Path, final: Path) -> None:
-    """Make a finished job the split. Its manifest is written, so only what the job alone needed goes, and the name changes."""
+    """Make a finished job the split: what the job alone needed goes, then the folder gets its name."""
     shutil.rmtree(work / "job")
     work.rename(final)
     descriptor = os.open(final.parent, os.O_RDONLY)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sharding.errors import ShardError
+from sharding.shard import Encoding
 
 FORMAT = 1
 
@@ -38,7 +39,7 @@ class Manifest:
     """The content of manifest.json; the fields as in the file."""
 
     split: str
-    encoding: str
+    encoding: Encoding
     samples: int
     classes: list[ClassInfo]
     options: dict[str, Any]

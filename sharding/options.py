@@ -8,39 +8,49 @@ from typing import Any, get_args
 import PIL
 import simplejpeg
 
-from sharding.resize import Encoding, Resample
 from sharding.record import Layout, Split
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+from sharding.resize import Resample
+from sharding.shard import Encoding
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
-    """The options of `pack`; the command line is made from these fields. Raises ValueError for a value that cannot be."""
+    """The options of `pack`; the command line is made from these fields. Raises ValueError for a wrong value."""
 
     source: Path = field(metadata={"help": "folder (or archive) of source pictures"})
     out: Path = field(metadata={"help": "folder for the shards: writes OUT/<split>/"})
-    split: Split | None = _option(None, "pack this split only (default: train and val where SRC has both, else train)")
-    layout: Layout = _option("auto", "how SRC is laid out")
-    classes: Path | None = _option(
-        None, "class table: manifest.json of the packed train split (default for val: its own train)"
+    split: Split | None = field(
+        default=None, metadata={"help": "pack this split only (default: train and val where SRC has both, else train)"}
     )
-    ground_truth: Path | None = _option(
-        None, "text file with one class id a line, for val or test pictures in name order"
+    layout: Layout = field(default="auto", metadata={"help": "how SRC is laid out"})
+    classes: Path | None = field(
+        default=None,
+        metadata={"help": "class table: manifest.json of the packed train split (default for val: its own train)"},
     )
-    devkit: Path | None = _option(None, "meta.mat of the development kit: class ids, wnids, names")
-    patch_images: Path | None = _option(None, "folder of pictures that replace source pictures of the same name")
-    resample: Resample = _option("area", "how pictures shrink (area: exact average, bicubic where they grow)")
-    quality: int = _option(95, "JPEG quality, 1 to 100")
-    encoding: Encoding = _option("jpeg", "what a sample holds: a JPEG file, or raw pixels as .npy")
-    samples_per_shard: int = _option(10_000, "samples in a shard")
-    seed: int = _option(0, "seed of the training split's shuffled order")
-    workers: int = _option(os.cpu_count() or 1, "worker processes")
-    dry_run: bool = _option(False, "say what would be done, how large and how long, and stop")
-    scheduler: str | None = _option(None, "address of a dask scheduler (tcp://…): pack on its workers")
-    max_rejects: int = _option(100, "fail if more pictures than this cannot be packed")
+    ground_truth: Path | None = field(
+        default=None, metadata={"help": "text file with one class id a line, for val or test pictures in name order"}
+    )
+    devkit: Path | None = field(
+        default=None, metadata={"help": "meta.mat of the development kit: class ids, wnids, names"}
+    )
+    patch_images: Path | None = field(
+        default=None, metadata={"help": "folder of pictures that replace source pictures of the same name"}
+    )
+    resample: Resample = field(
+        default="area", metadata={"help": "how pictures shrink (area: exact average, bicubic where they grow)"}
+    )
+    quality: int = field(default=95, metadata={"help": "JPEG quality, 1 to 100"})
+    encoding: Encoding = field(
+        default="jpeg", metadata={"help": "what a sample holds: a JPEG file, or raw pixels as .npy"}
+    )
+    samples_per_shard: int = field(default=10_000, metadata={"help": "samples in a shard"})
+    seed: int = field(default=0, metadata={"help": "seed of the training split's shuffled order"})
+    workers: int = field(default=os.cpu_count() or 1, metadata={"help": "worker processes"})
+    dry_run: bool = field(default=False, metadata={"help": "say what would be done, how large and how long, and stop"})
+    scheduler: str | None = field(
+        default=None, metadata={"help": "address of a dask scheduler (tcp://…): pack on its workers"}
+    )
+    max_rejects: int = field(default=100, metadata={"help": "fail if more pictures than this cannot be packed"})
 
     def __post_init__(self) -> None:
         for name in ("source", "out", "classes", "ground_truth", "devkit", "patch_images"):

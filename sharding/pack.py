@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sharding import classes, job, source
 from sharding.errors import ShardError
 from sharding.estimate import estimate, free_bytes
+from sharding.executor import open_executor
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, write_atomically
 from sharding.options import PackOptions
 from sharding.plan import Plan, Spool
@@ -29,8 +30,8 @@ def pack(options: PackOptions) -> list[Path]:
     """Pack a source into `options.out/<split>/`; returns the folders of the published splits.
 
     Without `options.split`, packs train and val where the source has both, else the source as train. A split that is
-    already there with the same options is left as it is; a half-done one is carried on. With `dry_run` nothing is written.
-    Raises ShardError (what, where, what to do) or OSError.
+    already there with the same options is left as it is; a half-done one is carried on. With `dry_run` nothing is
+    written. Raises ShardError (what, where, what to do) or OSError.
     """
     if not options.source.exists():
         raise ShardError(f"{options.source}: no such folder; give the folder that holds the source pictures")
@@ -108,7 +109,7 @@ class SplitPacking:
         )
 
     def _fill(self, plan: Plan, found: Source, place: Path | None) -> None:
-        """List the source into the plan (spooling what can only be read in order), give labels, settle the class table."""
+        """List the source into the plan, spooling what can only be read in order; give labels, settle the classes."""
         options = self.options
         patches = source.replacements(options.patch_images) if options.patch_images else {}
         spooled = place / "spooled.json" if place and found.streamed else None
@@ -181,17 +182,18 @@ class SplitPacking:
         return [note for note in notes if note is not None]
 
     def _announce(self, plan: Plan, layout: str, probe: Iterable[bytes], notes: list[ShardNote]) -> None:
-        """Say how many pictures are left, how large they will be and how long they take. Raises ShardError for too little disk."""
+        """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk."""
         options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
         shards = -(-len(plan) // options.samples_per_shard)
         expected = estimate(probe, len(plan) - done, shards - len(notes), options)
+        free = expected.check_disk(options.out)
         if done:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
-            "%s: %d pictures of %d classes to pack (layout: %s); about %.1f MB in %d shards; %.2f GB free in %s; "
-            "about %.0f s with %d workers", self.split, expected.pictures, len(plan.wnids()), layout, expected.bytes / 1e6,
-            shards - len(notes), expected.check_disk(options.out) / 1e9, options.out, expected.seconds, options.workers,
-        )  # fmt: skip
+            f"{self.split}: {expected.pictures} pictures of {len(plan.wnids())} classes to pack (layout: {layout}); "
+            f"about {expected.bytes / 1e6:.1f} MB in {shards - len(notes)} shards; {free / 1e9:.2f} GB free in "
+            f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
+        )
 
     def _pack_shards(self, plan: Plan, place: Path, notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
@@ -210,7 +212,7 @@ class SplitPacking:
         done = sum(note.samples + len(note.rejects) for note in notes)
         job.check_rejects(notes, options.max_rejects, self.work)
         with (
-            job.executor(options.workers, options.scheduler) as (executor, slots),
+            open_executor(options.workers, options.scheduler) as (executor, slots),
             tqdm(total=len(plan), initial=done, unit="image", desc=self.split, mininterval=0.5) as bar,
         ):
             job.run_tasks(tasks(), executor, slots, place, bar, notes, options.max_rejects)
@@ -249,5 +251,5 @@ def _check_spool(files: list[list[Any]], out: Path) -> None:
     needed, free = sum(size for _, size, _ in files), free_bytes(out)
     if needed > free:
         raise ShardError(
-            f"{out}: {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB needed to spool what can only be read in order"
+            f"{out}: {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB needed to spool what is only read in order"
         )

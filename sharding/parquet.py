@@ -15,7 +15,7 @@ _ROWS = 64
 
 
 def find_parquet(source: Path, split: Split) -> list[Path]:
-    """The parquet files of one split: `source` itself, or in it, its `data` or its split's folder, `<split>-….parquet`."""
+    """One split's parquet files: `source` itself, or `<split>-….parquet` in it, its `data` or its split's folder."""
     if source.is_file():
         return [source] if source.suffix == ".parquet" else []
     for folder in (source, source / "data", *(source / word for word in SPLIT_WORDS[split])):

@@ -1,7 +1,7 @@
 """The plan of a job: every picture's key, class and place, in packing order, in a small database on disk.
 
-So the memory that a job needs does not grow with the data set. Pictures of sources that can only be read in order are spooled
-on the way: to files that each hold a range of the packing order, so that a shard finds its pictures in one or two of them.
+So the memory that a job needs does not grow with the data set. Pictures of sources that can only be read in order are
+spooled on the way: to files that each hold a range of the packing order, so that a shard finds its own in one or two.
 """
 
 import hashlib

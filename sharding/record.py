@@ -26,8 +26,8 @@ _WNID_NAME = re.compile(r"(n\d{8})_")
 class Record(NamedTuple):
     """One source picture: `name` is its relative path (it makes the key), `file` where its bytes are.
 
-    `wnid` is its class, "" if a ground-truth file must tell it. `size` −1: the whole file. `data`: the bytes themselves,
-    from a source that can only be read in order.
+    `wnid` is its class, "" if a ground-truth file must tell it. `size` −1: the whole file. `data`: the bytes
+    themselves, from a source that can only be read in order.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Record(NamedTuple):
 class Source:
     """One split's pictures. `records` may be iterated once, and comes in a fixed order.
 
-    `streamed`: the files that can only be read in order (their records carry `data`); empty if pictures are read in place.
-    `table`: the class table that the source itself tells, once `records` is exhausted. `expected`: what a user sees if there are
-    no pictures.
+    `streamed`: the files that can only be read in order (their records carry `data`); empty if pictures are read in
+    place. `table`: the class table that the source itself tells, once `records` is exhausted. `expected`: what is
+    looked for, for the message if there is nothing.
     """
 
     layout: str
@@ -60,7 +60,7 @@ def is_picture(name: str) -> bool:
 
 
 def wnid_of_flat_name(name: str, place: str) -> str:
-    """The class in a name `<wnid>_<id>.JPEG`; "" for an official validation or test name. Raises ShardError for another."""
+    """The class in a name `<wnid>_<id>.JPEG`; "" for an official validation or test name; ShardError for others."""
     wnid = _WNID_NAME.match(name)
     if wnid:
         return wnid[1]

@@ -10,20 +10,20 @@ from PIL import Image
 
 from sharding.decode import JpegHeader, decode, jpeg_header
 from sharding.errors import RejectedImage
+from sharding.shard import Encoding
 
 SIDE = 256
 """Shorter side to 256, then the central 256×256 (Krizhevsky 2012 §2)."""
 
 Resample = Literal["area", "lanczos"]
-Encoding = Literal["jpeg", "raw"]
 
 
 def prepare_image(data: bytes, *, quality: int = 95, resample: Resample = "area", encoding: Encoding = "jpeg") -> bytes:
     """Do to one picture what packing does: shorter side to 256, central 256×256, RGB, encoded.
 
-    `data` is a whole file of any format. Returns a baseline JPEG with 4:2:0 chroma, or for `encoding="raw"` a `.npy` file of
-    uint8 [256, 256, 3]. A 256×256 RGB baseline JPEG without EXIF rotation or ICC profile comes back byte for byte.
-    Raises RejectedImage with the reason if the picture cannot be packed, ValueError for an unknown option.
+    `data` is a whole file of any format. Returns a baseline JPEG with 4:2:0 chroma, or for `encoding="raw"` a `.npy`
+    file of uint8 [256, 256, 3]. A 256×256 RGB baseline JPEG without EXIF rotation or ICC profile comes back byte for
+    byte. Raises RejectedImage with the reason if the picture cannot be packed, ValueError for an unknown option.
     """
     for name, value, known in (("resample", resample, Resample), ("encoding", encoding, Encoding)):
         if value not in get_args(known):
@@ -99,21 +99,36 @@ def _shrink(rows: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
     """
     result = np.empty((SIDE, SIDE * 3), np.uint8)
     column = np.empty(side * 3, np.uint32)
-    scale = 1.0 / (side * side)
     for y in range(SIDE):
-        column[:] = 0
-        for j in range(side * y // SIDE, (side * (y + 1) - 1) // SIDE + 1):
-            weight = np.uint32(min(side * (y + 1), SIDE * (j + 1)) - max(side * y, SIDE * j))
-            for k in range(side * 3):
-                column[k] += weight * np.uint32(rows[top + j, left * 3 + k])
-        for x in range(SIDE):
-            red, green, blue = 0, 0, 0
-            for j in range(side * x // SIDE, (side * (x + 1) - 1) // SIDE + 1):
-                part = min(side * (x + 1), SIDE * (j + 1)) - max(side * x, SIDE * j)
-                red += part * np.int64(column[3 * j])
-                green += part * np.int64(column[3 * j + 1])
-                blue += part * np.int64(column[3 * j + 2])
-            result[y, 3 * x] = np.uint8(red * scale + 0.5)
-            result[y, 3 * x + 1] = np.uint8(green * scale + 0.5)
-            result[y, 3 * x + 2] = np.uint8(blue * scale + 0.5)
+        begin, end = side * y, side * (y + 1)
+        first, last = begin // SIDE, (end - 1) // SIDE
+        for j in range(first, last + 1):
+            weight = np.uint32(min(end, SIDE * (j + 1)) - max(begin, SIDE * j))
+            row = rows[top + j, left * 3 : (left + side) * 3]
+            if j == first:
+                for k in range(side * 3):
+                    column[k] = weight * np.uint32(row[k])
+            else:
+                for k in range(side * 3):
+                    column[k] += weight * np.uint32(row[k])
+        _average_row(column, side, result[y])
     return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _average_row(column: np.ndarray, side: int, result: np.ndarray) -> None:
+    """Sum weighted columns (uint32 [side·3]) over the areas of one output row, and divide: → uint8 [256·3]."""
+    scale = 1.0 / (side * side)
+    for x in range(SIDE):
+        begin, end = side * x, side * (x + 1)
+        first, last = begin // SIDE, (end - 1) // SIDE
+        weight = np.uint64(min(end, SIDE * (first + 1)) - begin)
+        red, green, blue = weight * column[3 * first], weight * column[3 * first + 1], weight * column[3 * first + 2]
+        for j in range(first + 1, last + 1):
+            weight = np.uint64(min(end, SIDE * (j + 1)) - SIDE * j)
+            red += weight * column[3 * j]
+            green += weight * column[3 * j + 1]
+            blue += weight * column[3 * j + 2]
+        result[3 * x] = np.uint8(red * scale + 0.5)
+        result[3 * x + 1] = np.uint8(green * scale + 0.5)
+        result[3 * x + 2] = np.uint8(blue * scale + 0.5)

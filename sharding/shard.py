@@ -9,7 +9,7 @@ import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from sharding.errors import ShardError
 KEY_BYTES = 90
 """Longer keys end in a hash: ustar holds names of 100 bytes."""
 
-SUFFIX = {"jpeg": "jpg", "raw": "npy"}
+Encoding = Literal["jpeg", "raw"]
+SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 _BLOCK = 512
 _HEADER = "<100s8s8s8s12s12s8s1s100s8s247x"
 _PLAIN = re.compile(rb"[^A-Za-z0-9_/-]")
@@ -42,9 +43,9 @@ def sample_key(name: str) -> str:
 
 
 class ShardWriter:
-    """Writes one tar to `file` and counts what the manifest and the index need. The same samples give the same bytes."""
+    """Writes one tar to `file`, and counts for the manifest and the index. The same samples give the same bytes."""
 
-    def __init__(self, file: IO[bytes], encoding: str) -> None:
+    def __init__(self, file: IO[bytes], encoding: Encoding) -> None:
         self._file = file
         self._suffix = SUFFIX[encoding]
         self._digest = hashlib.sha256()
@@ -87,7 +88,7 @@ class ShardWriter:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The ustar block of a plain file: mode 644, owner 0, time 0. The same as Python's tarfile makes, ten times as fast."""
+    """The ustar block of a plain file: mode 644, owner 0, time 0. As Python's tarfile makes it, ten times as fast."""
     fields = (name.encode("ascii"), size, b"ustar\x0000")
     block = bytearray(
         struct.pack(

@@ -14,10 +14,10 @@ _SIDE = 256
 
 @numba.njit(cache=True, nogil=True)
 def _add(pixels: np.ndarray, by_place: np.ndarray, products: np.ndarray) -> None:
-    """Add one picture (uint8 [65536·3]) to the sums: by_place int64 [65536·3], products int64 [6] (rr gg bb rg rb gb)."""
+    """Add one picture, uint8 [65536·3], to int64 [65536·3] by place and int64 [6] products (rr gg bb rg rb gb)."""
     for k in range(pixels.size):
         by_place[k] += pixels[k]
-    rr, gg, bb, rg, rb, gb = 0, 0, 0, 0, 0, 0
+    rr = gg = bb = rg = rb = gb = np.int64(0)
     for k in range(0, pixels.size, 3):
         red, green, blue = np.int64(pixels[k]), np.int64(pixels[k + 1]), np.int64(pixels[k + 2])
         rr += red * red
@@ -66,7 +66,7 @@ class Sums:
             return cls(int(arrays["images"]), arrays["by_place"], arrays["products"])
 
     def finish(self) -> "Statistics":
-        """The statistics of all pictures counted. Divisions happen once, on exact integers. Raises ShardError for none."""
+        """The statistics of all pictures counted: exact integers, divided once. Raises ShardError if there is none."""
         if not self.images:
             raise ShardError("no pictures: their statistics are not defined")
         count = self.images * _SIDE * _SIDE
@@ -94,8 +94,8 @@ class Sums:
 class Statistics:
     """What standardising and the colour noise need, of the packed training pictures, on 0..255 data, RGB.
 
-    `mean_image` float64 [256, 256, 3]; `rgb_mean` [3]; `rgb_covariance` [3, 3] about the RGB mean, over pictures and places;
-    `eigenvalues` [3] descending; `eigenvectors` [3, 3] in columns, each with its largest component positive;
+    `mean_image` float64 [256, 256, 3]; `rgb_mean` [3]; `rgb_covariance` [3, 3] about the RGB mean, over pictures and
+    places; `eigenvalues` [3] descending; `eigenvectors` [3, 3] in columns, each with its largest component positive;
     `images` how many pictures (Krizhevsky 2012 §2 and §4.1).
     """
 

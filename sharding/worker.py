@@ -10,8 +10,8 @@ import numpy as np
 from sharding.errors import RejectedImage, ShardError
 from sharding.manifest import write_atomically
 from sharding.plan import Sample
-from sharding.resize import Encoding, Resample, decode_stored, prepare_image
-from sharding.shard import ShardWriter
+from sharding.resize import Resample, decode_stored, prepare_image
+from sharding.shard import Encoding, ShardWriter
 from sharding.statistics import Sums
 
 _REPORT_EVERY = 32

@@ -1,0 +1,69 @@
+"""What runs tasks: this machine's processes, or a cluster's workers through dask.distributed (extra "cluster")."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+from sharding.errors import ShardError
+
+_WAIT_SECONDS = 30
+
+
+@contextlib.contextmanager
+def open_executor(
+    workers: int, scheduler: str | None = None, preload: str = "sharding.worker"
+) -> Iterator[tuple[Executor, int]]:
+    """What runs the tasks, and how many at a time: a cluster, processes that die with this one, or a thread."""
+    if scheduler is not None:
+        with _cluster(scheduler) as found:
+            yield found
+    elif workers == 1:
+        with ThreadPoolExecutor(1) as threads:
+            yield threads, 1
+    else:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([preload])
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
+            yield processes, workers
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and die with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
+    """Connect to the dask scheduler at `address`; yields an executor and the number of its workers' threads.
+
+    A task whose worker dies runs again on another. Raises ShardError if there is no scheduler, no worker, or no dask.
+    """
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise ShardError("--scheduler needs dask.distributed; install it with: pip install dask distributed") from None
+    try:
+        with dask.config.set({"distributed.comm.timeouts.connect": f"{_WAIT_SECONDS}s"}):
+            client = distributed.Client(address, set_as_default=False)
+        client.wait_for_workers(1, timeout=_WAIT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ShardError(
+            f"{address}: no dask scheduler with a worker answers within {_WAIT_SECONDS} s ({error}); start them with "
+            "`dask scheduler` and `dask worker`, where this package is installed"
+        ) from None
+    with client:
+        yield client.get_executor(pure=False, retries=3), max(1, sum(client.nthreads().values()))
