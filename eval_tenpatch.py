@@ -1,7 +1,7 @@
 """A run's checkpoint and a packed split in; ten-patch and centre-crop errors out, on screen and in `RUN/report.json`.
 
     python eval_tenpatch.py --run RUN [--checkpoint last|best|FILE] [--shards DIR] [--split val|test]
-    torchrun --nproc-per-node N eval_tenpatch.py --run RUN …          several GPUs or processes, the same figures
+    torchrun --nproc-per-node N -- eval_tenpatch.py --run RUN …       several GPUs or processes, the same figures
     python eval_tenpatch.py --run RUN --predict IMAGE…                the five best classes of any picture
 
 Beside report.json: `class_errors.csv` (a line for each class) and `predictions.npz` (a row for each image).
@@ -113,8 +113,8 @@ def evaluate(
             scores["ten_patch_mean_logits"].add_logits(answer.mean_logits, labels)
             scores["center_crop"].add_logits(answer.center_logits, labels)
             top = answer.probabilities.cpu().topk(kept, dim=1)
-            rows["ids"].append(np.array(batch.ids, np.int64))
-            rows["labels"].append(np.array(labels, np.int64))
+            rows["ids"].append(batch.ids.numpy().copy())
+            rows["labels"].append(labels.numpy().copy())
             rows["best"].append(top.indices.numpy().astype(np.int32))
             rows["probability"].append(top.values.numpy().astype(np.float32))
     return Evaluation(scores=scores, **{name: np.concatenate(parts) for name, parts in rows.items()})

@@ -49,7 +49,7 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
     if evaluation["classes"] <= 5:
         sentences.append("With five classes or fewer the top-5 error is always 0.")
     if evaluation["reference_note"]:
-        sentences.append(f"References: {NO_REFERENCE}.")
+        sentences.append(f"{NO_REFERENCE.capitalize()}.")
     measured = evaluation["checkpoint"]
     if measured["step"] != run.state["step"]:
         sentences.append(

@@ -25,10 +25,11 @@ def draw_neighbours(
     query_names: Sequence[str],
     neighbours: Sequence[Sequence[np.ndarray]],
     neighbour_names: Sequence[Sequence[str]],
+    same: np.ndarray,
 ) -> Figure:
     """A row for each held-out image: itself, a gap, its neighbours in order. Pixels uint8 [256, 256, 3].
 
-    A neighbour of another class than the held-out image has its name in orange.
+    A neighbour of another class than the held-out image (`same` bool [queries, k] false) has its name in orange.
     """
     columns = max(len(row) for row in neighbours)
     with rc_context(STYLE):
@@ -42,5 +43,5 @@ def draw_neighbours(
             for place, (image, other) in enumerate(zip(neighbours[row], neighbour_names[row])):
                 axes = figure.add_subplot(grid[row, place + 2])
                 show_image(axes, image)
-                axes.set_title(short_name(other, 18), fontsize=8.5, pad=3, color=BLACK if other == name else ORANGE)
+                axes.set_title(short_name(other, 18), fontsize=8.5, pad=3, color=BLACK if same[row, place] else ORANGE)
     return figure

@@ -58,9 +58,9 @@ def neighbours_section(
         for start in range(0, searched, CHUNK)
     ]
     found, _ = nearest(np.concatenate(features), classifier.features(queries), NEIGHBOURS)
-    query_names = [names[label] for label in held_out.labels(ids)]
-    neighbour_names = [[names[label] for label in training.labels(row)] for row in found]
-    same = sum(other == name for name, row in zip(query_names, neighbour_names) for other in row)
+    labels, near = held_out.labels(ids), np.stack([training.labels(row) for row in found])
+    query_names, neighbour_names = [names[label] for label in labels], [[names[label] for label in row] for row in near]
+    same = near == labels[:, None]
     said = "; ".join(
         f"{short_name(name)}: {', '.join(map(short_name, row))}" for name, row in zip(query_names, neighbour_names)
     )
@@ -68,11 +68,11 @@ def neighbours_section(
         name="neighbours",
         png=png(
             draw_neighbours(
-                list(queries), query_names, [list(pixels_of(training, row)) for row in found], neighbour_names
+                list(queries), query_names, [list(pixels_of(training, row)) for row in found], neighbour_names, same
             )
         ),
-        alternative=f"{len(ids)} held-out images, each with its {found.shape[1]} nearest training images, {same} of "
-        f"{found.size} of the same class. {said}.",
+        alternative=f"{len(ids)} held-out images, each with its {found.shape[1]} nearest training images, "
+        f"{same.sum()} of {found.size} of the same class. {said}.",
         caption="Krizhevsky 2012, Figure 4, right: Euclidean distance of fc7's outputs for the centre crop, searched "
         f"among {searched} of {len(training)} training images. Another class than the held-out image's is orange.",
     )
