@@ -58,7 +58,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
         if marker in _START_OF_FRAME and len(segment) >= 6:
             frame = (marker, *struct.unpack_from(">BHHB", segment))
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
-            found["rotated"] = _is_rotated(segment)
+            found["rotated"] = _is_rotated(segment[6:])
         elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
             found["icc_profile"] = True
         elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
@@ -72,13 +72,19 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     )
 
 
-def _is_rotated(segment: bytes) -> bool:
-    exif = Image.Exif()
+def _is_rotated(exif: bytes) -> bool:
+    """Whether EXIF's first directory asks for a rotation. Unreadable EXIF counts as one: no shard shall hold it."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2], "=")
     try:
-        exif.load(segment)
-        return exif.get(_ORIENTATION, 1) != 1
-    except (SyntaxError, struct.error, ValueError, KeyError, TypeError):
-        return True  # unreadable EXIF: treat it as one that may rotate, so that it does not go into a shard
+        (directory,) = struct.unpack_from(f"{order}4xI", exif)
+        (count,) = struct.unpack_from(f"{order}H", exif, directory)
+        for place in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, value = struct.unpack_from(f"{order}H6xH", exif, place)
+            if tag == _ORIENTATION:
+                return bool(value != 1)
+    except struct.error:
+        return True
+    return False
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -71,64 +71,85 @@ def _is_plain(header: JpegHeader) -> bool:
 
 
 def central_square(pixels: np.ndarray, resample: Resample = "area") -> np.ndarray:
-    """Scale the shorter side to 256 and keep the central 256×256.
+    """Scale the shorter side to 256 (the other is rounded down), keep the central 256×256 (offsets rounded down).
 
-    `pixels` and the result are uint8 [height, width, 3]. The square of the shorter side is taken at whole pixels
-    (left and top offsets rounded down). `area` averages exactly over each output pixel's area, and is bicubic where the
-    picture must grow (as cuda-convnet2's data maker); `lanczos` is Pillow's (as the seed).
+    `pixels` and the result are uint8 [height, width, 3]. `area` averages exactly over each output pixel's area, and is
+    bicubic where the picture must grow (as cuda-convnet2's data maker); `lanczos` is Pillow's (as the seed). Only
+    what is kept is computed.
     """
     height, width = pixels.shape[:2]
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    new_height, new_width = SIDE * height // side, SIDE * width // side
+    top, left = (new_height - SIDE) // 2, (new_width - SIDE) // 2
     if side == SIDE:
-        return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+        return np.ascontiguousarray(pixels[top : top + SIDE, left : left + SIDE])
     if resample == "area" and side > SIDE:
         rows = np.ascontiguousarray(pixels).reshape(height, width * 3)
-        return _shrink(rows, top, left, side).reshape(SIDE, SIDE, 3)
+        down, across = _overlaps(height, new_height, top), _overlaps(width, new_width, left)
+        return _shrink(rows, (new_height, new_width), down, across).reshape(SIDE, SIDE, 3)
     kernel = Image.Resampling.LANCZOS if resample == "lanczos" else Image.Resampling.BICUBIC
-    box = (left, top, left + side, top + side)
+    x, y = width / new_width, height / new_height
+    box = (left * x, top * y, (left + SIDE) * x, (top + SIDE) * y)
     return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), kernel, box=box))
 
 
-@numba.njit(cache=True, nogil=True)
-def _shrink(rows: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    """Average a square of `rows` (uint8 [height, width·3]) over 256×256 equal areas → uint8 [256, 256·3].
+def _overlaps(old: int, new: int, offset: int) -> np.ndarray:
+    """How output pixels offset … offset+255 of an axis scaled from `old` to `new` pixels lie over the source pixels.
 
-    In units of 1/256 source pixel, source pixel j covers [256j, 256j+256) and output pixel i covers
-    [side·i, side·i+side): the overlaps are integers, so the sums are exact and the same on every machine.
+    In units of 1/new of a source pixel, source pixel j covers [new·j, new·j+new) and output pixel i covers
+    [old·i, old·i+old): the overlaps are integers, so sums over them are exact and the same on every machine.
+    Returns int64 [256, 3]: the first source pixel, the last, and the overlap with the first. Those between overlap by
+    `new`, the last by what is left of `old`.
     """
+    begin = old * (offset + np.arange(SIDE, dtype=np.int64))
+    first = begin // new
+    return np.stack([first, (begin + old - 1) // new, np.minimum(old, new * (first + 1) - begin)], axis=1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _shrink(rows: np.ndarray, shape: tuple[int, int], down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Average `rows` (uint8 [height, width·3]) over the areas of output pixels → uint8 [256, 256·3].
+
+    `shape` is the (height, width) that the whole picture is scaled to, `down` and `across` the `_overlaps` of the axes.
+    Sums stay below 2^53, so float64 holds them exactly.
+    """
+    height, width = rows.shape[0], rows.shape[1] // 3
+    start, stop = 3 * across[0, 0], 3 * (across[-1, 1] + 1)
+    summed, column, total = np.empty(stop - start, np.uint32), np.empty(stop - start), np.empty(SIDE * 3)
     result = np.empty((SIDE, SIDE * 3), np.uint8)
-    column = np.empty(side * 3, np.uint32)
+    scale = 1.0 / (height * width)
     for y in range(SIDE):
-        begin, end = side * y, side * (y + 1)
-        first, last = begin // SIDE, (end - 1) // SIDE
+        first, last, weight = down[y, 0], down[y, 1], down[y, 2]
+        left = height
+        summed[:] = 0
         for j in range(first, last + 1):
-            weight = np.uint32(min(end, SIDE * (j + 1)) - max(begin, SIDE * j))
-            row = rows[top + j, left * 3 : (left + side) * 3]
-            if j == first:
-                for k in range(side * 3):
-                    column[k] = weight * np.uint32(row[k])
-            else:
-                for k in range(side * 3):
-                    column[k] += weight * np.uint32(row[k])
-        _average_row(column, side, result[y])
+            row, share = rows[j, start:stop], np.uint32(weight)
+            for k in range(summed.size):
+                summed[k] += share * np.uint32(row[k])
+            left -= weight
+            weight = min(left, shape[0])
+        for k in range(summed.size):
+            column[k] = summed[k]
+        _sum_across(column, across, width, shape[1], total)
+        for k in range(total.size):
+            result[y, k] = np.uint8(np.int32(total[k] * scale + 0.5))
     return result
 
 
 @numba.njit(cache=True, nogil=True)
-def _average_row(column: np.ndarray, side: int, result: np.ndarray) -> None:
-    """Sum weighted columns (uint32 [side·3]) over the areas of one output row, and divide: → uint8 [256·3]."""
-    scale = 1.0 / (side * side)
+def _sum_across(column: np.ndarray, across: np.ndarray, old: int, new: int, total: np.ndarray) -> None:
+    """Sum float64 columns (r, g, b from source pixel across[0, 0] on) over one output row's areas → float64 [256·3]."""
     for x in range(SIDE):
-        begin, end = side * x, side * (x + 1)
-        first, last = begin // SIDE, (end - 1) // SIDE
-        weight = np.uint64(min(end, SIDE * (first + 1)) - begin)
-        red, green, blue = weight * column[3 * first], weight * column[3 * first + 1], weight * column[3 * first + 2]
-        for j in range(first + 1, last + 1):
-            weight = np.uint64(min(end, SIDE * (j + 1)) - SIDE * j)
-            red += weight * column[3 * j]
-            green += weight * column[3 * j + 1]
-            blue += weight * column[3 * j + 2]
-        result[3 * x] = np.uint8(red * scale + 0.5)
-        result[3 * x + 1] = np.uint8(green * scale + 0.5)
-        result[3 * x + 2] = np.uint8(blue * scale + 0.5)
+        first, last, weight = across[x, 0], across[x, 1], across[x, 2]
+        place, left = np.uint64(3 * (first - across[0, 0])), old  # unsigned: signed indices cost a test for wrapping
+        red = green = blue = 0.0
+        for _ in range(first, last + 1):
+            red += weight * column[place]
+            green += weight * column[place + np.uint64(1)]
+            blue += weight * column[place + np.uint64(2)]
+            place += np.uint64(3)
+            left -= weight
+            weight = min(left, new)
+        total[3 * x] = red
+        total[3 * x + 1] = green
+        total[3 * x + 2] = blue
