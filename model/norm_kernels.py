@@ -89,7 +89,7 @@ def _five(rows, row, zeros):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _add_columns(sums, channels, out):  # type: ignore[no-untyped-def]
-    """out [W·C] = Σ over the five columns around each, of sums, which is padded by two columns of zeros at either end."""
+    """out [W·C] = Σ over the five columns around each, of sums, padded by two columns of zeros at either end."""
     size = out.size
     a, b = sums[:size], sums[channels : channels + size]
     c = sums[2 * channels : 2 * channels + size]

@@ -85,7 +85,8 @@ class TwoTowerAlexNet(Towers):
 
 def split_state(state: Mapping[str, Tensor], tower: int) -> dict[str, Tensor]:
     """Tower 0's or 1's part of `state`, a mapping from unsplit parameter names to tensors (weights, or velocities)."""
-    return {name: tensor if name == SHARED else _halves(name, tensor)[tower].clone() for name, tensor in state.items()}
+    parts = {name: tensor if name == SHARED else _halves(name, tensor)[tower] for name, tensor in state.items()}
+    return {name: part.clone() for name, part in parts.items()}
 
 
 def join_state(towers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
