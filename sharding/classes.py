@@ -60,7 +60,15 @@ class Devkit:
             words = {str(row["WNID"]): str(row["words"]) for row in leaves}
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; give the development kit's meta.mat") from None
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zlib.error) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            zlib.error,
+            scipy.io.matlab.MatReadError,
+        ) as error:
             raise ShardError(f"{path}: cannot be read as a development kit's meta.mat ({error})") from None
         return cls(int(match[1]), wnids, words)
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +23,10 @@ _POLL_SECONDS = 0.3
 
 @contextlib.contextmanager
 def open_job(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
-    """Enter the job folder `work`, alone; yields `work/job`. Raises ShardError if it was begun with other options."""
+    """Enter the job folder `work`, alone; yields `work/job`. Without a finished shard, it does not outlive an error.
+
+    Raises ShardError if it was begun with other options, or if another process is in it.
+    """
     place = work / "job"
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("w") as lock:
@@ -36,7 +40,13 @@ def open_job(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
         for part in (*work.glob("*.part"), *place.glob("*.part")):
             part.unlink()
         (place / "progress").unlink(missing_ok=True)
-        yield place
+        try:
+            yield place
+        except sqlite3.Error as error:
+            raise ShardError(f"{place}/plan.sqlite: {error}; make room, and run the same command again") from None
+        finally:
+            if work.exists() and not any(work.glob("*.tar")) and not (place / "spooled.json").exists():
+                shutil.rmtree(work)  # nothing in it is worth carrying on with
 
 
 def _check_identity(work: Path, path: Path, identity: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Source pictures → published splits: plan, estimate, pack in parallel, publish. `python -m sharding pack SRC OUT`."""
 
+import contextlib
 import json
 import logging
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -76,24 +76,18 @@ class SplitPacking:
             return False
         with job.open_job(self.work, identity) as place:
             if not (self.work / "manifest.json").exists():  # else it was killed while it was being published
-                try:
-                    self._make(place, found, identity)
-                except sqlite3.Error as error:
-                    raise ShardError(
-                        f"{place}/plan.sqlite: {error}; make room, and run the same command again"
-                    ) from None
+                self._make(place, found, identity)
             job.publish(self.work, self.final)
         self._check_published(identity)
         return True
 
     def _make(self, place: Path, found: Source, identity: dict[str, Any]) -> None:
-        plan = Plan(place / "plan.sqlite", self.seed)
-        self._fill(plan, found, place)
-        self._check_unchanged(place / "listing.json", plan)
-        notes = self._finished(plan)
-        self._announce(plan, found.layout, (sample.read() for sample in plan.spread(_PROBE)), notes)
-        self._pack_shards(plan, place, notes)
-        plan.close()
+        with contextlib.closing(Plan(place / "plan.sqlite", self.seed)) as plan:
+            self._fill(plan, found, place)
+            self._check_unchanged(place / "listing.json", plan)
+            notes = self._finished(plan)
+            self._announce(plan, found.layout, (sample.read() for sample in plan.spread(_PROBE)), notes)
+            self._pack_shards(plan, place, notes)
         self._conclude(place, identity, sorted(notes, key=lambda note: note.name))
 
     def _check_published(self, identity: dict[str, Any]) -> None:

@@ -137,9 +137,11 @@ class Plan:
 
     def shards(self, samples_per_shard: int) -> Iterator[list[Sample]]:
         """The samples of each shard in turn."""
-        rows = self._database.execute(f"SELECT {_COLUMNS} FROM samples ORDER BY place, key")
-        while chunk := rows.fetchmany(samples_per_shard):
-            yield [Sample(*row) for row in chunk]
+        query = f"SELECT {_COLUMNS}, place FROM samples WHERE (place, key) > (?, ?) ORDER BY place, key LIMIT ?"
+        place, key = -1, ""
+        while rows := self._database.execute(query, (place, key, samples_per_shard)).fetchall():
+            yield [Sample(*row[:-1]) for row in rows]
+            place, key = rows[-1][-1], rows[-1][0]
 
     def spread(self, count: int) -> Iterator[Sample]:
         """About `count` samples, evenly spread over the plan."""

@@ -1,0 +1,170 @@
+"""Tars and indexes against tarfile, GNU tar, webdataset, DALI's reader and DALI's wds2idx."""
+
+import io
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wds2idx
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nvidia.dali import fn, pipeline_def
+
+from sharding.errors import ShardError
+from sharding.shard import KEY_BYTES, ShardWriter, read_index, read_keys, sample_key, tar_header
+
+NAMES = [
+    ("n01440764/n01440764_10026.JPEG", "n01440764/n01440764_10026"),
+    ("a b.jpg", "a%20b"),
+    ("café/x.jpg", "caf%C3%A9/x"),
+    (".hidden.jpg", "%2Ehidden"),
+    (".jpg", "%2Ejpg"),
+    ("two.dots.png", "two%2Edots"),
+    ("no-suffix", "no-suffix"),
+    ("100%.jpg", "100%25"),
+    ("../../etc/passwd.jpg", "%2E%2E/%2E%2E/etc/passwd"),
+    ("__meta__/x.jpg", "%5F_meta__/x"),
+    ("back\\slash\n.jpg", "back%5Cslash%0A"),
+]
+
+
+@pytest.mark.parametrize(("name", "key"), NAMES)
+def test_keys(name: str, key: str) -> None:
+    assert sample_key(name) == key
+
+
+def test_long_names_end_in_a_hash_and_stay_apart() -> None:
+    keys = {sample_key("x" * 200 + tail + ".jpg") for tail in ("1", "2", "3")}
+    assert len(keys) == 3
+    assert all(len(key) == KEY_BYTES and re.fullmatch(r"x{57}-[0-9a-f]{32}", key) for key in keys)
+    assert sample_key("y" * 90 + ".jpg") == "y" * 90
+
+
+PARTS = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+@settings(max_examples=150, deadline=None)
+@given(first=st.lists(PARTS, min_size=1, max_size=3), second=st.lists(PARTS, min_size=1, max_size=3))
+def test_any_two_names_that_differ_have_keys_that_differ(first: list[str], second: list[str]) -> None:
+    names = ["/".join(parts) + ".jpg" for parts in (first, second)]
+    keys = [sample_key(name) for name in names]
+    assert all(re.fullmatch(r"[A-Za-z0-9_/%-]{1,90}", key) for key in keys)
+    assert (keys[0] == keys[1]) == (names[0] == names[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.text("abc/_%-", min_size=1, max_size=100), size=st.integers(0, 8**11 - 1))
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = size
+    assert tar_header(name, size) == header.tobuf(tarfile.USTAR_FORMAT)
+
+
+def write(path: Path, samples: list[tuple[str, bytes, int]]) -> ShardWriter:
+    with path.open("wb") as file:
+        writer = ShardWriter(file, "jpeg")
+        for key, picture, label in samples:
+            writer.add(key, picture, label)
+        writer.finish()
+    path.with_suffix(".idx").write_text(writer.index())
+    return writer
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[tuple[str, bytes, int]]:
+    random = np.random.default_rng(0)
+    keys = [sample_key(name) for name, _ in NAMES] + [sample_key("long" * 40), "plain"]
+    return [(key, random.bytes(int(random.integers(0, 3000))), label * 83) for label, key in enumerate(keys)]
+
+
+@pytest.fixture(scope="module")
+def tar(samples: list[tuple[str, bytes, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("a shard") / "train-000000.tar"
+    write(path, samples)
+    return path
+
+
+def test_the_whole_tar_is_what_tarfile_writes(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for key, picture, label in samples:
+            for name, content in ((f"{key}.jpg", picture), (f"{key}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    assert tar.read_bytes() == file.getvalue()
+
+
+@pytest.mark.parametrize("last", [0, 512, 8192, 8193, 10240])
+def test_the_end_is_padded_as_tarfile_pads_it(tmp_path: Path, last: int) -> None:
+    writer = write(tmp_path / "x.tar", [("a", b"x" * last, 1)])
+    size = (tmp_path / "x.tar").stat().st_size
+    assert size % 10240 == 0 and size == writer.bytes
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        assert archive.getnames() == ["a.jpg", "a.cls"]
+
+
+def test_gnu_tar_lists_it(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
+    listed = subprocess.run(["tar", "tf", tar], capture_output=True, text=True, check=True)
+    assert listed.stderr == ""
+    assert listed.stdout.split() == [f"{key}.{suffix}" for key, _, _ in samples for suffix in ("jpg", "cls")]
+
+
+def test_webdataset_reads_every_sample(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
+    found = list(webdataset.WebDataset(str(tar), shardshuffle=False))
+    assert [(one["__key__"], one["jpg"], int(one["cls"])) for one in found] == samples
+
+
+def test_dalis_reader_finds_every_sample_by_our_index(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
+    @pipeline_def(batch_size=len(samples), num_threads=1, device_id=None)
+    def graph() -> object:
+        return tuple(
+            fn.readers.webdataset(paths=[str(tar)], index_paths=[str(tar.with_suffix(".idx"))], ext=["jpg", "cls"])
+        )
+
+    pipeline = graph()
+    pipeline.build()
+    pictures, labels = pipeline.run()
+    assert [pictures.at(place).tobytes() for place in range(len(samples))] == [picture for _, picture, _ in samples]
+    assert [int(labels.at(place).tobytes()) for place in range(len(samples))] == [label for _, _, label in samples]
+
+
+def test_the_index_is_wds2idxs(tar: Path, tmp_path: Path) -> None:
+    with wds2idx.IndexCreator(str(tar), str(tmp_path / "theirs.idx"), verbose=False) as creator:
+        creator.create_index()
+    assert (tmp_path / "theirs.idx").read_bytes() == tar.with_suffix(".idx").read_bytes()
+
+
+def test_the_index_leads_to_the_bytes(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
+    content, index = tar.read_bytes(), read_index(tar.with_suffix(".idx"), "jpg")
+    assert len(index) == len(samples)
+    for place, (_, picture, label) in enumerate(samples):
+        start, size = index.picture_start[place], index.picture_bytes[place]
+        assert content[start : start + size] == picture
+        start, size = index.label_start[place], index.label_bytes[place]
+        assert content[start : start + size] == str(label).encode()
+    assert read_keys(tar.with_suffix(".idx"), "jpg") == [key for key, _, _ in samples]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file; make it with: wds2idx"),
+        ("", "not an index v1.2"),
+        ("v1.1 1\njpg 512 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
+        ("v1.2 2\njpg 512 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
+        ("v1.2 1\njpg 512 3 a.jpg\n", "not an index v1.2"),
+        ("v1.2 1\nnpy 512 3 a.npy cls 1536 1 a.cls\n", "of jpg and cls members"),
+        ("v1.2 1\njpg x 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
+    ],
+)
+def test_a_broken_index_is_an_error_that_names_it(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "train-000007.idx"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ShardError, match=f"train-000007.idx: .*{message}"):
+        read_index(path, "jpg")
