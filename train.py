@@ -1,14 +1,13 @@
 """Train AlexNet: a shard set in; checkpoints, metrics and TensorBoard events in the run's folder out.
 
     python train.py --shards DIR --run DIR                                        one process: one GPU, or the CPU
-    torchrun --standalone --nproc-per-node 4 train.py --shards DIR --run DIR      four GPUs: two split networks
+    torchrun --standalone --nproc-per-node 4 -- train.py --shards DIR --run DIR   four GPUs: two split networks
 
 A run can be stopped at any step (SIGTERM, SIGUSR1, Ctrl-C: it saves first) and goes on with --resume auto as if it had
 never stopped. Exit status: 0 done or stopped in order, 1 the work failed, 2 the command line is wrong.
 """
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -25,10 +24,10 @@ from model.feed import Feed, decoding_place
 from model.mesh import Mesh, MeshError, close_mesh, make_mesh
 from model.parallel import ParallelNetwork, set_up_torch
 from model.progress import NotFiniteError, Progress, Step, announce
-from model.run_folder import CONFIG, RunError, RunFolder
+from model.run_folder import RunError, RunFolder
 from model.schedule import Schedule
 from model.scores import ScoreError, Scores
-from model.state import Keeper, Place, as_tensors, read_matching, versions, where_to_start
+from model.state import Keeper, Place, after_restart, as_tensors, read_matching, versions, where_to_start
 from model.stopping import Control, LostRankError, StopSignals, noticing_lost_ranks
 from sharding import ShardError, ShardSet
 
@@ -53,19 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     close_mesh()
     return 0
-
-
-def after_restart(config: TrainConfig) -> TrainConfig:
-    """The config for this start: one by `torchrun --max-restarts` goes on from where the last one got to."""
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return config
-    config = replace(config, resume="auto")
-    written = config.run / CONFIG
-    if config.resume_from is not None and written.is_file():
-        before = json.loads(written.read_text(encoding="utf-8"))["train"]["resume_from"]
-        if before == str(config.resume_from):  # the first start took it up as last.pt
-            return replace(config, resume_from=None)
-    return config
 
 
 def open_data(config: TrainConfig) -> tuple[ShardSet, ShardSet | None]:

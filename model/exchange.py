@@ -29,8 +29,8 @@ def swap_halves(
         raise ValueError(f"rank {model_rank} of a pair should hold {rows} of {sum(sizes)} samples, got {wrong}")
     widths = [half.shape[1:].numel() * half.element_size() for half in halves]
     packed = [
-        half.contiguous().view(rows, half.shape[1:].numel()).view(torch.uint8).view(rows, width)
-        for half, width in zip(halves, widths)
+        half.clone(memory_format=torch.contiguous_format).view(rows, half.shape[1:].numel()).view(torch.uint8)
+        for half in halves
     ]
     message = torch.zeros(max(sizes), sum(widths), dtype=torch.uint8, device=halves[0].device)
     message[:rows] = torch.cat(packed, dim=1)

@@ -7,7 +7,6 @@ rank's loss is its sum over the global batch's size, times the number of data ra
 
 import contextlib
 import os
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -57,15 +56,11 @@ class ParallelNetwork:
         """Begin to average gradients over the data axis; call it once the weights are those to start from."""
         if self.mesh.data_group is None:
             return
-        # Bucket rebuild after the first step would change the order of sums from three ranks on, and a resumed
-        # run would not be bitwise the same; looking for unused parameters is what turns it off.
-        warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+        # One bucket for each parameter, before and after the first step: no two fit into 0 MB. Else DDP puts buckets
+        # together anew then, with them the order of sums changes from three ranks on, and a resumed run would not
+        # be bitwise the run that never stopped.
         self._forward = DistributedDataParallel(
-            self.net,
-            process_group=self.mesh.data_group,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-            gradient_as_bucket_view=True,
+            self.net, process_group=self.mesh.data_group, bucket_cap_mb_list=[0], gradient_as_bucket_view=True
         )
 
     def step(
@@ -92,7 +87,7 @@ class ParallelNetwork:
                 key = DropoutKey(self.config.seed, step, ids[part])
                 with self._autocast():
                     logits = self._forward(images[part], dropout=key)
-                loss = F.cross_entropy(logits.float(), labels[part], reduction="sum")
+                    loss = F.cross_entropy(logits, labels[part], reduction="sum")
                 (loss * scale).backward()
             wrong = (logits.detach().argmax(dim=1) != labels[part]).sum()
             totals += torch.stack([loss.detach().double(), wrong.double()])

@@ -4,9 +4,12 @@
 another training than the one asked for.
 """
 
+import contextlib
+import json
+import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from model.checkpoint import (
 )
 from model.config import TrainConfig
 from model.parallel import ParallelNetwork
-from model.run_folder import RunError, refuse_to_overwrite
+from model.run_folder import CONFIG, RunError, refuse_to_overwrite
 from model.schedule import Schedule
 from model.stopping import Control
 from model.two_tower import join_state, split_state
@@ -47,9 +50,11 @@ class Place:
 
 def versions() -> dict[str, str]:
     """What computes here: Python and the packages that numbers depend on."""
-    names = ("torch", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
-    found = {item.metadata["Name"]: item.version for item in metadata.distributions()}
-    return {"python": platform.python_version()} | {name: found[name] for name in names if name in found}
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def collect(network: ParallelNetwork) -> tuple[Tensors, Tensors] | None:
@@ -182,6 +187,19 @@ class Keeper:
             publish(last, self.path(BEST))
         if epoch_done and self.keep_every and place.epoch % self.keep_every == 0:
             publish(last, self.path(f"epoch-{place.epoch:04d}.pt"))
+
+
+def after_restart(config: TrainConfig) -> TrainConfig:
+    """The config for this start: one by `torchrun --max-restarts` goes on from where the last one got to."""
+    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return config
+    config = replace(config, resume="auto")
+    written = config.run / CONFIG
+    if config.resume_from is not None and written.is_file():
+        before = json.loads(written.read_text(encoding="utf-8"))["train"]["resume_from"]
+        if before == str(config.resume_from):  # the first start took it up as last.pt
+            return replace(config, resume_from=None)
+    return config
 
 
 def where_to_start(config: TrainConfig, control: Control) -> Path | None:
