@@ -1,7 +1,7 @@
 """The tail of the graph as one compiled pass on the CPU: mirror, mean, colour, scale, or mirror alone.
 
 Enters: addresses of decoded uint8 RGB images, rows one after the other. Leaves: crops in a channels-last buffer.
-DALI's own operators for this pass over the pixels several times, each pass into fresh memory; this one reads each
+DALI's own operators for this pass over the pixels several times, each pass into other memory; this one reads each
 pixel once and writes it once. It holds no GIL and is compiled once, to a cache on disk.
 """
 
@@ -9,24 +9,55 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import CROP
 
+ROW = CROP * 3  # bytes of a crop's row
+_FIVE = 15  # bytes of the five pixels that one 16-byte vector holds
+_WHOLE = CROP // 5 * _FIVE  # bytes of a row that are reversed by vectors; the remaining pixels one by one
+# byte i of five reversed pixels, of a vector that begins one byte before them; byte 15 does not matter
+_REVERSED = [1 + 3 * (4 - i // 3) + i % 3 for i in range(_FIVE)] + [0]
+
 
 def _as_pointer(typing_context: Any, address: Any) -> Any:
     """An integer address as a pointer to bytes, in compiled code."""
-    signature = types.CPointer(types.uint8)(address)
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
-    return signature, code
+    return types.CPointer(types.uint8)(address), code
+
+
+def _store_reversed_five(typing_context: Any, target: Any, source: Any) -> Any:
+    """Five pixels at source + 1, last to first, to target; touches 16 bytes from each address, in compiled code."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(8), 16)
+        target, source = (builder.inttoptr(address, vector.as_pointer()) for address in arguments)
+        pixels = builder.load(source, align=1)
+        places = ir.Constant(ir.VectorType(ir.IntType(32), 16), _REVERSED)
+        builder.store(builder.shuffle_vector(pixels, pixels, places), target, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
 
 
 _pointer: Any = intrinsic(_as_pointer)
+_reverse_five: Any = intrinsic(_store_reversed_five)
+
+
+@numba.njit(nogil=True, cache=True)
+def _reverse_row(target: Any, source: Any) -> None:
+    """The 224 pixels at address `source`, last to first, to address `target`; nothing outside is touched."""
+    for done in range(0, _WHOLE, _FIVE):
+        _reverse_five(target + done, source + ROW - done - _FIVE - 1)
+    pixels, reversed_pixels = numba.carray(_pointer(source), ROW), numba.carray(_pointer(target), ROW)
+    for byte in range(_WHOLE, ROW):
+        reversed_pixels[byte] = pixels[ROW - 3 - byte // 3 * 3 + byte % 3]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -43,16 +74,15 @@ def mirrored_crops(
     out: uint8 [n, 224, 224, 3].
     """
     for i in range(len(addresses)):
-        image = numba.carray(_pointer(addresses[i]), (y[i] + CROP, width * 3))
         for row in range(CROP):
-            source = image[y[i] + row, x[i] * 3 : (x[i] + CROP) * 3]
-            target = out[i, row].reshape(CROP * 3)
+            source = addresses[i] + ((y[i] + row) * width + x[i]) * 3
+            target = np.int64(out.ctypes.data) + (i * CROP + row) * ROW
             if mirror[i]:
-                for column in range(CROP):
-                    for channel in range(3):
-                        target[column * 3 + channel] = source[(CROP - 1 - column) * 3 + channel]
+                _reverse_row(target, source)
             else:
-                target[:] = source
+                pixels, copied = numba.carray(_pointer(source), ROW), numba.carray(_pointer(target), ROW)
+                for byte in range(ROW):
+                    copied[byte] = pixels[byte]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
@@ -62,7 +92,7 @@ def standardised_crops(
     y: NDArray[np.int32],
     x: NDArray[np.int32],
     mirror: NDArray[np.bool_],
-    mean: NDArray[np.float32],
+    means: NDArray[np.float32],
     mean_y: NDArray[np.int32],
     mean_x: NDArray[np.int32],
     mean_mirror: NDArray[np.bool_],
@@ -70,31 +100,23 @@ def standardised_crops(
     scale: np.float32,
     out: NDArray[np.float32],
 ) -> None:
-    """out[i] = (mirrored crop − mirrored crop of `mean` at (mean_y[i], mean_x[i]) + rgb_offset[i]) · scale.
+    """out[i] = (mirrored crop − mirrored crop of the mean at (mean_y[i], mean_x[i]) + rgb_offset[i]) · scale.
 
-    mean: float32 [256, 256, 3]. out: float32 [n, 224, 224, 3].
+    means: float32 [2, 256, 256, 3], the mean image and the mean image mirrored. out: float32 [n, 224, 224, 3].
     """
-    offset = np.empty(CROP * 3, np.float32)
-    pixels = np.empty(CROP * 3, np.uint8)
-    means = np.empty(CROP * 3, np.float32)
+    offset, reversed_pixels = np.empty(ROW, np.float32), np.empty(ROW, np.uint8)
+    address_of_reversed, side = np.int64(reversed_pixels.ctypes.data), means.shape[2]
     for i in range(len(addresses)):
-        image = numba.carray(_pointer(addresses[i]), (y[i] + CROP, width * 3))
-        for column in range(CROP):
-            for channel in range(3):
-                offset[column * 3 + channel] = rgb_offset[i, channel] * scale
+        for byte in range(ROW):
+            offset[byte] = rgb_offset[i, byte % 3] * scale
+        first = (side - CROP - mean_x[i] if mean_mirror[i] else mean_x[i]) * 3
         for row in range(CROP):
-            source = image[y[i] + row, x[i] * 3 : (x[i] + CROP) * 3]
-            mean_row = mean[mean_y[i] + row].reshape(-1)[mean_x[i] * 3 : (mean_x[i] + CROP) * 3]
-            target = out[i, row].reshape(CROP * 3)
+            source = addresses[i] + ((y[i] + row) * width + x[i]) * 3
             if mirror[i]:
-                for column in range(CROP):
-                    for channel in range(3):
-                        pixels[column * 3 + channel] = source[(CROP - 1 - column) * 3 + channel]
-                source = pixels
-            if mean_mirror[i]:
-                for column in range(CROP):
-                    for channel in range(3):
-                        means[column * 3 + channel] = mean_row[(CROP - 1 - column) * 3 + channel]
-                mean_row = means
-            for j in range(CROP * 3):
-                target[j] = (np.float32(source[j]) - mean_row[j]) * scale + offset[j]
+                _reverse_row(address_of_reversed, source)
+                source = address_of_reversed
+            pixels = numba.carray(_pointer(source), ROW)
+            mean = means[int(mean_mirror[i]), mean_y[i] + row].reshape(-1)[first : first + ROW]
+            target = out[i, row].reshape(-1)
+            for byte in range(ROW):
+                target[byte] = (np.float32(pixels[byte]) - mean[byte]) * scale + offset[byte]

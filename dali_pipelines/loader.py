@@ -21,7 +21,6 @@ from dali_pipelines.augmentation import Augmentation, draw, fixed_views
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.order import epoch_order, rank_part
 from dali_pipelines.plan import Plan
-from dali_pipelines.prefetch import prefetched
 from dali_pipelines.producer import Made, make_producer
 from sharding import ShardSet, Statistics
 
@@ -90,10 +89,7 @@ class Loader:
         """The batches of `epoch` (from 0) from `start_step` on; nothing before it is read or decoded."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
-        batches = self._producer.batches(self._plans(epoch, start_step))
-        if not self.config.is_cuda:
-            batches = prefetched(batches, self.config.prefetch)
-        return self._delivered(epoch, start_step, batches)
+        return self._delivered(epoch, start_step, self._producer.batches(self._plans(epoch, start_step)))
 
     def close(self) -> None:
         """Let go of DALI's threads and of the buffers; the shards stay open. Epochs under way end in an error."""

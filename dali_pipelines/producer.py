@@ -12,6 +12,7 @@ from dali_pipelines.augmentation import CROP, IMAGE, Augmentation
 from dali_pipelines.config import DataConfig
 from dali_pipelines.graph import batch_graph, cropped_graph, fed_choices
 from dali_pipelines.plan import Plan
+from dali_pipelines.prefetch import prefetched
 from dali_pipelines.run_graph import GraphRun
 from dali_pipelines.standardise import FusedTail
 from sharding import ShardSet, Statistics
@@ -80,16 +81,21 @@ class GraphProducer:
         self._idle = _Idle(build)
 
     def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
-        """See `Producer`. On a GPU the tensors are bound to the stream that is current when they are asked for."""
+        """See `Producer`. On a GPU, where DALI alone runs ahead, the tensors are bound to the current stream."""
         config = self._config
-        stream = torch.cuda.current_stream(config.device) if config.is_cuda else None
+        if config.is_cuda:
+            return self._made(plans, torch.cuda.current_stream(config.device))
+        return prefetched(self._made(plans), config.prefetch)
+
+    def _made(self, plans: Iterator[Plan], stream: torch.cuda.Stream | None = None) -> Generator[Made]:
+        config = self._config
         dtype = torch.float32 if config.output == "float32" else torch.uint8
         for plan, output in self._idle.outputs(plans, stream):
             if output is None:
-                yield plan, torch.empty((0, CROP, CROP, 3), dtype=dtype, device=config.device).permute(0, 3, 1, 2)
+                images = torch.empty((0, CROP, CROP, 3), dtype=dtype, device=config.device)
             else:
-                images = torch.from_dlpack(output.as_tensor())  # type: ignore[attr-defined]
-                yield plan, images.reshape(-1, CROP, CROP, 3).permute(0, 3, 1, 2)
+                images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)  # type: ignore[attr-defined]
+            yield plan, images.permute(0, 3, 1, 2)
 
     def close(self) -> None:
         """See `Producer`."""
@@ -102,6 +108,7 @@ class FusedProducer:
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
         self._config, self._capacity, self._raw = config, capacity, shards.encoding == "raw"
         self._tail = FusedTail(statistics, config.recipe)
+        self._rings: list[list[torch.Tensor]] = []
 
         def build() -> GraphRun:
             choices = fed_choices(config, whole_graph=False)
@@ -110,12 +117,21 @@ class FusedProducer:
         self._idle = _Idle(build)
 
     def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
-        """See `Producer`; the images lie in `prefetch` + 1 buffers, used in turn."""
+        """See `Producer`; the images lie in `prefetch` + 1 buffers, used in turn and kept for the next epoch.
+
+        A consumer that stops early may go on holding its last batch: those buffers are not used again.
+        """
+        depth = self._config.prefetch
+        ring = self._rings.pop() if self._rings else [self._buffer() for _ in range(depth + 1)]
+        yield from prefetched(self._made(plans, cycle(ring)), depth)
+        if not self._idle.closed:
+            self._rings.append(ring)
+
+    def _made(self, plans: Iterator[Plan], buffers: Iterator[torch.Tensor]) -> Generator[Made]:
         config = self._config
-        ring = cycle([self._buffer() for _ in range(config.prefetch + 1)])
         decoded = self._stored(plans) if self._raw else self._decoded(plans)
         for plan, addresses, width in decoded:
-            images = next(ring)[: len(plan) * config.views]
+            images = next(buffers)[: len(plan) * config.views]
             y, x, mirror = self._source_crops(plan.augmentation, width)
             addresses = np.repeat(addresses, config.views)
             if config.output == "uint8":
@@ -127,6 +143,7 @@ class FusedProducer:
     def close(self) -> None:
         """See `Producer`."""
         self._idle.close()
+        self._rings.clear()
 
     def _buffer(self) -> torch.Tensor:
         dtype = torch.float32 if self._config.output == "float32" else torch.uint8

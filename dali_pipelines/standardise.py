@@ -19,7 +19,8 @@ class FusedTail:
     """The compiled pass, bound to a mean image and a recipe. Nothing in it takes the GIL while it works."""
 
     def __init__(self, statistics: Statistics, recipe: Recipe) -> None:
-        self._mean = np.ascontiguousarray(statistics.mean_image, np.float32)
+        mean = statistics.mean_image.astype(np.float32)
+        self._means = np.stack([mean, mean[:, ::-1]])
         self._recipe = recipe
 
     def mirror(
@@ -46,7 +47,7 @@ class FusedTail:
     ) -> None:
         """Fill `out`, float32 [n, 3, 224, 224] channels-last, with the standardised crops at (y, x)."""
         scale = np.float32(1 / choice.divisor)
-        mean = (self._mean, *mean_crops(self._recipe, choice))
+        mean = (self._means, *mean_crops(self._recipe, choice))
         standardised_crops(addresses, width, y, x, mirror, *mean, choice.rgb_offset, scale, _rows(out))
 
 
