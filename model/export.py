@@ -1,0 +1,81 @@
+"""A run's checkpoint in, one `.safetensors` file out: weights, mean image, and what is needed to use them elsewhere.
+
+Tensors: the unsplit weights by name, float32 and contiguous, and `mean_image` float32 [256, 256, 3] RGB 0..255.
+Metadata, all text: `recipe`, `width`, `conv1_padding` (left, right, above, below), `norm_alpha` and `spatial_alpha` (the
+response norms' factors as PyTorch counts them, of the mean square), `classes` (JSON list of [label, wnid, name]),
+`data_fingerprint`, `checkpoint_sha256`, `tensor_sha256` (JSON, of each tensor's little-endian bytes), `epoch`, `step`.
+
+    python -m model export RUN FILE.safetensors [--checkpoint last|best]
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.alexnet import ModelConfig
+from model.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_network
+from model.recipe import recipe
+from model.response_norm import SPATIAL_SCALE
+
+MEAN_IMAGE = "mean_image"
+
+
+def export(run: Path, target: Path, name: str = "last") -> Path:
+    """Write the run's `last` or `best` checkpoint to `target`, whole or not at all; returns `target`.
+
+    Raises CheckpointError when the checkpoint is missing, damaged or does not fit, or holds a value that is no number.
+    """
+    source = find_checkpoint(run, name)
+    checkpoint = load_checkpoint(source)
+    if MEAN_IMAGE not in checkpoint["statistics"]:
+        raise CheckpointError(f"{source} has no {MEAN_IMAGE} among its statistics; train again with this program")
+    tensors = {**load_network(checkpoint).state_dict(), MEAN_IMAGE: checkpoint["statistics"][MEAN_IMAGE]}
+    tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{source}: {', '.join(broken)} hold values that are no numbers; export another")
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        save_file(tensors, part, metadata=describe(checkpoint, tensors) | {"checkpoint_sha256": digest})
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def describe(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, str]:
+    """The metadata that the checkpoint and its tensors tell."""
+    config = ModelConfig(**checkpoint["model_config"])
+    rules = recipe(config.recipe)
+    return {
+        "format": "pt",
+        "recipe": config.recipe,
+        "width": repr(config.width),
+        "conv1_padding": json.dumps(rules.conv1_padding),
+        "norm_alpha": repr(rounded(5 * rules.norm_scale)),
+        "spatial_alpha": repr(rounded(25 * SPATIAL_SCALE) if rules.spatial_norm else 0.0),
+        "classes": json.dumps(checkpoint["data"]["classes"], ensure_ascii=False),
+        "data_fingerprint": checkpoint["data"]["fingerprint"],
+        "tensor_sha256": json.dumps({name: checksum(tensor) for name, tensor in tensors.items()}),
+        "epoch": str(checkpoint["epoch"]),
+        "step": str(checkpoint["step"]),
+    }
+
+
+def rounded(factor: float) -> float:
+    """`factor` to twelve digits: 0.0001, not 0.00010000000000000002."""
+    return round(factor, 11 - math.floor(math.log10(factor)))
+
+
+def checksum(tensor: Tensor) -> str:
+    """SHA-256 of a float32 tensor's bytes, little-endian, in row-major order."""
+    return hashlib.sha256(tensor.numpy().astype("<f4").tobytes()).hexdigest()

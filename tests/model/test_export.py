@@ -1,0 +1,162 @@
+"""The exported file: its tensors and metadata, the README's lines that use it alone, and what is refused."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from model import AlexNet, ModelConfig, make_optimiser, make_schedule
+from model.__main__ import main
+from model.checkpoint import save_checkpoint
+
+CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]
+
+# The README's lines, word for word. They may use nothing of this project.
+SNIPPET = """
+import json, sys
+import numpy as np, torch, torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors import safe_open
+
+file = safe_open(sys.argv[1], "pt")
+w, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+conv = lambda i, x, **options: F.conv2d(x, w[f"conv{i}.weight"], w[f"conv{i}.bias"], **options)
+full = lambda i, x: F.linear(x, w[f"fc{i}.weight"], w[f"fc{i}.bias"])
+norm = lambda x: torch.cat([F.local_response_norm(t, 5, float(about["norm_alpha"]), 0.75, 2) for t in x.chunk(2, 1)], 1)
+picture = np.array(ImageOps.fit(Image.open(sys.argv[2]).convert("RGB"), (256, 256)), np.float32)
+x = (torch.from_numpy(picture) - w["mean_image"])[16:240, 16:240].permute(2, 0, 1)[None]
+x = conv(1, F.pad(x, json.loads(about["conv1_padding"])), stride=4)
+x = F.max_pool2d(norm(x if about["recipe"] == "original" else x.relu()), 3, 2).relu()
+x = norm(conv(2, x, padding=2, groups=2).relu())
+x = F.max_pool2d(x / (1 + float(about["spatial_alpha"]) * F.avg_pool2d(x * x, 5, 1, 2)) ** 0.75, 3, 2)
+x = conv(4, conv(3, x, padding=1).relu(), padding=1, groups=2).relu()
+x = F.max_pool2d(conv(5, x, padding=1, groups=2).relu(), 3, 2).flatten(1)
+probabilities = full(8, full(7, full(6, x).relu() / 2).relu() / 2).softmax(1)[0]
+for i in probabilities.argsort(descending=True)[:5]:
+    print(f"{probabilities[i]:.4f} {json.loads(about['classes'])[i][2]}")
+"""
+
+
+def make_run(folder: Path, recipe: str) -> tuple[AlexNet, np.ndarray]:
+    """A run whose last checkpoint holds a narrow network, with weights large enough to tell classes apart."""
+    config = ModelConfig(recipe=recipe, classes=3, width=0.125)
+    net = AlexNet(config, seed=4).eval()
+    with torch.no_grad():
+        net.fc8.weight.mul_(20)
+    mean = np.random.default_rng(0).uniform(90, 130, (256, 256, 3))
+    optimiser, schedule = make_optimiser(net, recipe), make_schedule(recipe, 10)
+    state: dict[str, Any] = {
+        "format": 1,
+        "model": net.state_dict(),
+        "model_config": {"recipe": recipe, "classes": 3, "width": 0.125},
+        "optimiser": optimiser.velocities(),
+        "schedule": schedule.state_dict(),
+        "train_config": {},
+        "data": {"fingerprint": "f00d", "samples": 9, "shards": "shards", "classes": CLASSES},
+        "statistics": {"mean_image": torch.from_numpy(mean)},
+        "epoch": 3,
+        "step": 33,
+        "best": 0.25,
+        "versions": {},
+    }
+    save_checkpoint(folder / "checkpoints" / "last.pt", state)
+    return net, mean
+
+
+def run_snippet(*arguments: Path) -> list[str]:
+    """What the lines print, run in an empty place where this project cannot be imported."""
+    command = [sys.executable, "-I", "-c", SNIPPET, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=arguments[0].parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("recipe", ["original", "paper"])
+def test_the_readmes_lines_classify_as_the_network_does(recipe: str, tmp_path: Path) -> None:
+    net, mean = make_run(tmp_path / "run", recipe)
+    pixels = np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "net.safetensors")]) == 0
+
+    crop = (pixels - mean)[16:240, 16:240].transpose(2, 0, 1)[None]
+    with torch.no_grad():
+        probabilities = net(torch.from_numpy(crop).float()).softmax(1)[0].numpy()
+    order = np.argsort(-probabilities)
+    assert probabilities.max() - probabilities.min() > 0.1
+
+    lines = [line.split(" ", 1) for line in run_snippet(tmp_path / "net.safetensors", tmp_path / "picture.png")]
+    assert [name for _, name in lines] == [CLASSES[label][2] for label in order]
+    np.testing.assert_allclose([float(number) for number, _ in lines], probabilities[order], atol=2e-4)
+
+
+def test_the_file_holds_weights_mean_image_and_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, mean = make_run(tmp_path / "run", "original")
+    target = tmp_path / "new" / "net.safetensors"
+    assert main(["export", str(tmp_path / "run"), str(target)]) == 0
+    assert str(target) in capsys.readouterr().out
+    with safe_open(target, "pt") as file:
+        about = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert set(tensors) == {*net.state_dict(), "mean_image"}
+    assert all(torch.equal(tensors[name], value) for name, value in net.state_dict().items())
+    np.testing.assert_array_equal(tensors["mean_image"].numpy(), mean.astype(np.float32))
+    sums = json.loads(about["tensor_sha256"])
+    assert sums == {
+        name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for name, tensor in tensors.items()
+    }
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    assert about["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert json.loads(about["classes"]) == CLASSES
+    expected = {"recipe": "original", "width": "0.125", "norm_alpha": "0.0001", "spatial_alpha": "0.001"}
+    expected |= {
+        "conv1_padding": "[0, 3, 0, 3]",
+        "data_fingerprint": "f00d",
+        "epoch": "3",
+        "step": "33",
+        "format": "pt",
+    }
+    assert {name: about[name] for name in expected} == expected
+    assert sorted(path.name for path in target.parent.iterdir()) == ["net.safetensors"]
+
+
+def test_the_papers_numbers_are_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "paper")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "net.safetensors")]) == 0
+    with safe_open(tmp_path / "net.safetensors", "pt") as file:
+        about = file.metadata()
+    expected = {"recipe": "paper", "norm_alpha": "0.0005", "spatial_alpha": "0.0", "conv1_padding": "[2, 2, 2, 2]"}
+    assert {name: about[name] for name in expected} == expected
+
+
+def test_mistakes_get_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tmp_path), str(tmp_path / "net.safetensors")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "has no checkpoint" in error
+    make_run(tmp_path / "run", "paper")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "net.safetensors"), "--checkpoint", "best"]) == 1
+    assert "best.pt" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(tmp_path / "run"), str(tmp_path / "net.pt")])
+    assert stop.value.code == 2
+    assert "ends in .safetensors" in capsys.readouterr().err
+    assert not list(tmp_path.glob("net.*"))
+
+
+def test_a_network_that_diverged_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "run", "paper")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    state["model"]["conv3.bias"][0] = float("nan")
+    save_checkpoint(path, state)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "net.safetensors")]) == 1
+    assert "conv3.bias hold values that are no numbers" in capsys.readouterr().err
+    assert not (tmp_path / "net.safetensors").exists()
