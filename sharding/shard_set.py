@@ -112,9 +112,14 @@ class ShardSet:
         """Ask the system to read one shard ahead into the page cache (returns at once)."""
         self._map(shard).madvise(mmap.MADV_WILLNEED)
 
-    def release(self, shard: int) -> None:
-        """Tell the system that one shard's pages will not be needed soon. Its views stay valid."""
+    def release(self, shard: int, evict: bool = True) -> None:
+        """Tell the system that one shard's pages will not be needed soon. Its views stay valid.
+
+        The pages leave this process (its resident memory falls) and, with `evict`, the page cache.
+        """
         self._map(shard).madvise(mmap.MADV_DONTNEED)
+        if not evict:
+            return
         descriptor = os.open(self._tar(shard), os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
