@@ -60,15 +60,18 @@ def cut_sample_photos(folder: Path) -> None:
     part.rename(folder)
 
 
-def shards(samples: int, encoding: str = "jpeg") -> ShardSet:
-    """A training split of `samples` samples in shards of 1,000: the photographs, each cut once, repeated in turn."""
+def shards(samples: int, encoding: str = "jpeg", samples_per_shard: int = 1000) -> ShardSet:
+    """A training split of `samples` samples: the photographs, each cut once, repeated in turn."""
     photos = photographs()
-    mark = hashlib.sha256(json.dumps([photos.what, samples, encoding]).encode()).hexdigest()[:8]
+    what = [photos.what, samples, encoding, samples_per_shard]
+    mark = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
     out = WORK / f"{encoding}-{samples}-{mark}"
     if not (out / "train" / "manifest.json").exists():
         repeated = WORK / f"repeated-{samples}-{mark}"
         repeat_photographs(photos, samples, repeated)
-        pack(PackOptions(source=repeated, out=out, split="train", encoding=encoding, samples_per_shard=1000))
+        pack(
+            PackOptions(source=repeated, out=out, split="train", encoding=encoding, samples_per_shard=samples_per_shard)
+        )
         shutil.rmtree(repeated)
     return ShardSet.open(out / "train")
 

@@ -1,0 +1,49 @@
+"""Loaders that are measured side by side, each in a process of its own: ours, the limit, and the field's.
+
+All do the same work on the same JPEG bytes (`work.py`), so that only the way of doing it differs: read a 256×256
+picture, decode it, crop 224×224, mirror, subtract the mean image's crop, add a colour offset, deliver float32
+batches of 128. Each module holds one `Peer`, written as somebody who knows that library well would write it.
+
+    loader.py ──▶ process.py (parent) ──pipe──▶ child.py ──▶ torch_pillow, ffcv, …: Peer(job, plan).epoch()
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A loader to measure: the module of this package with its `Peer`, and what the peer is told."""
+
+    name: str
+    module: str
+    options: dict[str, object] = field(default_factory=dict)
+    reference: str = ""
+    compared: bool = True
+    """Whether its first batch is held against ours, pixel by pixel."""
+
+
+LIMIT = Entry(name="limit: libjpeg-turbo (simplejpeg), one thread", module="limit", reference="limit", compared=False)
+FAST_LIMIT = Entry(
+    name="the same with the fast, less exact DCT (FFCV's)",
+    module="limit",
+    options={"fastdct": True},
+    compared=False,
+)
+OURS = Entry(name="ours, float32", module="ours", reference="ours", compared=False)
+MODES = (
+    OURS,
+    Entry(name="ours, float32, window of 2 shards", module="ours", options={"window": 2}, compared=False),
+    Entry(name="ours, float32, whole graph in DALI", module="ours", options={"fused": False}, compared=False),
+    Entry(name="ours, uint8", module="ours", options={"output": "uint8"}, compared=False),
+)
+RAW = Entry(name="ours, float32, raw shards", module="ours", compared=False)
+GPU = Entry(name="ours, float32, GPU", module="ours", options={"device": "cuda"}, compared=False)
+PEERS = (
+    Entry(name="torch DataLoader + Pillow, as the seed", module="torch_pillow"),
+    Entry(name="torch DataLoader + simplejpeg", module="torch_fast"),
+    Entry(name="webdataset + simplejpeg", module="webdataset"),
+    Entry(name="FFCV", module="ffcv"),
+    Entry(name="SPDL (FFmpeg)", module="spdl", options={"decoder": "ffmpeg"}),
+    Entry(name="SPDL + simplejpeg", module="spdl", options={"decoder": "simplejpeg"}),
+    Entry(name="DALI fn.readers.webdataset, as its tutorials", module="dali_tutorial"),
+)

@@ -1,0 +1,136 @@
+"""FFCV: a `.beton` file with the same JPEG bytes, its own decoder, and one compiled operation for all the rest.
+
+FFCV has no operation for a mean image, a plain random crop or colour noise; somebody who knows it writes one
+operation with all of them (its transforms are functions that numba compiles). Its decoder asks libjpeg-turbo for the
+fast, less exact DCT (`TJFLAG_FASTDCT` in libffcv.cpp), so its pixels differ. numba freezes the arrays that a function
+refers to: crops and colours stay those of the start, a saving of a few random numbers for each picture.
+
+Builds from PyPI with Debian's `libopencv-dev libturbojpeg0-dev pkg-config g++` (ffcv 1.0.2, numpy 2.4, numba 0.68).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.decoders import IntDecoder
+from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.operation import Operation
+from ffcv.pipeline.state import State
+from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
+from ffcv.writer import DatasetWriter
+
+from benchmarks.peers.work import CROP, IMAGE, Delivered, Job, Plan, made_once
+from sharding import ShardSet
+
+LAPS = 4  # it allocates half a gigabyte anew for each epoch: a longer one makes that as small as in a real run
+
+
+class _EncodedField(RGBImageField):
+    """Stores a JPEG's bytes as they are, where FFCV would encode pixels anew."""
+
+    def encode(self, destination: Any, image: np.ndarray, malloc: Callable[[int], Any]) -> None:
+        destination["mode"] = IMAGE_MODES["jpg"]
+        destination["height"] = destination["width"] = IMAGE
+        destination["data_ptr"], storage = malloc(image.nbytes)
+        storage[:] = image
+
+
+class _Samples:
+    def __init__(self, shards: ShardSet) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
+        return self._shards.images([number])[0], number
+
+
+class _Standardise(Operation):
+    """Crop, mirror, mean and colour in one pass: uint8 [n, 256, 256, 3] → float32 [n, 224, 224, 3]."""
+
+    def __init__(self, mean_image: np.ndarray, plan: np.ndarray) -> None:
+        super().__init__()
+        self._mean = mean_image
+        self._plan = tuple(np.ascontiguousarray(plan[name]) for name in plan.dtype.names or ())
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        shape, dtype = (CROP, CROP, 3), np.dtype(np.float32)
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable[..., np.ndarray]:
+        parallel_range, mean, (crop_y, crop_x, mirror, rgb_offset) = (
+            Compiler.get_iterator(),
+            self._mean,
+            self._plan,
+        )
+
+        def standardise(images: np.ndarray, out: np.ndarray, indices: np.ndarray) -> np.ndarray:
+            for place in parallel_range(len(indices)):
+                number = indices[place]
+                top, left = crop_y[number], crop_x[number]
+                red, green, blue = rgb_offset[number]
+                for line in range(CROP):
+                    source, average, target = images[place, top + line], mean[top + line], out[place, line]
+                    if mirror[number]:
+                        for column in range(CROP):
+                            origin = left + CROP - 1 - column
+                            target[column, 0] = source[origin, 0] - average[origin, 0] + red
+                            target[column, 1] = source[origin, 1] - average[origin, 1] + green
+                            target[column, 2] = source[origin, 2] - average[origin, 2] + blue
+                    else:
+                        for column in range(CROP):
+                            origin = left + column
+                            target[column, 0] = source[origin, 0] - average[origin, 0] + red
+                            target[column, 1] = source[origin, 1] - average[origin, 1] + green
+                            target[column, 2] = source[origin, 2] - average[origin, 2] + blue
+            return out[: len(indices)]
+
+        standardise.is_parallel = True  # type: ignore[attr-defined]
+        standardise.with_indices = True  # type: ignore[attr-defined]
+        return standardise
+
+
+class Peer:
+    """`ffcv.loader.Loader` in random order from the page cache."""
+
+    note = "threads"
+    ahead = 0
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        beton = job.prepared / "train.beton"
+        made_once(beton, lambda part: _write_beton(job, part))
+        self._loader = Loader(
+            str(beton),
+            batch_size=job.batch_size,
+            num_workers=job.workers,
+            order=OrderOption.RANDOM,
+            os_cache=True,
+            indices=np.tile(np.arange(len(plan.rows)), LAPS),
+            drop_last=True,
+            custom_fields={"image": RGBImageField},
+            pipelines={
+                "image": [
+                    SimpleRGBImageDecoder(),
+                    _Standardise(job.mean_image(), plan.rows),
+                    ToTensor(),
+                    ToTorchImage(),
+                ],
+                "id": [IntDecoder(), ToTensor(), Squeeze()],
+            },
+        )
+
+    def epoch(self) -> Iterator[Delivered]:
+        for images, ids in self._loader:
+            yield Delivered(images=images, ids=ids)
+
+
+def _write_beton(job: Job, path: Path) -> None:
+    fields = {"image": _EncodedField(), "id": IntField()}
+    DatasetWriter(str(path), fields, num_workers=job.workers).from_indexed_dataset(_Samples(job.shards()))

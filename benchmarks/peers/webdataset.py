@@ -1,0 +1,53 @@
+"""webdataset on our own tars, which it reads unchanged: shuffled shards, a shuffle buffer, two workers, simplejpeg.
+
+Samples stay encoded in the buffer; where webdataset collates a batch, it is decoded and standardised straight into
+memory that the worker shares with the main process.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import webdataset as wds
+
+from benchmarks.peers.torch_fast import AHEAD, SharedRing
+from benchmarks.peers.work import Delivered, Job, Plan, Standardiser, turbo
+
+SHUFFLE_BUFFER = 1000
+
+
+class Peer:
+    """`wds.WebDataset(…).shuffle(…).to_tuple(…).batched(…)` behind a `wds.WebLoader`."""
+
+    note = "worker processes; shuffles locally"
+    ahead = 0
+
+    def __init__(self, job: Job, plan: Plan) -> None:
+        shards = job.shards()
+        self._ids = {shards.locate(number)[1]: number for number in range(len(shards))}
+        self._rows, self._ring = plan.rows, SharedRing(job.workers, job.batch_size)
+        self._standardise = Standardiser(job.mean_image())
+        urls = [str(job.split / name) for name in shards.shard_names]
+        samples = (
+            wds.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
+            .shuffle(SHUFFLE_BUFFER)
+            .to_tuple("__key__", "jpg")
+            .batched(job.batch_size, collation_fn=self._batch, partial=False)
+        )
+        self._loader = wds.WebLoader(
+            samples,
+            batch_size=None,
+            num_workers=job.workers,
+            prefetch_factor=AHEAD,
+            persistent_workers=True,
+            multiprocessing_context="fork",
+        )
+
+    def epoch(self) -> Iterator[Delivered]:
+        for place, ids in self._loader:
+            yield self._ring.delivered(place, ids)
+
+    def _batch(self, samples: list[tuple[str, bytes]]) -> tuple[tuple[int, int], torch.Tensor]:
+        ids = [self._ids[key] for key, _ in samples]
+        place, out = self._ring.take()
+        self._standardise.batch((encoded for _, encoded in samples), self._rows[ids], out, turbo)
+        return place, torch.tensor(ids)
