@@ -37,8 +37,7 @@ def open_job(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
                 f"{work}: another pack command is at work there; wait for it, or choose another OUT"
             ) from None
         _check_identity(work, place / "options.json", identity)
-        for part in (*work.glob("*.part"), *place.glob("*.part")):
-            part.unlink()
+        _sweep(work)
         (place / "progress").unlink(missing_ok=True)
         try:
             yield place
@@ -47,6 +46,12 @@ def open_job(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
         finally:
             if work.exists() and not any(work.glob("*.tar")) and not (place / "spooled.json").exists():
                 shutil.rmtree(work)  # nothing in it is worth carrying on with
+
+
+def _sweep(work: Path) -> None:
+    """Remove what workers that died left half-written."""
+    for part in work.rglob("*.part"):
+        part.unlink()
 
 
 def _check_identity(work: Path, path: Path, identity: dict[str, Any]) -> None:
@@ -126,6 +131,7 @@ def check_rejects(notes: list[ShardNote], allowed: int, work: Path) -> None:
 def publish(work: Path, final: Path) -> None:
     """Make a finished job the split: what the job alone needed goes, then the folder gets its name."""
     shutil.rmtree(work / "job")
+    _sweep(work)
     work.rename(final)
     descriptor = os.open(final.parent, os.O_RDONLY)
     try:

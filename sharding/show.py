@@ -1,44 +1,76 @@
-"""A packed split in words and in one picture."""
+"""A packed split in words and in one picture: `python -m sharding show DIR [--png FILE] [--samples N]`."""
 
 import io
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from sharding.errors import ShardError
+from sharding.manifest import Manifest
 from sharding.shard_set import ShardSet
 
-_CELL = 160
+CELL = 160
+"""Pixels from one picture of the contact sheet to the next; names stand below, 16 pixels high."""
+
+_NAME = 16
+_COLUMNS = 8
 
 
 def show(folder: Path, png: Path | None = None, samples: int = 40) -> int:
-    """Print a summary of the split and write a contact sheet of `samples` pictures with class names; returns 0."""
-    if not (folder / "manifest.json").exists() and (folder / "train" / "manifest.json").exists():
-        folder = folder / "train"
-    with ShardSet.open(folder) as shards:
-        if not len(shards):
-            raise ShardError(f"{folder}: no samples")
-        path = png or folder.with_name(f"{folder.name}.png")
+    """Print a summary of each split in `folder`; write a contact sheet of `samples` pictures of the first. Returns 0.
+
+    The sheet goes to `png`, or beside the split's folder. Raises ShardError if there is no split.
+    """
+    splits = [folder / split for split in ("train", "val", "test") if (folder / split / "manifest.json").exists()]
+    if (folder / "manifest.json").exists() or not splits:
+        splits = [folder]
+    for split in splits:
+        with ShardSet.open(split) as shards:
+            sys.stdout.write(summary(shards))
+    with ShardSet.open(splits[0]) as shards:
+        path = png or splits[0].absolute().with_name(f"{splits[0].absolute().name}.png")
         contact_sheet(shards, samples).save(path)
-        sys.stdout.write(
-            f"{folder}: {len(shards)} samples of {len(shards.classes)} classes in {len(shards.shard_sizes)} shards\n"
-            f"contact sheet: {path}\n"
-        )
+        sys.stdout.write(f"contact sheet: {path}\n")
     return 0
 
 
+def summary(shards: ShardSet) -> str:
+    """What a split holds, in some lines."""
+    manifest = Manifest.load(shards.path / "manifest.json")
+    size = sum(shard.bytes for shard in manifest.shards)
+    count, plural = len(manifest.shards), "" if len(manifest.shards) == 1 else "s"
+    chosen = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if not isinstance(value, dict))
+    lines = [
+        f"{shards.path}: {len(shards)} samples of {len(shards.classes)} classes in {count} shard{plural}, "
+        f"{size / 1e6:.1f} MB, {len(manifest.rejects)} rejects",
+        f"  {chosen}",
+        f"  source {manifest.source}; fingerprint {shards.fingerprint[:16]}",
+    ]
+    if (shards.path / "statistics.npz").exists():
+        mean = ", ".join(f"{value:.2f}" for value in shards.statistics.rgb_mean)
+        spread = ", ".join(f"{value:.1f}" for value in shards.statistics.eigenvalues)
+        lines.append(f"  rgb mean {mean}; eigenvalues of the rgb covariance {spread}")
+    lines += [f"  rejected {reject['source']}: {reject['reason']}" for reject in manifest.rejects[:10]]
+    return "\n".join(lines) + "\n"
+
+
 def contact_sheet(shards: ShardSet, samples: int) -> Image.Image:
-    """A sheet of `samples` pictures, evenly spread over the split, each with its class's name."""
+    """A sheet of `samples` pictures, evenly spread over the split, each above its class's name."""
+    if not len(shards) or samples < 1:
+        raise ShardError(f"{shards.path}: {samples} of {len(shards)} samples to show; there must be one at least")
     ids = np.unique(np.linspace(0, len(shards) - 1, min(samples, len(shards))).astype(np.int64))
-    columns = min(8, len(ids))
-    sheet = Image.new("RGB", (columns * _CELL, -(-len(ids) // columns) * (_CELL + 16)), "white")
-    draw = ImageDraw.Draw(sheet)
+    columns = min(_COLUMNS, len(ids))
+    sheet = Image.new("RGB", (columns * CELL, -(-len(ids) // columns) * (CELL + _NAME)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     names = {entry.label: entry.name for entry in shards.classes}
     for place, (view, label) in enumerate(zip(shards.images(ids), shards.labels(ids))):
         picture = Image.open(io.BytesIO(view.tobytes())) if view.ndim == 1 else Image.fromarray(view)
-        corner = (place % columns * _CELL, place // columns * (_CELL + 16))
-        sheet.paste(picture.resize((_CELL - 4, _CELL - 4)), corner)
-        draw.text((corner[0] + 2, corner[1] + _CELL - 4), names[int(label)][:25], fill="black")
+        left, top = place % columns * CELL, place // columns * (CELL + _NAME)
+        sheet.paste(picture.resize((CELL - 4, CELL - 4)), (left, top))
+        name = names[int(label)]
+        while draw.textlength(name, font) > CELL - 6:
+            name = name[:-2].rstrip(" …,") + "…"
+        draw.text((left + 2, top + CELL - 3), name, fill="black", font=font)
     return sheet

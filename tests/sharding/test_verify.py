@@ -1,0 +1,202 @@
+"""`verify` finds each kind of damage, and names the shard and the key."""
+
+import io
+import json
+import re
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharding import PackOptions, ShardError, Statistics, pack
+from sharding.shard import ShardWriter
+from sharding.verify import split_faults, verify
+
+
+@pytest.fixture(scope="module")
+def packed(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 samples in 3 shards of the training split, and val beside it."""
+    out = tmp_path_factory.mktemp("packed")
+    pack(PackOptions(source=class_folders, out=out, workers=1, samples_per_shard=10))
+    return out
+
+
+@pytest.fixture
+def train(packed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(packed, tmp_path / "copy") / "train"
+
+
+def test_a_sound_split_has_no_faults(packed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert verify(packed) == 0
+    assert [record.message.split(": ")[1] for record in caplog.records] == ["every sample is as it must be"] * 2
+    assert split_faults(packed / "val") == []
+
+
+def members(tar: Path) -> list[tuple[str, bytes, int]]:
+    """Name, content and offset of each member."""
+    with tarfile.open(tar) as archive:
+        return [(entry.name, archive.extractfile(entry).read(), entry.offset_data) for entry in archive]
+
+
+def key_of(tar: Path, sample: int) -> str:
+    return members(tar)[2 * sample][0].removesuffix(".jpg")
+
+
+def damage_picture(train: Path) -> list[str]:
+    tar = train / "train-000001.tar"
+    content = bytearray(tar.read_bytes())
+    start = members(tar)[6][2]
+    content[start : start + 400] = b"\0" * 400
+    tar.write_bytes(content)
+    return ["train-000001.tar: .*SHA-256 is not the manifest's", f"train-000001.tar: {key_of(tar, 3)}: does not decode"]
+
+
+def rewrite(train: Path, change: Callable[[list[tuple[str, bytes, int]]], None]) -> None:
+    """Write shard 2 anew with changed samples (key, picture, label), its index and checksum too."""
+    tar = train / "train-000002.tar"
+    found = members(tar)
+    samples = [(found[at][0][:-4], found[at][1], int(found[at + 1][1])) for at in range(0, len(found), 2)]
+    change(samples)
+    with tar.open("wb") as file:
+        writer = ShardWriter(file, "jpeg")
+        for sample in samples:
+            writer.add(*sample)
+        writer.finish()
+    tar.with_suffix(".idx").write_text(writer.index())
+    manifest = json.loads((train / "manifest.json").read_text())
+    manifest["shards"][2] |= {"sha256": writer.sha256, "bytes": writer.bytes}
+    (train / "manifest.json").write_text(json.dumps(manifest))
+
+
+def wrong_size(train: Path) -> list[str]:
+    import simplejpeg
+
+    small = simplejpeg.encode_jpeg(np.zeros((255, 256, 3), np.uint8))
+    rewrite(train, lambda samples: samples.__setitem__(1, (samples[1][0], small, samples[1][2])))
+    key = key_of(train / "train-000002.tar", 1)
+    return [rf"train-000002.tar: {key}: decodes to uint8 \[255, 256, 3\], expected uint8 \[256, 256, 3\]"]
+
+
+def wrong_label(train: Path) -> list[str]:
+    rewrite(train, lambda samples: samples.__setitem__(0, (samples[0][0], samples[0][1], 3)))
+    return [rf"{key_of(train / 'train-000002.tar', 0)}: label b'3' is not one of the manifest's 3 classes"]
+
+
+def exchanged_picture(train: Path) -> list[str]:
+    rewrite(train, lambda samples: samples.__setitem__(0, (samples[0][0], samples[1][1], samples[0][2])))
+    return [f"statistics.npz: {name} is not that of the pictures" for name in ("mean_image", "rgb_mean")]
+
+
+def one_sample_less(train: Path) -> list[str]:
+    rewrite(train, lambda samples: samples.pop())
+    return ["train-000002.tar: 3 samples in its index, 4 in the manifest"]
+
+
+def index_of_another_shard(train: Path) -> list[str]:
+    shutil.copy(train / "train-000000.idx", train / "train-000001.idx")
+    return ["train-000001.tar: .*: does not decode", "train-000001.tar: .*: the index names other bytes than the tar's"]
+
+
+def index_off_by_one(train: Path) -> list[str]:
+    path = train / "train-000000.idx"
+    first, second, *rest = path.read_text().splitlines()
+    words = second.split()
+    words[2] = str(int(words[2]) - 1)
+    path.write_text("\n".join([first, " ".join(words), *rest]) + "\n")
+    return [f"train-000000.tar: {key_of(path.with_suffix('.tar'), 0)}: the index names other bytes"]
+
+
+def cut_short(train: Path) -> list[str]:
+    tar = train / "train-000000.tar"
+    keys = [key_of(tar, 8), key_of(tar, 9)]
+    content = tar.read_bytes()
+    tar.write_bytes(content[: members(tar)[16][2] + 100])
+    return [
+        r"train-000000.tar: \d+ bytes whose SHA-256 is not the manifest's",
+        *(f"train-000000.tar: {key}: does not decode" for key in keys),
+        "train-000000.tar: webdataset cannot read it to its end",
+    ]
+
+
+def missing_tar(train: Path) -> list[str]:
+    (train / "train-000001.tar").unlink()
+    return ["train-000001.tar: .*No such file"]
+
+
+def missing_index(train: Path) -> list[str]:
+    (train / "train-000001.idx").unlink()
+    return ["train-000001.idx: no such file; make it with: wds2idx"]
+
+
+def stray_tar(train: Path) -> list[str]:
+    shutil.copy(train / "train-000000.tar", train / "train-000009.tar")
+    return ["train-000009.tar: not in the manifest"]
+
+
+def other_statistics(train: Path) -> list[str]:
+    path = train / "statistics.npz"
+    found = Statistics.load(path)
+    changed = {name: getattr(found, name) for name in found.__dataclass_fields__} | {"rgb_mean": found.rgb_mean + 1e-3}
+    Statistics(**changed).save(path)
+    return ["statistics.npz: rgb_mean is not that of the pictures; pack the split again"]
+
+
+def wrong_count(train: Path) -> list[str]:
+    manifest = json.loads((train / "manifest.json").read_text())
+    (train / "manifest.json").write_text(json.dumps(manifest | {"samples": 25}))
+    return ["manifest.json: 25 samples, its shards hold 24"]
+
+
+DAMAGES = [
+    damage_picture,
+    wrong_size,
+    wrong_label,
+    exchanged_picture,
+    one_sample_less,
+    index_of_another_shard,
+    index_off_by_one,
+    cut_short,
+    missing_tar,
+    missing_index,
+    stray_tar,
+    other_statistics,
+    wrong_count,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_each_fault_is_named(damage: Callable[[Path], list[str]], train: Path) -> None:
+    expected = damage(train)
+    faults = split_faults(train)
+    assert expected and faults
+    for pattern in expected:
+        assert any(re.search(pattern, fault) for fault in faults), (pattern, faults)
+
+
+def test_faults_end_in_status_1_and_on_the_log(train: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage_picture(train)
+    with caplog.at_level("ERROR"):
+        assert verify(train.parent) == 1
+    assert len(caplog.records) == 2 and all("train-000001.tar" in record.message for record in caplog.records)
+
+
+def test_a_folder_without_splits_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"no packed split here \(no manifest.json\); make one with"):
+        verify(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ShardError, match=r"manifest.json: cannot be read as a manifest"):
+        verify(tmp_path)
+
+
+def test_the_tar_is_also_read_by_webdataset(train: Path) -> None:
+    """A sample that only the tar holds is found, though index, manifest and checksum agree with each other."""
+    tar = train / "train-000002.tar"
+    index = tar.with_suffix(".idx").read_text()
+    rewrite(train, lambda samples: samples.append(("stowaway", samples[0][1], 0)))
+    tar.with_suffix(".idx").write_text(index)
+    assert any("stowaway: only in the tar" in fault for fault in split_faults(train))
+    assert io.BytesIO(tar.read_bytes()).getbuffer().nbytes % 10240 == 0
