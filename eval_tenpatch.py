@@ -30,10 +30,11 @@ from model.checkpoint import CheckpointError
 from model.mesh import Mesh, MeshError, close_mesh, make_mesh
 from model.scores import ScoreError, Scores
 from model.state import versions
-from report.drawing import class_names
 from report.errors import METHODS, class_errors_csv, error_table
 from report.files import publish
+from report.forward import Forward
 from report.metrics import ReportError
+from report.names import class_names
 from report.options import add_run_options, device_type, positive
 from report.references import NO_REFERENCE, references_for
 from report.trained_run import TrainedRun
@@ -103,12 +104,12 @@ def evaluate(
     }
     config = DataConfig(recipe=recipe, batch_size=batch_size, device=str(mesh.device), training=False, views=VIEWS)
     hidden = not mesh.first or not sys.stderr.isatty()
-    with Loader(shards, config, mesh.rank, mesh.world, statistics=statistics) as loader, torch.inference_mode():
+    with Loader(shards, config, mesh.rank, mesh.world, statistics=statistics) as loader, Forward(network) as forward:
         steps = tqdm(loader.epoch(0), total=loader.steps_per_epoch, unit="batch", disable=hidden, desc="ten patches")
         for batch in steps:
             if not len(batch.labels):
                 continue  # this rank has no part of the last batch
-            answer, labels = average_views(network(batch.images)), batch.labels.cpu()
+            answer, labels = average_views(forward(batch.images)), batch.labels.cpu()
             scores["ten_patch"].add(answer.probabilities, labels)
             scores["ten_patch_mean_logits"].add_logits(answer.mean_logits, labels)
             scores["center_crop"].add_logits(answer.center_logits, labels)

@@ -7,7 +7,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from report.drawing import BLACK, BLUE, ORANGE, STYLE, blank, short_name, show_image
+from report.drawing import BLACK, BLUE, ORANGE, STYLE, blank, show_image
+from report.names import short_name
 
 COLUMNS = 4
 

@@ -11,10 +11,11 @@ import numpy as np
 from model.state import versions
 from report.classes import MATRIX_CLASSES, confusions, draw_class_errors, draw_confusions, ends
 from report.curves import draw_curves
-from report.drawing import Picture, class_names, png, short_name
+from report.drawing import Picture, png
 from report.errors import HEADER, METHODS, error_rows
 from report.filters import draw_filters
 from report.metrics import Metrics, ReportError, load_metrics
+from report.names import class_names, short_name
 from report.page import Section, Table
 from report.references import NO_REFERENCE, published_curve
 from report.trained_run import TrainedRun

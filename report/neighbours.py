@@ -7,7 +7,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 
-from report.drawing import BLACK, GREY, ORANGE, STYLE, blank, short_name, show_image
+from report.drawing import BLACK, GREY, ORANGE, STYLE, blank, show_image
+from report.names import short_name
 
 
 def nearest(training: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,9 @@ import numpy as np
 from dali_pipelines import DataConfig, Loader, LoaderError, Standardise
 from model import make_schedule
 from report.augmented import draw_augmented, with_mean
-from report.drawing import Picture, class_names, png, short_name
+from report.drawing import Picture, png
 from report.guesses import draw_guesses
+from report.names import class_names, short_name
 from report.neighbours import draw_neighbours, nearest
 from report.page import Section
 from report.trained_run import TrainedRun

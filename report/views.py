@@ -4,6 +4,7 @@ For single pictures (predictions, the report's figures). Whole splits go through
 cuts the same views.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from dali_pipelines import Standardise
 from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, Recipe, fixed_views
 from model import AlexNet
+from report.forward import Forward
 from sharding import ShardSet, Statistics
 from sharding.resize import decode_stored
 
 CENTRE_VIEW = 2  # of the ten: the third crop, not mirrored
-VIEWS_AT_ONCE = 250
+VIEWS_IN_MEMORY = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +70,26 @@ class Classifier:
     """A network with the statistics and the recipe that it was trained with, on one device."""
 
     def __init__(self, network: AlexNet, statistics: Statistics, recipe: Recipe, device: torch.device) -> None:
-        self.network = network.to(device).eval()
-        self.device = device
+        self._network = network.to(device)
+        self._device = device
         self._standardise = Standardise(statistics, recipe, device)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3]."""
-        count = VIEWS_AT_ONCE // VIEWS
-        parts = [self._logits(pixels[start : start + count]) for start in range(0, len(pixels), count)]
-        return average_views(torch.cat(parts)).probabilities.cpu().numpy()
+        """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3], n at least 1."""
+        with Forward(self._network) as forward:
+            parts = [average_views(forward(views)).probabilities for views in self._views(pixels, VIEWS)]
+        return torch.cat(parts).cpu().numpy()
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """Outputs of fc7 for the centre crops of pictures uint8 [n, 256, 256, 3]: float32 [n, width of fc7]."""
-        parts = []
-        for start in range(0, len(pixels), VIEWS_AT_ONCE):
-            images = self._views(pixels[start : start + VIEWS_AT_ONCE], 1)
-            with torch.inference_mode():
-                parts.append(self.network.features(images).float().cpu().numpy())
-        return np.concatenate(parts)
+        with Forward(self._network) as forward:
+            parts = [forward.features(views) for views in self._views(pixels, 1)]
+        return torch.cat(parts).float().cpu().numpy()
 
-    def _logits(self, pixels: np.ndarray) -> torch.Tensor:
-        with torch.inference_mode():
-            return self.network(self._views(pixels, VIEWS))
-
-    def _views(self, pixels: np.ndarray, views: int) -> torch.Tensor:
-        augmentation = fixed_views(len(pixels), views)
-        crops = torch.from_numpy(cut(pixels, augmentation)).to(self.device)
-        return self._standardise(crops, augmentation)
+    def _views(self, pixels: np.ndarray, views: int) -> Iterator[torch.Tensor]:
+        """Standardised views [≤250, 3, 224, 224] of some pictures at a time."""
+        count = VIEWS_IN_MEMORY // views
+        for start in range(0, len(pixels), count):
+            some = pixels[start : start + count]
+            augmentation = fixed_views(len(some), views)
+            yield self._standardise(torch.from_numpy(cut(some, augmentation)).to(self._device), augmentation)

@@ -1,6 +1,8 @@
 """The command: files, screen, ranks, ties, predictions, and what it says of a user's mistakes."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -31,15 +33,10 @@ METHODS = ("ten_patch", "ten_patch_mean_logits", "center_crop")
 def evaluated(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of seven classes after `eval_tenpatch.py --run RUN --batch-size 4`, and what it printed."""
     run = make_run(tmp_path_factory.mktemp("run"), raw_shards)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "eval_tenpatch.py"), "--run", str(run), "--batch-size", "4", "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    return run, done.stdout
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen):
+        assert main(["--run", str(run), "--batch-size", "4", "--device", "cpu"]) == 0
+    return run, screen.getvalue()
 
 
 def test_report_json_says_what_was_measured_on_what(evaluated: tuple[Path, str], raw_shards: Path) -> None:
