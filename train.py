@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             run(after_restart(config), signals)
     except ERRORS as error:
         who = f" on process {rank}" if world > 1 else ""
-        sys.stderr.write(f"error{who}: {error}\n")
+        advice = f"; go on with --run {config.run} --resume auto" if isinstance(error, LostRankError) else ""
+        sys.stderr.write(f"error{who}: {error}{advice}\n")
         return 1
     close_mesh()
     return 0

@@ -56,7 +56,8 @@ def noticing_lost_ranks() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error).strip()
         if isinstance(error, dist.DistError) or any(word in text.lower() for word in _LOST):
-            raise LostRankError(text.splitlines()[0] if text else type(error).__name__) from error
+            cause = text.splitlines()[0] if text else type(error).__name__
+            raise LostRankError(f"another process is gone or does not answer: {cause}") from error
         raise
 
 

@@ -1,13 +1,12 @@
 """Ranks for tests: real processes, as torchrun starts them, but forked from a server that has imported torch once."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 SECONDS = 120  # what waits longer than this for a process has found a bug
+FAILED = 99  # exit status of a function that raised
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
@@ -48,9 +48,6 @@ class Ranks:
             pytest.fail(f"ranks {late} did not end; output of rank {late[0]}:\n{self.text(late[0])}")
         return [process.exitcode for process in self.processes]
 
-    def kill(self, rank: int, number: signal.Signals) -> None:
-        os.kill(self.processes[rank].pid, number)
-
     def text(self, rank: int = 0) -> str:
         return self.outputs[rank].read_text(errors="replace")
 
@@ -60,18 +57,19 @@ def _child(environment: dict[str, str], output: Path, function: Callable[..., An
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115, PTH123
-    import torch
-
-    torch.set_num_threads(1)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    status = FAILED
     try:
-        status = function(*arguments)
-    except BaseException:
-        traceback.print_exc()
-        status = 99
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status or 0)
+        import torch
+
+        torch.set_num_threads(1)
+        status = function(*arguments) or 0
+    finally:
+        if status == FAILED:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def start(folder: Path, world: int, function: Callable[..., Any], *arguments: Any, **environment: str) -> Ranks:

@@ -1,0 +1,114 @@
+"""One step is the same step for any number of ranks: weights against plain autograd, in float64."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import AlexNet, DropoutKey, ModelConfig, make_optimiser
+from model.config import TrainConfig
+from model.mesh import make_mesh
+from model.parallel import ParallelNetwork
+from model.state import collect
+from tests.train.ranks import start
+
+SEED, STEPS = 5, 3
+BATCHES = (7, 3)  # 7 is shared unevenly by 2, 3 and 4 ranks; of 3, one of four ranks gets none
+CONFIG = ModelConfig(recipe="paper", classes=4, width=1 / 32)
+
+
+def batch(step: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, labels and ids of a global batch."""
+    random = torch.Generator().manual_seed(1000 * size + step)
+    images = 60 * torch.randn(size, 3, 224, 224, generator=random, dtype=torch.float64)
+    return images, torch.randint(0, 4, (size,), generator=random), torch.arange(size) + 50 * step
+
+
+def train_steps(out: Path, model_parallel: str, accumulate: int) -> int:
+    """What a rank does: the steps of each batch size; rank 0 writes the sums and the unsplit state."""
+    torch.set_default_dtype(torch.float64)
+    mesh = make_mesh(model_parallel, "cpu")
+    results = []
+    for size in BATCHES:
+        config = TrainConfig(
+            shards=out, run=out, recipe="paper", seed=SEED, batch_size=size, accumulate=min(accumulate, size)
+        )
+        network = ParallelNetwork(CONFIG, config, mesh)
+        network.distribute()
+        begin, end = ((mesh.data_rank + side) * size // mesh.data_world for side in (0, 1))
+        sums = []
+        for step in range(STEPS):
+            images, labels, ids = (whole[begin:end] for whole in batch(step, size))
+            total = network.step(images, labels, ids, step=step, samples=size)
+            if mesh.data_group is not None:
+                torch.distributed.all_reduce(total, group=mesh.data_group)
+            sums.append(total)
+        results.append((torch.stack(sums), collect(network)))
+    if mesh.first:
+        torch.save(results, out)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Sums of losses and wrong answers by step, weights and velocities, by plain autograd on the whole batch."""
+    results = []
+    torch.set_default_dtype(torch.float64)
+    for size in BATCHES:
+        net = AlexNet(CONFIG, seed=SEED)
+        optimiser, sums = make_optimiser(net, "paper"), []
+        for step in range(STEPS):
+            images, labels, ids = batch(step, size)
+            optimiser.zero_grad()
+            logits = net(images, dropout=DropoutKey(SEED, step, ids))
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            optimiser.step()
+            sums.append(torch.tensor([loss.item() * size, (logits.argmax(1) != labels).sum()]))
+        results.append((torch.stack(sums), net.state_dict(), optimiser.velocities()))
+    torch.set_default_dtype(torch.float32)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("world", "model_parallel", "accumulate"),
+    [
+        (1, "1", 1),
+        (1, "1", 3),  # a batch in three passes
+        (2, "1", 1),  # data ranks alone
+        (3, "1", 2),
+        (4, "1", 1),
+        (2, "2", 1),  # one network on two ranks
+        (4, "2", 2),  # two split pairs
+    ],
+)
+def test_any_ranks_and_passes_make_the_same_steps(
+    world: int, model_parallel: str, accumulate: int, expected: list[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    out = tmp_path / "results.pt"
+    ranks = start(tmp_path, world, train_steps, out, model_parallel, accumulate)
+    assert ranks.wait() == [0] * world, ranks.text()
+    results = torch.load(out)
+    assert len(results) == len(expected) == len(BATCHES)
+    for (sums, (weights, velocities)), (right_sums, right_weights, right_velocities) in zip(results, expected):
+        assert torch.allclose(sums, right_sums, rtol=1e-9, atol=0)
+        assert weights.keys() == velocities.keys() == right_weights.keys()
+        assert len(weights) == 16
+        for name, weight in weights.items():
+            assert torch.allclose(weight, right_weights[name], rtol=1e-9, atol=1e-12), name
+            assert torch.allclose(velocities[name], right_velocities[name], rtol=1e-9, atol=1e-12), name
+
+
+def test_bfloat16_is_close_and_leaves_the_weights_float32(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig(shards=tmp_path, run=tmp_path, seed=SEED, precision=precision)
+        network = ParallelNetwork(CONFIG, config, make_mesh("auto", "cpu"))
+        images, labels, ids = batch(0, 7)
+        total = network.step(images.float(), labels, ids, step=0, samples=7)
+        losses[precision] = float(total[0])
+        assert all(weight.dtype == torch.float32 for weight in network.net.state_dict().values())
+        assert network.logits(images.float()).dtype == torch.float32
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
