@@ -22,6 +22,7 @@ from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.order import epoch_order, rank_part
 from dali_pipelines.plan import Plan
 from dali_pipelines.producer import Made, make_producer
+from dali_pipelines.read_ahead import reading_ahead, windows_of
 from sharding import ShardSet, Statistics
 
 
@@ -127,21 +128,27 @@ class Loader:
 
     def _plans(self, epoch: int, start_step: int) -> Iterator[Plan]:
         """What to make for each step, in order; views of the shards are taken when a plan is asked for."""
-        order = self._order(epoch)
-        size = self.config.batch_size
-        for step in range(start_step, self.steps_per_epoch):
-            samples = min(size, len(order) - step * size)
-            part = rank_part(samples, self.data_rank, self.data_world)
-            positions = np.arange(step * size + part.start, step * size + part.stop)
-            ids = order[positions]
-            yield Plan(
-                ids=ids,
-                positions=positions,
-                labels=self.shards.labels(ids),
-                images=self.shards.images(ids),
-                augmentation=self._augmentation(epoch, ids, positions),
-                samples=samples,
-            )
+        config, order = self.config, self._order(epoch)
+        groups = windows_of(self.shards, config.seed, epoch, config.window, config.training)
+        with reading_ahead(self.shards, groups) as reading:
+            for first in range(start_step * config.batch_size, len(order), config.batch_size):
+                samples = min(config.batch_size, len(order) - first)
+                if samples < config.batch_size and config.training:
+                    return
+                part = rank_part(samples, self.data_rank, self.data_world)
+                positions = np.arange(first + part.start, first + part.stop)
+                reading.reach(first, len(positions))
+                yield self._plan(epoch, order[positions], positions, samples)
+
+    def _plan(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64], samples: int) -> Plan:
+        return Plan(
+            ids=ids,
+            positions=positions,
+            labels=self.shards.labels(ids),
+            images=self.shards.images(ids),
+            augmentation=self._augmentation(epoch, ids, positions),
+            samples=samples,
+        )
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         config = self.config

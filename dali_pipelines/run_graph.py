@@ -68,13 +68,14 @@ class GraphRun:
         """
         source = self._source
         source.plans = plans
+        # a GPU may still be reading what a delivered batch was made from
+        delivered: deque[tuple[Plan, Arrays]] = deque(maxlen=self._pipeline.prefetch_queue_depth + 1)
         try:
             while (output := self._next_output(stream)) is not None:
                 while not len(source.taken[0][0]):
                     yield source.taken.popleft()[0], None
-                plan, _arrays = kept = source.taken.popleft()
-                yield plan, output
-                del kept
+                delivered.append(source.taken.popleft())
+                yield delivered[-1][0], output
             while source.taken:
                 yield source.taken.popleft()[0], None
         finally:

@@ -1,0 +1,74 @@
+"""Which shards are in use as an epoch goes on: the next ones are asked for early, the last ones let go.
+
+Enters: groups of shards in the order in which an epoch goes through them. Leaves: hints to the system. They change
+when bytes arrive, never which.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.order import shard_order
+from sharding import ShardSet
+
+RELEASE_SAMPLES = 1 << 16  # a global permutation unmaps what it has read after so many samples: about 2 GB of JPEG
+
+
+def windows_of(shards: ShardSet, seed: int, epoch: int, window: int | None, training: bool) -> list[list[int]]:
+    """The groups of shards that an epoch goes through; a global permutation has one, of all of them."""
+    count = len(shards.shard_sizes)
+    if not training:
+        return [[shard] for shard in range(count)]
+    if window is None:
+        return [list(range(count))]
+    order: list[int] = shard_order(count, seed, epoch).tolist()
+    return [order[first : first + window] for first in range(0, count, window)]
+
+
+class ReadAhead:
+    """Follows an epoch through its groups of shards."""
+
+    def __init__(self, shards: ShardSet, groups: Sequence[Sequence[int]], worker: ThreadPoolExecutor) -> None:
+        self._shards, self._groups, self._worker = shards, groups, worker
+        sizes: NDArray[np.int64] = shards.shard_sizes
+        self._ends = np.cumsum([int(sizes[list(group)].sum()) for group in groups])
+        self._current = -1
+        self._read = 0
+
+    def reach(self, position: int, samples: int) -> None:
+        """`samples` samples from `position` of the global order on are about to be read."""
+        group = min(int(np.searchsorted(self._ends, position, side="right")), len(self._groups) - 1)
+        if group != self._current:
+            self._enter(group)
+        self._read += samples
+        if self._read >= RELEASE_SAMPLES:
+            self._read = 0
+            self._release(self._groups[group])
+
+    def _enter(self, group: int) -> None:
+        if len(self._groups) > 1:
+            wanted = [group, group + 1] if self._current < 0 else [group + 1]
+            for ahead in wanted:
+                for shard in self._groups[ahead] if ahead < len(self._groups) else ():
+                    self._worker.submit(self._shards.prefetch, shard)
+        if self._current >= 0:
+            self._release(self._groups[self._current])
+        self._current = group
+
+    def _release(self, group: Sequence[int]) -> None:
+        """Unmap the pages, so that resident memory does not grow with the split; they stay in the page cache."""
+        for shard in group:
+            self._shards.release(shard, evict=False)
+
+
+@contextmanager
+def reading_ahead(shards: ShardSet, groups: Sequence[Sequence[int]]) -> Iterator[ReadAhead]:
+    """A `ReadAhead` with the thread that waits for the system; the thread ends with the block."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as worker:
+        try:
+            yield ReadAhead(shards, groups, worker)
+        finally:
+            worker.shutdown(cancel_futures=True)
