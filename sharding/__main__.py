@@ -1,6 +1,7 @@
 """`python -m sharding pack SRC OUT`, `verify DIR`, `show DIR`. Exit status: 0 done, 1 failed, 2 wrong command line."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -15,6 +16,9 @@ from sharding.options import PackOptions
 from sharding.pack import pack
 from sharding.show import show
 
+_CARRY_ON = "; finished shards are kept: mend that, and run the same command again"
+_HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO), _CARRY_ON)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
@@ -26,8 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
         if command == "pack":
             return _pack(parser, given)
         return _check(given) if command == "verify" else show(**given)
-    except (ShardError, OSError) as error:
+    except ShardError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(
+            f"error: {error.filename or command}: {error.strerror or error}{_HINTS.get(error.errno or 0, '')}\n"
+        )
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; finished shards are kept: run the same command again to carry on\n")

@@ -1,6 +1,7 @@
 """How large a split will be and how long packing it takes, judged by some of its pictures beforehand."""
 
 import shutil
+import tarfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,29 +16,33 @@ from sharding.worker import pack_picture
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of the pictures still to pack: their number, the bytes and the seconds that they will take."""
+    """Of the pictures still to pack: their number, the bytes and seconds that they take, the bytes until the job ends."""
 
     pictures: int
     bytes: float
     seconds: float
+    meanwhile_bytes: float
 
     def check_disk(self, out: Path) -> int:
         """The free bytes where `out` will lie. Raises ShardError if the split does not fit there."""
         free = free_bytes(out)
-        if self.bytes > free:
+        if self.meanwhile_bytes > free:
             raise ShardError(
-                f"{out}: {free / 1e9:.2f} GB free, about {self.bytes / 1e9:.2f} GB needed; "
+                f"{out}: {in_words(free)} free, about {in_words(self.meanwhile_bytes)} needed while packing; "
                 "make room, or choose another OUT or a lower --quality"
             )
         return free
 
 
-def estimate(probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions) -> Estimate:
-    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards."""
-    sizes, begun = [], None
+def estimate(probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions, summed: bool) -> Estimate:
+    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards.
+
+    `summed`: sums for the statistics are kept beside each shard until the end; their size counts.
+    """
+    sizes, begun, sums = [], None, Sums() if summed else None
     for data in probe:
         try:
-            stored = pack_picture(data, Sums(), options.quality, options.resample, options.encoding)
+            stored = pack_picture(data, sums, options.quality, options.resample, options.encoding)
         except RejectedImage:
             continue
         if begun is None:  # the first one compiles what the others use
@@ -45,8 +50,19 @@ def estimate(probe: Iterable[bytes], pictures: int, shards: int, options: PackOp
         sizes.append(member_bytes(len(stored)) + member_bytes(4))
     each_bytes = sum(sizes) / len(sizes) if sizes else 0.0
     each_seconds = (time.process_time() - begun) / max(len(sizes) - 1, 1) if begun is not None else 0.0
+    total = each_bytes * pictures + shards * tarfile.RECORDSIZE
     side_by_side = max(1, min(options.workers, shards))
-    return Estimate(pictures=pictures, bytes=each_bytes * pictures, seconds=each_seconds * pictures / side_by_side)
+    return Estimate(
+        pictures=pictures,
+        bytes=total,
+        seconds=each_seconds * pictures / side_by_side,
+        meanwhile_bytes=total + shards * sums.bytes if sums else total,
+    )
+
+
+def in_words(count: float) -> str:
+    """A number of bytes for people: 9.5 MB, 41.2 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def free_bytes(folder: Path) -> int:

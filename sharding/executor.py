@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from sharding.errors import ShardError
@@ -28,8 +29,14 @@ def open_executor(
     else:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([preload])
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
-            yield processes, workers
+        try:
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
+                yield processes, workers
+        except BrokenProcessPool:
+            raise ShardError(
+                "a worker process died (out of memory?); what is finished is kept: "
+                "run the same command again, perhaps with fewer --workers"
+            ) from None
 
 
 def _start_worker() -> None:

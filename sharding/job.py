@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +102,6 @@ def run_tasks(
                 collect()
         while pending:
             collect()
-    except BrokenProcessPool:
-        raise ShardError(
-            f"{place.parent}: a worker process died (out of memory?); finished shards are kept: "
-            "run the same command again, perhaps with fewer --workers"
-        ) from None
     except BaseException:
         Progress.stop(place)
         for future in pending:

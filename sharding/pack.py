@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sharding import classes, job, source
 from sharding.errors import ShardError
-from sharding.estimate import estimate, free_bytes
+from sharding.estimate import estimate, free_bytes, in_words
 from sharding.executor import open_executor
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, write_atomically
 from sharding.options import PackOptions
@@ -179,14 +179,14 @@ class SplitPacking:
         """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk."""
         options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
         shards = -(-len(plan) // options.samples_per_shard)
-        expected = estimate(probe, len(plan) - done, shards - len(notes), options)
+        expected = estimate(probe, len(plan) - done, shards - len(notes), options, summed=self.split == "train")
         free = expected.check_disk(options.out)
         if done:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
             f"{self.split}: {expected.pictures} pictures of {len(plan.wnids())} classes to pack (layout: {layout}); "
-            f"about {expected.bytes / 1e6:.1f} MB in {shards - len(notes)} shards; {free / 1e9:.2f} GB free in "
-            f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
+            f"about {in_words(expected.bytes)} in {shards - len(notes)} shards; {in_words(free)} free in {options.out}; "
+            f"about {expected.seconds:.0f} s with {options.workers} workers"
         )
 
     def _pack_shards(self, plan: Plan, place: Path, notes: list[ShardNote]) -> None:
@@ -201,6 +201,7 @@ class SplitPacking:
                         number=number, name=self._name(number), folder=self.work.absolute(), samples=samples,
                         labels=[labels[sample.wnid] for sample in samples],
                         quality=options.quality, resample=options.resample, encoding=options.encoding,
+                        summed=self.split == "train",
                     )  # fmt: skip
 
         done = sum(note.samples + len(note.rejects) for note in notes)
@@ -245,5 +246,5 @@ def _check_spool(files: list[list[Any]], out: Path) -> None:
     needed, free = sum(size for _, size, _ in files), free_bytes(out)
     if needed > free:
         raise ShardError(
-            f"{out}: {free / 1e9:.2f} GB free, about {needed / 1e9:.2f} GB needed to spool what is only read in order"
+            f"{out}: {in_words(free)} free, about {in_words(needed)} needed to spool what is only read in order"
         )

@@ -54,6 +54,11 @@ class Sums:
         self.by_place += other.by_place
         self.products += other.products
 
+    @property
+    def bytes(self) -> int:
+        """What they take on the disk."""
+        return self.by_place.nbytes + self.products.nbytes + 1000
+
     def save(self, path: Path) -> None:
         """Write the sums to an `.npz` file."""
         with write_atomically(path) as file:

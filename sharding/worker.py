@@ -29,6 +29,7 @@ class ShardTask:
     quality: int
     resample: Resample
     encoding: Encoding
+    summed: bool
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Stopped(ShardError):
 def pack_shard(task: ShardTask) -> ShardNote:
     """Pack one shard into `task.folder` and return its note. Calling it again gives the same bytes.
 
-    Every written picture is decoded again, and those pixels are summed. Raises OSError for a full disk or a source
-    that cannot be read, Stopped if the job was stopped.
+    Every written picture is decoded again, and those pixels are summed if `task.summed`. Raises OSError for a full disk
+    or a source that cannot be read, Stopped if the job was stopped.
     """
     job = task.folder / "job"
     sums, rejects = Sums(), []
@@ -60,7 +61,9 @@ def pack_shard(task: ShardTask) -> ShardNote:
             if done % _REPORT_EVERY == 0:
                 progress.report(done)
             try:
-                stored = pack_picture(sample.read(), sums, task.quality, task.resample, task.encoding)
+                stored = pack_picture(
+                    sample.read(), sums if task.summed else None, task.quality, task.resample, task.encoding
+                )
             except RejectedImage as error:
                 rejects.append({"source": sample.source, "reason": error.reason})
                 continue
@@ -69,7 +72,8 @@ def pack_shard(task: ShardTask) -> ShardNote:
         progress.report(len(task.samples))
     with write_atomically((task.folder / task.name).with_suffix(".idx")) as file:
         file.write(shard.index().encode())
-    sums.save(job / f"{task.name}.npz")
+    if task.summed:
+        sums.save(job / f"{task.name}.npz")
     note = ShardNote(task.name, shard.samples, shard.bytes, shard.sha256, rejects)
     with write_atomically(job / f"{task.name}.json") as file:
         file.write(json.dumps(asdict(note)).encode())
@@ -85,10 +89,12 @@ def finished_note(folder: Path, name: str) -> ShardNote | None:
     return note if tar.stat().st_size == note.bytes else None
 
 
-def pack_picture(data: bytes, sums: Sums, quality: int, resample: Resample, encoding: Encoding) -> bytes:
+def pack_picture(data: bytes, sums: Sums | None, quality: int, resample: Resample, encoding: Encoding) -> bytes:
     """Prepare one picture, decode what will be written, and add those pixels to `sums`; returns what to write."""
     stored = prepare_image(data, quality=quality, resample=resample, encoding=encoding)
-    sums.add(decode_stored(stored, encoding))
+    pixels = decode_stored(stored, encoding)
+    if sums is not None:
+        sums.add(pixels)
     return stored
 
 

@@ -1,0 +1,105 @@
+"""The command line: statuses, one- or two-line messages, never a traceback."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sharding.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def status(*arguments: object) -> int:
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse's way out
+        return int(stop.code or 0)
+
+
+def test_pack_verify_show_one_after_the_other(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status("pack", class_folders, tmp_path / "out", "--workers", 1, "--quality", 90) == 0
+    assert capsys.readouterr().out == f"packed {tmp_path}/out/train\npacked {tmp_path}/out/val\n"
+    assert status("verify", tmp_path / "out", "--workers", 1) == 0
+    assert status("show", tmp_path / "out", "--png", tmp_path / "sheet.png", "--samples", 4) == 0
+    assert "quality 90" in capsys.readouterr().out and (tmp_path / "sheet.png").exists()
+    shutil.copy(tmp_path / "out" / "train" / "train-000000.tar", tmp_path / "out" / "train" / "extra.tar")
+    assert status("verify", tmp_path / "out", "--workers", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "message"),
+    [
+        ([], 2, "required: command"),
+        (["pack", "SRC"], 2, "required: OUT"),
+        (["pack", "SRC", "OUT", "--quality", "high"], 2, "argument --quality: invalid int value: 'high'"),
+        (["pack", "SRC", "OUT", "--quality", "101"], 2, "--quality 101: must be from 1 to 100"),
+        (["pack", "SRC", "OUT", "--encoding", "png"], 2, "argument --encoding: invalid choice"),
+        (["pack", "SRC", "OUT", "--qual", "90"], 2, "unrecognized arguments: --qual 90"),
+        (["pack", "SRC", "OUT"], 1, "error: SRC: no such folder; give the folder that holds the source pictures"),
+        (["pack", ".", "OUT"], 1, "error: .: no pictures found for split train"),
+        (["pack", ".", "file.txt"], 1, "file.txt"),
+        (["verify", "SRC"], 1, "error: SRC: no packed split here (no manifest.json); make one with"),
+        (["show", "SRC"], 1, "error: SRC: no such folder; make it with: python -m sharding pack SRC OUT"),
+        (["pack", ".", "OUT", "--classes", "no.json"], 1, "error: "),
+    ],
+)
+def test_a_users_mistake(
+    arguments: list[str],
+    expected: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("no folder")
+    assert status(*arguments) == expected
+    stderr = capsys.readouterr().err
+    assert message in stderr and "Traceback" not in stderr
+    assert not (tmp_path / "OUT" / "train").exists()
+
+
+def test_as_a_command_with_worker_processes(class_folders: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sharding", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = run("pack", class_folders, tmp_path, "--workers", 2, "--samples-per-shard", 7)
+    assert done.returncode == 0, done.stderr
+    assert "train: 24 pictures of 3 classes to pack" in done.stderr and "24/24" in done.stderr
+    assert "image/s" in done.stderr
+    done = run("verify", tmp_path, "--workers", 2)
+    assert done.returncode == 0 and "every sample is as it must be" in done.stderr
+    again = run("pack", class_folders, tmp_path, "--workers", 2, "--samples-per-shard", 8)
+    assert again.returncode == 1 and again.stderr.count("\n") == 1
+    assert "already packed, with other options: samples_per_shard was 7, now 8" in again.stderr
+
+
+def test_a_full_disk(class_folders: Path, tmp_path: Path) -> None:
+    """On a file system of its own, of 300 kB; skipped where mounting is not allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        (disk / "ballast").write_bytes(b"x" * 200_000)
+        code = "import shutil, sys; from sharding.__main__ import main; import sharding.estimate as e;"
+        code += "e.free_bytes = lambda _: 10**9; sys.exit(main())"  # as if others filled the disk in the meantime
+        command = [sys.executable, "-c", code, "pack", str(class_folders), str(disk), "--samples-per-shard", "5"]
+        full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert full.returncode == 1 and "Traceback" not in full.stderr
+        error = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+        assert len(error) == 1 and "No space left on device" in error[0] and "run the same command again" in error[0]
+        finished = list((disk / "train.partial" / "job").glob("train-*.json"))
+        told = subprocess.run([*command[:1], "-m", "sharding", *command[3:]], cwd=ROOT, capture_output=True, text=True)
+        assert told.returncode == 1 and "make room, or choose another OUT" in told.stderr
+        assert list((disk / "train.partial" / "job").glob("train-*.json")) == finished
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
