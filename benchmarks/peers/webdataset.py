@@ -11,6 +11,7 @@ import webdataset as wds
 
 from benchmarks.peers.torch_fast import AHEAD, SharedRing
 from benchmarks.peers.work import Delivered, Job, Plan, Standardiser, turbo
+from sharding.shard import SUFFIX, read_keys
 
 SHUFFLE_BUFFER = 1000
 
@@ -23,7 +24,9 @@ class Peer:
 
     def __init__(self, job: Job, plan: Plan) -> None:
         shards = job.shards()
-        self._ids = {shards.locate(number)[1]: number for number in range(len(shards))}
+        indexes = [(job.split / name).with_suffix(".idx") for name in shards.shard_names]
+        keys = [key for index in indexes for key in read_keys(index, SUFFIX["jpeg"])]
+        self._ids = {key: number for number, key in enumerate(keys)}
         self._rows, self._ring = plan.rows, SharedRing(job.workers, job.batch_size)
         self._standardise = Standardiser(job.mean_image())
         urls = [str(job.split / name) for name in shards.shard_names]

@@ -1,0 +1,164 @@
+"""Reading from a cold disk, and what size costs: `python -m benchmarks cold [--quick]`.
+
+Questions: with the page cache dropped, what does each order of reading cost, and how much more is read than is used?
+And do opening, ordering and stepping through a split stay cheap at the size of ImageNet?
+Leaves: `cold.json`, `cold.md`, `cold.png`.
+"""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import data
+from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, interleave, row_of, timed
+from benchmarks.results import publish
+from benchmarks.simulated import BATCH, Cost, cost, simulate
+from dali_pipelines import epoch_order
+from dali_pipelines.order import shard_order
+from sharding import ShardSet
+
+SIZES = {False: (4096, 1024), True: (256, 128)}  # quick: samples, samples in a shard; the loader benchmark's
+SHARDS = ((13, 1_000), (13, 10_000), (128, 10_000))  # 13 thousand, 130 thousand, 1.28 million samples
+STEPS = {False: 1000, True: 50}
+WINDOW = 1
+
+OPERATIONS = (
+    "reading: JPEG bytes of every sample from memory-mapped tars, in batches of 128, every byte touched; before each "
+    "repeat the tars are closed and dropped from the page cache (fsync, posix_fadvise DONTNEED), except where warm. "
+    f"window: shuffled within {WINDOW} shard at a time, the next one read ahead (madvise WILLNEED). "
+    "size: hard links to one tar of 16-byte pictures; open = manifest, every index and a label in each shard; "
+    "order = the epoch's global permutation; step through = ids, labels, views and augmentation of batches of 128 "
+    "spread over the epoch. Memory is what the process holds of its own (not the mapped tars) more than before."
+)
+
+
+def run(quick: bool, out: Path) -> None:
+    """Measures both and publishes one table."""
+    samples, in_shard = SIZES[quick]
+    shards = data.shards(samples, samples_per_shard=in_shard)
+    rows = reading(shards) + size(quick)
+    publish(
+        "cold",
+        rows,
+        out=out,
+        title="Cold reads, and the price of size: samples per CPU-second",
+        data_set=data.describe(shards),
+        operations=OPERATIONS,
+        cache="page cache dropped before each repeat where the row says cold",
+        quick=quick,
+    )
+
+
+def reading(shards: ShardSet) -> list[Row]:
+    """Rows of sequential, windowed and global reading, cold, and of sequential reading from the page cache."""
+    orders: dict[str, tuple[Callable[[], Iterator[np.ndarray]], bool]] = {
+        "read in sequence, warm": (lambda: iter(batches(np.arange(len(shards)))), False),
+        "read in sequence, cold": (lambda: iter(batches(np.arange(len(shards)))), True),
+        f"read in a window of {WINDOW} shard, cold": (lambda: windowed(shards), True),
+        "read in global order, cold": (lambda: iter(batches(epoch_order(shards.shard_sizes, 0, 0))), True),
+    }
+    from_disk: dict[str, list[int]] = {name: [] for name in orders}
+
+    def case(name: str) -> Case:
+        order, cold = orders[name]
+        return Case(name=name, repeat=lambda: read(shards, order, cold, from_disk[name]))
+
+    rows = interleave([case(name) for name in orders])
+    used = sum(view.nbytes for view in shards.images(np.arange(len(shards))))
+    return [
+        dataclasses.replace(row, note=f"{np.median(from_disk[row.name][1:]) / used:.2f} × its bytes from the disk")
+        for row in rows
+    ]
+
+
+def read(shards: ShardSet, order: Callable[[], Iterator[np.ndarray]], cold: bool, from_disk: list[int]) -> Repeat:
+    """One repeat: touches every byte of every sample; appends how many bytes came from the disk."""
+    shards.close()
+    if cold:
+        drop(shards)
+    before = disk_bytes()
+
+    def work() -> int:
+        images = 0
+        for ids in order():
+            for view in shards.images(ids):
+                view.sum()
+            images += len(ids)
+        return images
+
+    repeat = timed(work)
+    from_disk.append(disk_bytes() - before)
+    return repeat
+
+
+def drop(shards: ShardSet) -> None:
+    """Drops the tars from the page cache; their dirty pages are written first, since only clean ones can go."""
+    for name in shards.shard_names:
+        descriptor = os.open(shards.path / name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def disk_bytes() -> int:
+    """Bytes that this process has had fetched from storage so far (Linux /proc)."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["read_bytes"])
+
+
+def batches(order: np.ndarray) -> list[np.ndarray]:
+    """The order, 128 ids at a time."""
+    return np.split(order, range(BATCH, len(order), BATCH))
+
+
+def windowed(shards: ShardSet) -> Iterator[np.ndarray]:
+    """Batches of a windowed epoch; when a window begins, the next one is asked for."""
+    order = epoch_order(shards.shard_sizes, 0, 0, WINDOW)
+    turns = shard_order(len(shards.shard_sizes), 0, 0)
+    ends = np.cumsum(shards.shard_sizes[turns])
+    for first in range(0, len(turns), WINDOW):
+        for shard in turns[first : first + 2 * WINDOW]:
+            shards.prefetch(int(shard))
+        start = ends[first] - shards.shard_sizes[turns[first]]
+        yield from batches(order[start : ends[min(first + WINDOW, len(turns)) - 1]])
+
+
+def size(quick: bool) -> list[Row]:
+    """Rows of opening, ordering and stepping through simulated splits, with how each grows."""
+    with tempfile.TemporaryDirectory(prefix="simulated-", dir=data.WORK) as folder:
+        costs = []
+        for number, (shards, samples) in enumerate(SHARDS):
+            split = simulate(Path(folder) / str(number) / "train", shards, samples)
+            repeats = 1 if quick and number == len(SHARDS) - 1 else MINIMUM_REPEATS
+            costs.append(cost(split, STEPS[quick], repeats))
+    return [growth_row(costs, place, name) for name in costs[0].repeats for place in range(len(costs))]
+
+
+def growth_row(costs: list[Cost], place: int, name: str) -> Row:
+    """The row of one operation at one size; that of the largest size says how time and memory grow."""
+    found = costs[place]
+    seconds = [whole_seconds(cost_, name) for cost_ in costs]
+    note = f"{seconds[place]:.3f} s, {found.memory_bytes[name] / 1e6:+.1f} MB"
+    note += "" if len(found.repeats[name]) > 1 else ", once"
+    if found is costs[-1]:
+        samples = [cost_.samples for cost_ in costs]
+        memory = [cost_.memory_bytes[name] for cost_ in costs]
+        note += f"; time ∝ samples^{exponent(samples, seconds):.2f}, memory ∝ samples^{exponent(samples, memory):.2f}"
+    case = Case(name=f"{name}: {found.samples:,} samples", repeat=lambda: found.repeats[name][0])
+    return dataclasses.replace(row_of(case, found.repeats[name], None, None), note=note)
+
+
+def whole_seconds(found: Cost, name: str) -> float:
+    """CPU seconds for the whole split, the median of the repeats."""
+    return float(np.median([repeat.cpu_seconds / repeat.images for repeat in found.repeats[name]])) * found.samples
+
+
+def exponent(samples: list[int], values: list[float] | list[int]) -> float:
+    """k of values ∝ samples^k, by least squares on logarithms."""
+    return float(np.polyfit(np.log(samples), np.log(np.maximum(values, 1e-9)), 1)[0])
