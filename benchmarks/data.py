@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from sharding import PackOptions, ShardSet, pack, prepare_image
+from sharding.shard import Encoding
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "benchmarks"
@@ -60,7 +61,7 @@ def cut_sample_photos(folder: Path) -> None:
     part.rename(folder)
 
 
-def shards(samples: int, encoding: str = "jpeg", samples_per_shard: int = 1000) -> ShardSet:
+def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1000) -> ShardSet:
     """A training split of `samples` samples: the photographs, each cut once, repeated in turn."""
     photos = photographs()
     what = [photos.what, samples, encoding, samples_per_shard]
