@@ -38,9 +38,7 @@ def jpeg_folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def raw_folder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same samples as raw pixels."""
     out = tmp_path_factory.mktemp("raw")
-    options = PackOptions(
-        source=pictures, out=out, split="train", samples_per_shard=10, workers=1, encoding="raw"
-    )
+    options = PackOptions(source=pictures, out=out, split="train", samples_per_shard=10, workers=1, encoding="raw")
     return pack(options)[0]
 
 

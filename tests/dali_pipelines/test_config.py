@@ -1,0 +1,62 @@
+"""What `DataConfig` refuses, and which epochs have noise."""
+
+import dataclasses
+
+import pytest
+
+from dali_pipelines import DataConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("recipe", "seed", "original or paper"),
+        ("batch_size", 0, "at least 1"),
+        ("seed", -1, "0 to 2^63-1"),
+        ("device", "gpu", "cpu, cuda or cuda:N"),
+        ("device", "cuda:", "cpu, cuda or cuda:N"),
+        ("noise_epochs", -1, "None or at least 0"),
+        ("window", 0, "None or at least 1"),
+        ("output", "float16", "float32 or uint8"),
+        ("prefetch", 0, "at least 1"),
+        ("threads", -1, "at least 0"),
+        ("hardware_decoder_load", 1.5, "0 to 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_the_rule(field: str, value: object, expected: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        DataConfig(**{field: value})
+    assert str(raised.value) == f"{field} {value!r}: expected {expected}"
+
+
+def test_views_are_one_or_ten_and_ten_only_for_evaluation() -> None:
+    with pytest.raises(ValueError, match="views 5: expected 1 or 10"):
+        DataConfig(views=5, training=False)
+    with pytest.raises(ValueError, match="views 10 with training"):
+        DataConfig(views=10)
+    assert DataConfig(views=10, training=False).views == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "noisy"),
+    [
+        ({}, [True, True, True]),
+        ({"noise_epochs": 2}, [True, True, False]),
+        ({"noise_epochs": 0}, [False, False, False]),
+        ({"augment": False}, [False, False, False]),
+        ({"training": False}, [False, False, False]),
+    ],
+)
+def test_which_epochs_have_noise(options: dict[str, object], noisy: list[bool]) -> None:
+    config = DataConfig(**options)
+    assert [config.has_noise(epoch) for epoch in range(3)] == noisy
+
+
+@pytest.mark.parametrize(("device", "is_cuda"), [("cpu", False), ("cuda", True), ("cuda:12", True)])
+def test_devices(device: str, is_cuda: bool) -> None:
+    assert DataConfig(device=device).is_cuda is is_cuda
+
+
+def test_a_config_cannot_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DataConfig().batch_size = 3  # type: ignore[misc]
