@@ -16,7 +16,7 @@ from sharding.worker import pack_picture
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of the pictures still to pack: their number, the bytes and seconds that they take, the bytes until the job ends."""
+    """Of the pictures still to pack: number, bytes, seconds; and the bytes that the job takes until it ends."""
 
     pictures: int
     bytes: float

@@ -185,8 +185,8 @@ class SplitPacking:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
             f"{self.split}: {expected.pictures} pictures of {len(plan.wnids())} classes to pack (layout: {layout}); "
-            f"about {in_words(expected.bytes)} in {shards - len(notes)} shards; {in_words(free)} free in {options.out}; "
-            f"about {expected.seconds:.0f} s with {options.workers} workers"
+            f"about {in_words(expected.bytes)} in {shards - len(notes)} shards; {in_words(free)} free in "
+            f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
         )
 
     def _pack_shards(self, plan: Plan, place: Path, notes: list[ShardNote]) -> None:

@@ -1,0 +1,198 @@
+"""What does packing cost beside the seed's way, does it scale with workers, and does it bear ImageNet's size?
+
+    the seed's way   as github AsteroidHunter/replicatingAlexNet resizes, on the same photographs: Pillow opens, Lanczos
+                     of the whole picture, central crop, saved at Pillow's default quality, a file a picture
+    ours             what one worker does for one shard: decode, exact area average, quality 95, decode what was
+                     written, sums for the statistics, checksum, tar, index, flushed to the disk
+    ours, lanczos / raw
+    N workers        the whole command on the photographs, several times over: listing, plan, estimate, worker processes
+
+Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture, the ratio to the seed, and the cost of 1.28
+million samples: listing them into the plan, opening the split, reading every index.
+"""
+
+import io
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.data import Photographs, photographs
+from benchmarks.measure import Case, Repeat, Row, interleave, timed
+from benchmarks.results import publish
+from benchmarks.simulated import cost, own_bytes, simulate
+from sharding import PackOptions, pack
+from sharding.plan import Plan, Sample
+from sharding.record import Record
+from sharding.resize import Resample
+from sharding.shard import Encoding
+from sharding.worker import ShardTask, pack_shard
+
+SHARDS, SAMPLES_PER_SHARD = 128, 10_000
+
+
+def run(quick: bool, out: Path) -> None:
+    """Measure, print and write `out`/pack.{json,md,png}."""
+    logging.getLogger("sharding").setLevel(logging.WARNING)
+    photos = photographs()
+    files, repeats, times = (photos.files[:24], 2, 1) if quick else (photos.files, 5, 3)
+    with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
+        work = Path(name)
+        repeated = repeat(files, times, work / "repeated")
+        cases = [
+            Case(name="the seed's way", repeat=partial(seed, files, work / "seed"), note="quality 75"),
+            Case(name="ours", repeat=partial(ours, files, work / "area"), reference="ours"),
+            Case(name="ours, lanczos", repeat=partial(ours, files, work / "lanczos", resample="lanczos")),
+            Case(name="ours, raw", repeat=partial(ours, files, work / "raw", encoding="raw")),
+        ]
+        cases += [
+            Case(name=f"{workers} worker{'s' * (workers > 1)}", repeat=partial(command, repeated, work, workers))
+            for workers in worker_counts()
+        ]
+        rows = interleave(cases, repeats)
+        each = {case.name: mean_bytes(work / folder) for case, folder in zip(cases, ("seed", "area", "lanczos", "raw"))}
+        shards, samples = (8, 500) if quick else (SHARDS, SAMPLES_PER_SHARD)
+        publish(
+            "pack",
+            rows,
+            out=out,
+            title="Packing photographs into shards",
+            data_set=data_set(photos, files),
+            operations="decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums "
+            "mean image and covariance, and writes through to the disk",
+            cache="page cache warm",
+            quick=quick,
+            extra={
+                "bytes_a_picture": each,
+                "times_the_seeds_images_per_cpu_second": ratios(rows),
+                "simulated": {**plan_cost(work / "plan.sqlite", shards * samples), **set_cost(work, shards, samples)},
+            },
+        )
+
+
+def worker_counts() -> list[int]:
+    """1, 2, 4 … up to the cores there are."""
+    cores = len(os.sched_getaffinity(0))
+    return sorted({1, cores, *(2**power for power in range(10) if 2**power < cores)})
+
+
+def repeat(files: tuple[Path, ...], times: int, folder: Path) -> Path:
+    """A flat folder of links to the photographs, each `times` times."""
+    folder.mkdir()
+    for file in files:
+        for turn in range(times):
+            (folder / f"{file.stem}-{turn}{file.suffix}").symlink_to(file)
+    return folder
+
+
+def seed(files: tuple[Path, ...], folder: Path) -> Repeat:
+    """Resize as the seed does, into a folder of files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+
+    def work() -> int:
+        for file in files:
+            with Image.open(file) as opened:
+                image = opened.convert("RGB") if opened.mode != "RGB" else opened
+                width, height = image.size
+                size = (256, int(256 * height / width)) if width < height else (int(256 * width / height), 256)
+                image = image.resize(size, Image.Resampling.LANCZOS)
+                left, top = (image.width - 256) // 2, (image.height - 256) // 2
+                image.crop((left, top, left + 256, top + 256)).save(folder / f"{file.stem}.JPEG")
+        return len(files)
+
+    return timed(work)
+
+
+def ours(files: tuple[Path, ...], folder: Path, resample: Resample = "area", encoding: Encoding = "jpeg") -> Repeat:
+    """Pack one shard as a worker does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "job").mkdir(parents=True)
+    samples = [Sample(file.stem, file.name, "", str(file), 0, -1) for file in files]
+    task = ShardTask(
+        number=0,
+        name="train-000000.tar",
+        folder=folder,
+        samples=samples,
+        labels=[0] * len(samples),
+        quality=95,
+        resample=resample,
+        encoding=encoding,
+        summed=True,
+    )
+    return timed(lambda: pack_shard(task).samples)
+
+
+def command(source: Path, work: Path, workers: int) -> Repeat:
+    """The whole `pack` on `workers` worker processes."""
+    out = work / "command"
+    shutil.rmtree(out, ignore_errors=True)
+    pictures = len(list(source.iterdir()))
+    options = PackOptions(source=source, out=out, workers=workers, samples_per_shard=max(8, pictures // 24))
+
+    def packing() -> int:
+        pack(options)
+        return pictures
+
+    return timed(packing)
+
+
+def mean_bytes(folder: Path) -> float:
+    """Bytes a picture of what a case wrote: pictures alone, without what tar adds."""
+    indexes = list(folder.glob("*.idx"))
+    if not indexes:
+        sizes = [file.stat().st_size for file in folder.iterdir()]
+    else:
+        sizes = [int(line.split()[2]) for line in indexes[0].read_text().splitlines()[1:]]
+    return sum(sizes) / len(sizes)
+
+
+def ratios(rows: list[Row]) -> dict[str, float]:
+    """Images per CPU-second of each case over the seed's, medians of rounds made side by side."""
+    seed_to_ours = {row.name: row.to_ours for row in rows if row.to_ours is not None}
+    base = seed_to_ours["the seed's way"].median
+    return {name: round(spread.median / base, 3) for name, spread in seed_to_ours.items()}
+
+
+def data_set(photos: Photographs, files: tuple[Path, ...]) -> dict[str, object]:
+    """What the photographs are, and how large."""
+    sizes = []
+    for file in files:
+        with Image.open(io.BytesIO(file.read_bytes())) as image:
+            sizes.append(image.size)
+    mean = [round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1)]
+    return {"pictures": photos.what, "used": len(files), "mean_width_height": mean}
+
+
+def plan_cost(path: Path, samples: int) -> dict[str, float]:
+    """List `samples` pictures into a plan, shuffled, and read it shard by shard: seconds, and memory taken."""
+
+    def records() -> Iterator[Record]:
+        for number in range(samples):
+            wnid = f"n{number % 1000:08d}"
+            yield Record(f"{wnid}/{wnid}_{number}.JPEG", wnid, f"/data/imagenet/train/{wnid}/{wnid}_{number}.JPEG")
+
+    before, plan = own_bytes(), Plan(path, seed=0)
+
+    def work() -> int:
+        plan.fill(records(), {}, None)
+        return sum(len(shard) for shard in plan.shards(SAMPLES_PER_SHARD))
+
+    measured, taken = timed(work), own_bytes() - before
+    plan.close()
+    return {"samples": samples, "plan_seconds": round(measured.seconds, 2), "plan_megabytes": round(taken / 1e6, 1)}
+
+
+def set_cost(work: Path, shards: int, samples_per_shard: int) -> dict[str, float]:
+    """Open a split of that size and read every index; order an epoch of it."""
+    found = cost(simulate(work / "simulated", shards, samples_per_shard), steps=1, repeats=1)
+    return {
+        "open_and_read_every_index_seconds": round(found.repeats["open"][0].seconds, 2),
+        "open_and_read_every_index_megabytes": round(found.memory_bytes["open"] / 1e6, 1),
+        "order_seconds": round(found.repeats["order"][0].seconds, 2),
+    }
