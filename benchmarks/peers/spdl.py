@@ -36,7 +36,10 @@ class Peer:
         write_files(job.shards(), job.files)
         self._job, self._rows = job, plan.rows
         self._decode = DECODERS[job.options["decoder"]]
-        self._decode(job.read(0), np.empty((IMAGE, IMAGE, 3), np.uint8))  # raises where FFmpeg is missing
+        try:
+            self._decode(job.read(0), np.empty((IMAGE, IMAGE, 3), np.uint8))
+        except RuntimeError as error:
+            raise RuntimeError(f"no FFmpeg for SPDL (Debian: apt-get install ffmpeg): {error}") from error
         self._standardise = Standardiser(job.mean_image())
         self._random = np.random.default_rng(0)
         self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()

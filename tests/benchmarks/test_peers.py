@@ -1,0 +1,191 @@
+"""The loaders of the benchmark do the same work: their pixels, from the processes that are timed, against NumPy.
+
+A peer that is not installed must say so; the test then holds that it could not have run.
+"""
+
+import importlib.util
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.loader import covariance_root, plan_rows
+from benchmarks.peers import LIMIT, OURS, PEERS, Entry
+from benchmarks.peers.child import Measured
+from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError
+from benchmarks.peers.work import ROW, Delivered, Job, Plan, Standardiser, made_once, write_files
+from sharding import PackOptions, ShardSet, pack
+
+SAMPLES, BATCH = 40, 8
+INEXACT = {"FFCV": 4.0, "SPDL (FFmpeg)": 4.0}  # mean grey levels that another DCT or chroma filter may cost
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory, sample_photos: Path) -> ShardSet:
+    out = tmp_path_factory.mktemp("peers")
+    pack(PackOptions(source=sample_photos, out=out, split="train", samples_per_shard=SAMPLES // 2, workers=1))
+    return ShardSet.open(out / "train")
+
+
+@pytest.fixture(scope="module")
+def job(split: ShardSet) -> Job:
+    job = Job(split=split.path, prepared=split.path.parent / "made", batch_size=BATCH)
+    write_files(split, job.files)
+    return job
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
+        yield nursery
+
+
+def told(entry: Entry, job: Job) -> Job:
+    return Job(
+        split=job.split, prepared=job.prepared, module=entry.module, options=entry.options, batch_size=job.batch_size
+    )
+
+
+def expected(split: ShardSet, job: Job, number: int) -> np.ndarray:
+    """By hand: decode with Pillow, crop picture and mean alike, mirror, add the colour."""
+    row = plan_rows(split)[number]
+    pixels = np.asarray(Image.open(job.files / f"{number:06d}.jpg")).astype(np.float64)
+    top, left = row["crop_y"], row["crop_x"]
+    crop = (pixels - split.statistics.mean_image)[top : top + 224, left : left + 224]
+    return (crop[:, ::-1] if row["mirror"] else crop) + row["rgb_offset"]
+
+
+def started(nursery: Nursery, entry: Entry, split: ShardSet, job: Job) -> LoaderProcess:
+    process = nursery.start(entry, told(entry, job), plan_rows(split), covariance_root(split.statistics))
+    process.await_ready()
+    return process
+
+
+@pytest.mark.parametrize("entry", [OURS, *PEERS], ids=lambda entry: entry.name)
+def test_pixels_are_those_of_numpy_or_the_row_says_why_not(
+    entry: Entry, nursery: Nursery, split: ShardSet, job: Job
+) -> None:
+    process = started(nursery, entry, split, job)
+    if process.missing:
+        assert entry.module in ("ffcv", "spdl"), process.missing
+        told_how = "make bench-peers" in process.missing, "apt-get install ffmpeg" in process.missing
+        assert told_how == ((True, False) if importlib.util.find_spec(entry.module) is None else (False, True))
+        return
+    pictures = process.pictures()
+    assert BATCH / 2 < len(pictures) <= BATCH  # FFCV goes through the samples several times in one epoch
+    gap = Difference.between(pictures, {number: expected(split, job, number) for number in pictures})
+    allowed = INEXACT.get(entry.name, 0.0)
+    assert gap.mean <= allowed or gap.highest < 1e-2
+    assert ("PIXELS DIFFER" in str(gap)) == (allowed > 0)
+    repeat = process.repeat()
+    assert repeat.images > 0 and repeat.images % BATCH == 0
+    assert len(repeat.waits_seconds) == repeat.images // BATCH
+    assert repeat.cpu_seconds > 0 and repeat.peak_bytes > 2**20
+
+
+def test_the_limit_decodes_every_sample(nursery: Nursery, split: ShardSet, job: Job) -> None:
+    assert started(nursery, LIMIT, split, job).repeat().images == SAMPLES
+
+
+def test_wanted_pictures_of_a_whole_epoch(nursery: Nursery, split: ShardSet, job: Job) -> None:
+    wanted = frozenset({0, 17, SAMPLES - 1})
+    pictures = started(nursery, OURS, split, job).pictures(wanted)
+    assert set(pictures) == wanted
+    assert np.abs(pictures[17] - expected(split, job, 17)).max() < 1e-2
+
+
+def test_a_peer_that_is_not_installed_is_a_reason(nursery: Nursery, split: ShardSet, job: Job) -> None:
+    process = started(nursery, Entry(name="nobody's", module="nobodys"), split, job)
+    assert "nobodys" in process.missing and "make bench-peers" in process.missing
+    assert process.note == ""
+
+
+def test_a_process_that_dies_is_a_reason_with_its_last_words(
+    nursery: Nursery, split: ShardSet, job: Job, tmp_path: Path
+) -> None:
+    nowhere = Job(split=tmp_path / "nowhere", prepared=job.prepared)
+    process = started(nursery, LIMIT, split, nowhere)
+    assert LIMIT.name in process.missing and "nowhere" in process.missing
+    with pytest.raises(PeerError, match="process ended"):
+        process.repeat()
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (32, 32), (5, 11), (31, 0)])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_standardiser_against_numpy(top: int, left: int, mirror: bool, job: Job) -> None:
+    random = np.random.default_rng(top)
+    pixels = random.integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    mean = random.uniform(0, 255, (256, 256, 3)).astype(np.float32)
+    rows = np.zeros(1, ROW)
+    rows[0] = (top, left, mirror, (1.5, -2.25, 30.0))
+    out = np.empty((1, 224, 224, 3), np.float32)
+    Standardiser(mean).batch([b""], rows, out, lambda encoded, buffer: pixels)
+    crop = (pixels.astype(np.float64) - mean)[top : top + 224, left : left + 224]
+    crop = (crop[:, ::-1] if mirror else crop) + np.array([1.5, -2.25, 30.0])
+    np.testing.assert_allclose(out[0], crop, atol=1e-4)
+
+
+def draw_in_child(plan: Plan) -> None:
+    plan.draw(np.random.default_rng(7))
+
+
+def test_a_plan_is_drawn_over_its_whole_range_and_shared_with_forked_workers() -> None:
+    root = np.array([[3.0, 0, 0], [1, 2, 0], [0, 0, 5]])
+    plan = Plan(20_000, root)
+    assert not plan.rows["crop_y"].any()
+    process = multiprocessing.get_context("fork").Process(target=draw_in_child, args=(plan,))
+    process.start()
+    process.join()
+    rows = plan.rows
+    for name in ("crop_y", "crop_x"):
+        assert (rows[name].min(), rows[name].max()) == (0, 32)
+        assert abs(rows[name].mean() - 16) < 0.3
+    assert abs(np.corrcoef(rows["crop_y"], rows["crop_x"])[0, 1]) < 0.03
+    assert abs(rows["mirror"].mean() - 0.5) < 0.02
+    np.testing.assert_allclose(np.cov(rows["rgb_offset"].T), root @ root.T, atol=0.8)
+
+
+class Counted:
+    """Three batches of 4, 4 and 2 an epoch; the first is ready before it is asked for."""
+
+    note = ""
+    ahead = 1
+
+    def epoch(self) -> Iterator[Delivered]:
+        for size in (4, 4, 2):
+            yield Delivered(images=torch.zeros(size, 3, 1, 1), ids=torch.arange(size))
+
+
+def test_batches_that_were_ready_are_not_counted() -> None:
+    measured = Measured(Counted(), Plan(10, np.eye(3)), epochs=2)
+    repeat = measured.repeat()
+    assert repeat.images == 16
+    assert len(repeat.waits_seconds) == 5
+    assert repeat.cpu_seconds > 0
+
+
+def test_difference_of_pictures() -> None:
+    ours = {3: np.zeros((2, 2, 3)), 5: np.full((2, 2, 3), 10.0), 7: np.ones((2, 2, 3))}
+    theirs = {3: np.zeros((2, 2, 3)), 5: np.full((2, 2, 3), 10.0)}
+    assert str(Difference.between(theirs, ours)) == "same pixels"
+    theirs[5][0, 0, 0] -= 6
+    gap = Difference.between(theirs, ours)
+    assert (gap.pictures, gap.mean, gap.highest) == (2, 6 / 24, 6)
+    assert str(gap) == "PIXELS DIFFER by 0.25 grey levels, at most 6"
+
+
+def test_what_is_made_once_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    made_once(path, lambda part: part.write_text("first") and None)
+    made_once(path, lambda part: part.write_text("second") and None)
+    assert path.read_text() == "first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_files_hold_the_shards_bytes(split: ShardSet, job: Job) -> None:
+    assert sorted(path.name for path in job.files.iterdir()) == [f"{number:06d}.jpg" for number in range(SAMPLES)]
+    assert job.read(SAMPLES - 1) == split.images([SAMPLES - 1])[0].tobytes()
