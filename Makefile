@@ -43,7 +43,7 @@ demo: setup  ## train on scikit-learn's digits, evaluate with ten patches, repor
 	@test -d build/demo/digits || $(BIN)/python scripts/digits.py build/demo/digits
 	@$(BIN)/python -m sharding pack build/demo/digits build/demo/shards --samples-per-shard 500
 	@$(BIN)/python train.py --shards build/demo/shards --run runs/demo --resume auto \
-	  --recipe original --width 0.125 --epochs 12 --model-parallel 1 $(ARGS)
+	  --recipe original --width 0.125 --epochs 30 --model-parallel 1 $(ARGS)
 	@$(BIN)/python eval_tenpatch.py --run runs/demo
 	@$(BIN)/python -m report --run runs/demo
 
