@@ -36,7 +36,7 @@ from report.forward import Forward
 from report.metrics import ReportError
 from report.names import class_names
 from report.options import add_run_options, device_type, positive
-from report.references import NO_REFERENCE, references_for
+from report.references import reference_note, references_for
 from report.trained_run import TrainedRun
 from report.views import Classifier, average_views
 from sharding import RejectedImage, ShardError, ShardSet, Statistics, prepare_image
@@ -151,7 +151,6 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 def describe(run: TrainedRun, shards: ShardSet, whole: Evaluation, mesh: Mesh, seconds: float) -> dict[str, Any]:
     """The content of report.json. Errors are fractions, log loss in nats, intervals at 95 %."""
-    references = [asdict(reference) for reference in references_for(run.challenge, shards.split)]
     return {
         "format": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -160,8 +159,8 @@ def describe(run: TrainedRun, shards: ShardSet, whole: Evaluation, mesh: Mesh, s
         "images": len(whole.ids),
         "classes": len(shards.classes),
         **{method: scores.figures() for method, scores in whole.scores.items()},
-        "references": references,
-        "reference_note": "" if references else NO_REFERENCE,
+        "references": [asdict(item) for item in references_for(run.challenge, shards.split)],
+        "reference_note": reference_note(run.challenge, shards.split, len(whole.ids)),
         "model": run.state["model_config"],
         "checkpoint": {
             "file": str(run.checkpoint),

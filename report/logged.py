@@ -12,14 +12,17 @@ from model.state import versions
 from report.classes import MATRIX_CLASSES, confusions, draw_class_errors, draw_confusions, ends
 from report.curves import draw_curves
 from report.drawing import Picture, png
-from report.errors import HEADER, METHODS, error_rows
+from report.errors import HEADER, error_rows
 from report.filters import draw_filters
 from report.metrics import Metrics, ReportError, load_metrics
 from report.names import class_names, short_name
 from report.page import Section, Table
-from report.references import NO_REFERENCE, published_curve
+from report.references import published_curve
 from report.trained_run import TrainedRun
 
+EVALUATION_KEYS = frozenset(
+    ["date", "split", "images", "classes", "images_per_second", "machine", "reference_note", "checkpoint", "data"]
+)
 NOT_EVALUATED = "This run has not been evaluated yet: python eval_tenpatch.py --run {run}"
 
 
@@ -28,13 +31,15 @@ def read_evaluation(run: TrainedRun) -> dict[str, Any] | None:
     path = run.path / "report.json"
     if not path.is_file():
         return None
+    again = f"make it again: python eval_tenpatch.py --run {run.path}"
     try:
         content = json.loads(path.read_text())
-        rows = error_rows(content)
-    except (ValueError, KeyError, TypeError) as error:
-        again = f"make it again: python eval_tenpatch.py --run {run.path}"
+        error_rows(content)
+        missing = EVALUATION_KEYS - content.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{path}: not a report of this program ({type(error).__name__}: {error}); {again}") from None
-    assert len(rows) >= len(METHODS)
+    if missing:
+        raise ReportError(f"{path}: not a report of this program, it lacks {', '.join(sorted(missing))}; {again}")
     return content
 
 
@@ -50,7 +55,8 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
     if evaluation["classes"] <= 5:
         sentences.append("With five classes or fewer the top-5 error is always 0.")
     if evaluation["reference_note"]:
-        sentences.append(f"{NO_REFERENCE.capitalize()}.")
+        note = evaluation["reference_note"]
+        sentences.append(f"{note[0].upper()}{note[1:]}.")
     measured = evaluation["checkpoint"]
     if measured["step"] != run.state["step"]:
         sentences.append(

@@ -18,6 +18,7 @@ _CHALLENGES = {
     "5365280f1c0b13c7f97e278f62f1d9b82b91ea06c4aeb6a68b6ac8caa374059e": "ILSVRC-2010",  # from its meta.mat
     "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd": "ILSVRC-2012",
 }
+_IMAGES = {("ILSVRC-2010", "val"): 50_000, ("ILSVRC-2010", "test"): 150_000, ("ILSVRC-2012", "val"): 50_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,18 @@ def references_for(challenge: str | None, split: str) -> list[Reference]:
     """The published results of a challenge, those of the same split first; none for any other data set."""
     found = [reference for reference in REFERENCES if reference.challenge == challenge]
     return sorted(found, key=lambda reference: reference.split != split)
+
+
+def reference_note(challenge: str | None, split: str, images: int) -> str:
+    """What to know of the references before comparing with them: that there are none, or that images are missing."""
+    if challenge is None:
+        return NO_REFERENCE
+    whole = _IMAGES.get((challenge, split))
+    if whole == images:
+        return ""
+    if whole is None:
+        return f"the references are for other splits of {challenge}"
+    return f"not comparable: these are {images} of the {whole} images of {challenge} {split}"
 
 
 def published_curve() -> dict[str, np.ndarray]:

@@ -1,0 +1,89 @@
+"""metrics.jsonl → columns over epochs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from report.metrics import ReportError, binned, load_metrics
+from tests.handmade import metrics
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "metrics.jsonl"
+    path.write_text(text)
+    return path
+
+
+def lines(epochs: int = 3) -> str:
+    return "".join(json.dumps(line) + "\n" for line in metrics(steps_per_epoch=5, epochs=epochs))
+
+
+def test_columns_are_what_was_logged(tmp_path: Path) -> None:
+    found = load_metrics(written(tmp_path, lines()), steps_per_epoch=5)
+    np.testing.assert_array_equal(found.steps, np.arange(1, 16))
+    np.testing.assert_allclose(found.epochs, np.arange(1, 16) / 5)
+    np.testing.assert_allclose(found.training["loss"], 2 / np.arange(1, 16))
+    np.testing.assert_allclose(found.training["rate"], np.repeat([0.01, 0.001, 0.0001], 5))
+    np.testing.assert_allclose(found.training["images_per_second"], 100 + np.arange(1, 16))
+    assert "top5_error" not in found.training
+    np.testing.assert_array_equal(found.validation_epochs, [1, 2, 3])  # an epoch's validation is at its end
+    np.testing.assert_allclose(found.validation["loss"], [1.5, 0.75, 0.5])
+    np.testing.assert_allclose(found.validation["top5_error"], [0.1, 0.1, 0.1])
+    assert found.notes == []
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_steps_per_epoch_can_be_told_from_the_log(tmp_path: Path, epochs: int) -> None:
+    found = load_metrics(written(tmp_path, lines(epochs)), steps_per_epoch=None)
+    assert found.epochs[-1] == epochs
+
+
+def test_a_value_that_a_line_lacks_is_nan(tmp_path: Path) -> None:
+    text = '{"step": 1, "epoch": 0, "loss": 2.0}\n{"step": 2, "epoch": 0, "loss": null, "top5_error": 0.5}\n'
+    found = load_metrics(written(tmp_path, text), steps_per_epoch=2)
+    np.testing.assert_array_equal(found.training["loss"], [2.0, np.nan])
+    np.testing.assert_array_equal(found.training["top5_error"], [np.nan, 0.5])
+    assert found.validation == {} and len(found.validation_epochs) == 0
+
+
+def test_a_torn_last_line_is_left_out_with_a_note(tmp_path: Path) -> None:
+    found = load_metrics(written(tmp_path, lines() + '{"step": 16, "ep'), steps_per_epoch=5)
+    assert found.steps[-1] == 15
+    assert found.notes == ["The last line of metrics.jsonl is incomplete and was left out."]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (None, "no such file"),
+        ("", "no training step"),
+        ('{"step": 5, "epoch": 0, "validation": {"loss": 1}}\n', "no training step"),
+        (
+            '{"step": 1, "epoch": 0}\nnonsense\n{"step": 2, "epoch": 0}\n',
+            r"jsonl:2: expected one JSON object, got 'nonsense'",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str | None, what: str) -> None:
+    path = tmp_path / "metrics.jsonl" if text is None else written(tmp_path, text)
+    with pytest.raises(ReportError, match=what):
+        load_metrics(path, steps_per_epoch=5)
+
+
+def test_bins_are_means_of_equal_runs() -> None:
+    x, y = np.arange(1000.0), np.arange(1000.0) ** 2
+    thin_x, thin_y = binned(x, y, bins=10)
+    np.testing.assert_allclose(thin_x, x.reshape(10, 100).mean(axis=1))
+    np.testing.assert_allclose(thin_y, y.reshape(10, 100).mean(axis=1))
+    few_x, few_y = binned(x[:7], y[:7], bins=10)
+    np.testing.assert_array_equal(few_x, x[:7])
+    np.testing.assert_array_equal(few_y, y[:7])
+
+
+def test_bins_leave_out_what_is_not_a_number() -> None:
+    x, y = binned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]), bins=3)
+    assert x.tolist() == [0, 2, 4] and y.tolist() == [1, 3, 5]
+    none_x, none_y = binned(np.arange(2.0), np.array([np.nan, np.nan]))
+    assert len(none_x) == len(none_y) == 0
