@@ -20,6 +20,13 @@ _CARRY_ON = "; finished shards are kept: mend that, and run the same command aga
 _HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO), _CARRY_ON)
 
 
+_PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or Hugging
+Face's parquet files, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job that was
+stopped or killed carries on when the same command is given again."""
+_EPILOG = """EXIF orientation and colour profiles are ignored, as in every ImageNet baseline. Transparent pictures are laid
+on white. What cannot be decoded is listed under "rejects" in manifest.json."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
@@ -62,7 +69,9 @@ def _check(given: dict[str, Any]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sharding", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="source pictures → shards", allow_abbrev=False)
+    packing = commands.add_parser(
+        "pack", help="source pictures → shards", allow_abbrev=False, description=_PACKING, epilog=_EPILOG
+    )
     packing.add_argument("source", metavar="SRC", type=Path)
     packing.add_argument("out", metavar="OUT", type=Path)
     _add_fields(packing)

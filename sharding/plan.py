@@ -58,6 +58,7 @@ class Plan:
 
         Raises ShardError for a key that comes twice, or a patch that would replace two pictures.
         """
+        self._database.execute("DROP INDEX IF EXISTS by_place")
         self._database.execute("DELETE FROM samples")
         self.patched.clear()
         for number, record in enumerate(records):
@@ -144,11 +145,11 @@ class Plan:
             place, key = rows[-1][-1], rows[-1][0]
 
     def spread(self, count: int) -> Iterator[Sample]:
-        """About `count` samples, evenly spread over the plan."""
-        total = len(self)
-        query = f"SELECT {_COLUMNS} FROM samples ORDER BY place, key LIMIT 1 OFFSET ?"
-        for place in sorted({total * number // count for number in range(min(count, total))}):
-            yield Sample(*self._database.execute(query, (place,)).fetchone())
+        """At most `count` samples, evenly spread over the plan."""
+        last = self._database.execute("SELECT max(place) FROM samples").fetchone()[0]
+        query = f"SELECT {_COLUMNS} FROM samples WHERE place >= ? ORDER BY place, key LIMIT 1"
+        rows = (self._database.execute(query, (last * number // count,)).fetchone() for number in range(count))
+        yield from (Sample(*row) for row in dict.fromkeys(rows))
 
     def close(self) -> None:
         """Close the database."""

@@ -133,8 +133,9 @@ class ShardSet:
 
     def _places(self, ids: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
         wanted = np.asarray(ids, np.int64)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise ShardError(f"{self.path}: sample {wanted.max()} asked for, ids go from 0 to {len(self) - 1}")
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if outside.size:
+            raise ShardError(f"{self.path}: sample {outside[0]} asked for, ids go from 0 to {len(self) - 1}")
         shards = np.searchsorted(self._ends, wanted, side="right")
         samples = wanted - (self._ends - self.shard_sizes)[shards]
         return list(zip(shards.tolist(), samples.tolist()))

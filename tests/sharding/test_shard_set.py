@@ -1,7 +1,9 @@
 """ShardSet against what `tar` and Pillow find in the same files."""
 
 import io
+import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -56,3 +58,88 @@ def test_a_pickled_set_reads_the_same(packed: Path) -> None:
 def test_an_id_outside_the_split_is_an_error(packed: Path, ids: list[int]) -> None:
     with pytest.raises(ShardError, match="ids go from 0 to 39"):
         ShardSet.open(packed).images(ids)
+
+
+def test_other_packages_can_rely_on_these_attributes(packed: Path) -> None:
+    with ShardSet.open(str(packed)) as shards:
+        assert (shards.path, shards.split, shards.encoding) == (packed, "train", "jpeg")
+        assert shards.shard_names == [f"train-{number:06d}.tar" for number in range(3)]
+        assert [(entry.label, entry.wnid, entry.name) for entry in shards.classes] == [
+            (0, "china", "china"),
+            (1, "flower", "flower"),
+        ]
+        assert isinstance(shards.classes, tuple) and shards.options["quality"] == 95
+        assert shards.statistics.images == 40 and shards.statistics is shards.statistics
+        assert shards.labels([]).shape == (0,) and shards.images(np.array([], np.int64)) == []
+
+
+def test_prefetch_release_and_close_leave_views_valid(packed: Path) -> None:
+    shards = ShardSet.open(packed)
+    shards.prefetch(1)
+    (view,) = shards.images([20])
+    before = view.tobytes()
+    shards.release(1)
+    shards.close()
+    assert view.tobytes() == before == shards.images([20])[0].tobytes()
+
+
+def test_the_fingerprint_is_of_bytes_and_classes(packed: Path, sample_photos: Path, tmp_path: Path) -> None:
+    first = ShardSet.open(packed).fingerprint
+    same = pack(PackOptions(source=sample_photos, out=tmp_path / "a", samples_per_shard=15, workers=1))[0]
+    assert ShardSet.open(same).fingerprint == first
+    other = pack(PackOptions(source=sample_photos, out=tmp_path / "b", samples_per_shard=15, workers=1, quality=94))[0]
+    assert ShardSet.open(other).fingerprint != first
+    manifest = json.loads((same / "manifest.json").read_text())
+    manifest["classes"][0]["name"] = "porcelain"
+    (same / "manifest.json").write_text(json.dumps(manifest))
+    assert ShardSet.open(same).fingerprint != first
+
+
+def test_statistics_come_from_the_training_split_beside_it(packed: Path, tmp_path: Path) -> None:
+    val = shutil.copytree(packed, tmp_path / "val")
+    (val / "statistics.npz").unlink()
+    with pytest.raises(ShardError, match=r"no statistics.npz here nor in .*train; pack the training split"):
+        _ = ShardSet.open(val).statistics
+    shutil.copytree(packed, tmp_path / "train")
+    assert ShardSet.open(val).statistics.images == 40
+
+
+def spoil(folder: Path, what: str) -> None:
+    tar = folder / "train-000001.tar"
+    if what == "no manifest":
+        (folder / "manifest.json").unlink()
+    elif what == "no json":
+        (folder / "manifest.json").write_text("{")
+    elif what == "format":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 9}))
+    elif what == "no tar":
+        tar.unlink()
+    elif what == "no index":
+        tar.with_suffix(".idx").unlink()
+    elif what == "short tar":
+        tar.write_bytes(tar.read_bytes()[:-1])
+    elif what == "other index":
+        shutil.copy(folder / "train-000002.idx", tar.with_suffix(".idx"))
+    elif what == "half done":
+        folder.rename(folder.with_name("train.partial"))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no manifest", "train: not a packed split, it has no manifest.json; make it with: python -m sharding pack"),
+        ("no json", "manifest.json: cannot be read as a manifest"),
+        ("format", "manifest.json: format 9, this program reads 1"),
+        ("no tar", "train-000001.tar: missing, though .*manifest.json names it; pack the split again"),
+        ("no index", r"train-000001.idx: missing; make it with `wds2idx train-000001.tar train-000001.idx`"),
+        ("short tar", r"train-000001.tar: \d+ bytes, the manifest says \d+; pack the split again"),
+        ("other index", "train-000001.idx: 10 samples, the manifest says 15"),
+        ("half done", "train: no such folder; .*train.partial is a half-done job: run its pack command again"),
+    ],
+)
+def test_what_is_wrong_with_a_split_is_told(packed: Path, tmp_path: Path, what: str, message: str) -> None:
+    folder = shutil.copytree(packed, tmp_path / "train")
+    spoil(folder, what)
+    with pytest.raises(ShardError, match=message):
+        ShardSet.open(folder).images([20])
