@@ -44,8 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     level = logging.INFO if rank == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     try:
-        with StopSignals() as signals, noticing_lost_ranks(), logging_redirect_tqdm():
-            run(after_restart(config), signals)
+        with noticing_lost_ranks(), logging_redirect_tqdm():
+            run(after_restart(config))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 1
     except ERRORS as error:
         who = f" on process {rank}" if world > 1 else ""
         advice = f"; go on with --run {config.run} --resume auto" if isinstance(error, LostRankError) else ""
@@ -226,7 +229,7 @@ def open_folder(config: TrainConfig, place: Place, record: dict[str, Any], data:
     return folder
 
 
-def run(config: TrainConfig, signals: StopSignals) -> None:
+def run(config: TrainConfig) -> None:
     """Set up, train, and say how it ended. Raises the errors of `ERRORS`."""
     device_type = set_up_torch(config)
     train_set, val_set = open_data(config)
@@ -250,6 +253,7 @@ def run(config: TrainConfig, signals: StopSignals) -> None:
     network.distribute()
     data = make_data_config(config, schedule)
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
         feed = stack.enter_context(contextlib.closing(make_feed(train_set, data, mesh, statistics)))
         val_feed = None
         if val_set is not None:

@@ -81,7 +81,14 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
     timeout = timedelta(seconds=timeout_seconds)
     cuda = device.type == "cuda"
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, device_id=device if cuda else None)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=_store(rank, world, timeout),
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
+            device_id=device if cuda else None,
+        )
     data_world = world // model_world
     towers = [[data * model_world + tower for data in range(data_world)] for tower in range(model_world)]
     pairs = [[data * model_world + tower for tower in range(model_world)] for data in range(data_world)]
@@ -98,6 +105,18 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
         control_group=dist.new_group(backend="gloo", timeout=timeout),
         device=device,
     )
+
+
+def _store(rank: int, world: int, timeout: timedelta) -> dist.Store:
+    """Where ranks find each other. torchrun's store outlives a restart: no start may read addresses of an earlier one.
+
+    On one node the restarts are counted alike, so each has keys of its own. On several nodes they may not be: there
+    torchrun must be started with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and makes a new store each time.
+    """
+    store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def _device(device_type: str) -> torch.device:
