@@ -20,11 +20,12 @@ _CARRY_ON = "; finished shards are kept: mend that, and run the same command aga
 _HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO), _CARRY_ON)
 
 
+_METAVARS: dict[type, str] = {int: "N", str: "ADDRESS", Path: "PATH"}
 _PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or Hugging
 Face's parquet files, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job that was
 stopped or killed carries on when the same command is given again."""
-_EPILOG = """EXIF orientation and colour profiles are ignored, as in every ImageNet baseline. Transparent pictures are laid
-on white. What cannot be decoded is listed under "rejects" in manifest.json."""
+_EPILOG = """EXIF orientation and colour profiles are ignored, as in every ImageNet baseline. Transparent pictures are
+laid on white. What cannot be decoded is listed under "rejects" in manifest.json."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,20 +89,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of PackOptions: its name, type, default and help."""
+    """One option for each field of PackOptions that has a default: its name, type, default and help."""
     kinds = typing.get_type_hints(PackOptions)
     for entry in fields(PackOptions):
         if entry.default is MISSING:
             continue
-        name, kind = "--" + entry.name.replace("_", "-"), kinds[entry.name]
-        if isinstance(kind, types.UnionType):
+        name, kind, text = "--" + entry.name.replace("_", "-"), kinds[entry.name], entry.metadata["help"]
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
+        elif entry.default is not False:
+            text += f" (default {entry.default})"
         if kind is bool:
-            parser.add_argument(name, action="store_true", help=entry.metadata["help"])
+            parser.add_argument(name, action="store_true", help=text)
         elif typing.get_origin(kind) is typing.Literal:
-            parser.add_argument(name, choices=typing.get_args(kind), default=entry.default, help=entry.metadata["help"])
+            parser.add_argument(name, choices=typing.get_args(kind), default=entry.default, help=text)
         else:
-            parser.add_argument(name, type=kind, default=entry.default, help=entry.metadata["help"])
+            parser.add_argument(name, type=kind, default=entry.default, help=text, metavar=_METAVARS[kind])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sharding import PackOptions
 from sharding.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,38 @@ def test_pack_verify_show_one_after_the_other(
     assert status("verify", tmp_path / "out", "--workers", 1) == 1
 
 
+def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr("sharding.__main__.pack", lambda options: given.append(options) or [])
+    line = (
+        "--split test --layout flat --classes c --ground-truth g --devkit d --patch-images p --resample lanczos "
+        "--quality 80 --encoding raw --samples-per-shard 9 --seed 4 --workers 3 --dry-run --scheduler tcp://x:1 "
+        "--max-rejects 7"
+    )
+    assert status("pack", "SRC", "OUT", *line.split()) == 0
+    paths = {name: Path(name[0]) for name in ("classes", "ground_truth", "devkit", "patch_images")}
+    assert given == [
+        PackOptions(
+            source=Path("SRC"),
+            out=Path("OUT"),
+            split="test",
+            layout="flat",
+            resample="lanczos",
+            quality=80,
+            encoding="raw",
+            samples_per_shard=9,
+            seed=4,
+            workers=3,
+            dry_run=True,
+            scheduler="tcp://x:1",
+            max_rejects=7,
+            **paths,
+        )
+    ]
+    assert status("pack", "SRC", "OUT") == 0
+    assert given[1] == PackOptions(source=Path("SRC"), out=Path("OUT"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected", "message"),
     [
@@ -39,6 +72,7 @@ def test_pack_verify_show_one_after_the_other(
         (["pack", "SRC"], 2, "required: OUT"),
         (["pack", "SRC", "OUT", "--quality", "high"], 2, "argument --quality: invalid int value: 'high'"),
         (["pack", "SRC", "OUT", "--quality", "101"], 2, "--quality 101: must be from 1 to 100"),
+        (["pack", "SRC", "OUT", "--split", "dev"], 2, "argument --split: invalid choice"),
         (["pack", "SRC", "OUT", "--encoding", "png"], 2, "argument --encoding: invalid choice"),
         (["pack", "SRC", "OUT", "--qual", "90"], 2, "unrecognized arguments: --qual 90"),
         (["pack", "SRC", "OUT"], 1, "error: SRC: no such folder; give the folder that holds the source pictures"),
@@ -90,7 +124,8 @@ def test_a_full_disk(class_folders: Path, tmp_path: Path) -> None:
         pytest.skip("a file system can be mounted by root only")
     try:
         (disk / "ballast").write_bytes(b"x" * 200_000)
-        code = "import shutil, sys; from sharding.__main__ import main; import sharding.estimate as e;"
+        code = "import shutil, sys; from sharding import PackOptions
+from sharding.__main__ import main; import sharding.estimate as e;"
         code += "e.free_bytes = lambda _: 10**9; sys.exit(main())"  # as if others filled the disk in the meantime
         command = [sys.executable, "-c", code, "pack", str(class_folders), str(disk), "--samples-per-shard", "5"]
         full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
