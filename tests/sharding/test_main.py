@@ -124,8 +124,7 @@ def test_a_full_disk(class_folders: Path, tmp_path: Path) -> None:
         pytest.skip("a file system can be mounted by root only")
     try:
         (disk / "ballast").write_bytes(b"x" * 200_000)
-        code = "import shutil, sys; from sharding import PackOptions
-from sharding.__main__ import main; import sharding.estimate as e;"
+        code = "import sys; from sharding.__main__ import main; import sharding.estimate as e;"
         code += "e.free_bytes = lambda _: 10**9; sys.exit(main())"  # as if others filled the disk in the meantime
         command = [sys.executable, "-c", code, "pack", str(class_folders), str(disk), "--samples-per-shard", "5"]
         full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
