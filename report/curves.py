@@ -71,7 +71,7 @@ def _finish(axes: Axes, column: str, title: str) -> None:
     if column == "rate":
         axes.set_yscale("log")
         return
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * axes.dataLim.y1)
     if column.endswith("_error"):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 

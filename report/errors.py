@@ -52,7 +52,7 @@ def _reference_rows(reference: Reference) -> list[Row]:
 
 
 def _per_cent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.2f}"
+    return "" if fraction is None else f"{100 * fraction:.5g}"
 
 
 def error_table(report: Mapping[str, Any]) -> str:

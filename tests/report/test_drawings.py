@@ -75,6 +75,9 @@ def test_curves_are_the_logged_numbers(metrics: Metrics) -> None:
             np.testing.assert_allclose(lines["validation"].get_xdata(), [1, 2, 3])
             np.testing.assert_allclose(lines["validation"].get_ydata(), metrics.validation[column])
         assert axes.get_xlabel() == "epochs"
+        if column != "rate":
+            highest = max(np.max(line.get_ydata()) for line in axes.lines)
+            assert axes.get_ylim() == pytest.approx((0, 1.06 * highest))  # nothing is cut off at the top
     assert panels["rate"].get_yscale() == "log"
     assert len({axes.get_xlim() for axes in panels.values()}) == 1  # epochs stand below epochs
     assert {text.get_text() for text in figure.axes[5].get_legend().get_texts()} == {"training", "validation"}

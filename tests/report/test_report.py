@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from PIL import Image
 
 from report.__main__ import main
 from report.drawing import Picture
+from report.logged import errors_section, read_class_errors, read_evaluation
+from report.metrics import ReportError
 from report.page import Section, Table, render
 from report.trained_run import TrainedRun
-from tests.handmade import make_run
 
 PICTURES = ["curves", "filters", "guesses", "neighbours", "augmented", "classes", "confusions"]
 
@@ -147,27 +149,21 @@ def test_classes_are_those_of_the_csv(reported: tuple[Path, Page]) -> None:
     assert f"Confusion matrix of 9 images: {right} on the diagonal." in (page.images[-1]["alt"] or "")
 
 
-def test_a_run_that_was_not_evaluated_is_reported_without_errors(copy: Path) -> None:
+def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "<b>run & co"))  # names cannot become markup
     for name in ("report.json", "class_errors.csv", "predictions.npz"):
         (copy / name).unlink()
-    page = page_of(copy)
-    sentence = f"This run has not been evaluated yet: python eval_tenpatch.py --run {copy}"
-    assert page.words.count(sentence) == 2  # errors, classes
-    assert len(page.images) == len(PICTURES) - 2
-
-
-def test_pictures_of_an_earlier_report_go(copy: Path) -> None:
     (copy / "report").mkdir()
     (copy / "report" / "old.png").write_bytes(b"old")
     (copy / "report" / "notes.txt").write_text("mine")
-    page_of(copy, "--neighbours-among", "7")
+    page = page_of(copy, "--neighbours-among", "7")
+    sentence = f"This run has not been evaluated yet: python eval_tenpatch.py --run {copy}"
+    assert page.words.count(sentence) == 2  # errors, classes
+    assert len(page.images) == len(PICTURES) - 2
+    assert "Run <b>run & co" in page.words and "b" not in page.tags
+    assert any("searched among 7 of 14 training images" in words for words in page.words)
     assert not (copy / "report" / "old.png").exists()
     assert (copy / "report" / "notes.txt").read_text() == "mine"
-
-
-def test_only_some_training_images_are_searched_if_so_asked(copy: Path) -> None:
-    page = page_of(copy, "--neighbours-among", "7")
-    assert any("searched among 7 of 14 training images" in words for words in page.words)
 
 
 def test_missing_splits_and_metrics_are_sentences(copy: Path, shards: Path, tmp_path: Path) -> None:
@@ -186,17 +182,18 @@ def test_missing_splits_and_metrics_are_sentences(copy: Path, shards: Path, tmp_
     assert len(page.images) == 3
 
 
-def test_errors_of_another_step_are_marked(copy: Path) -> None:
-    state = torch.load(copy / "checkpoints" / "last.pt", weights_only=True)
-    torch.save(state | {"step": 99}, copy / "checkpoints" / "last.pt")
-    said = " ".join(page_of(copy).words)
-    assert "These errors are those of step 9; everything else on this page is of step 99." in said
+def test_errors_of_another_step_are_marked(run: Path) -> None:
+    opened = TrainedRun.open(run)
+    evaluation = read_evaluation(opened)
+    assert not any(
+        "another" in sentence or "step" in sentence for sentence in errors_section(opened, evaluation).sentences
+    )
+    later = replace(opened, state=opened.state | {"step": 99})
+    marked = "These errors are those of step 9; everything else on this page is of step 99."
+    assert any(sentence.startswith(marked) for sentence in errors_section(later, evaluation).sentences)
 
 
-def test_names_cannot_become_markup(shards: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "<b>run & co", shards)
-    page = page_of(run)
-    assert "Run <b>run & co" in page.words
+def test_text_cannot_become_markup() -> None:
     section = Section(
         name="x",
         title="<script>alert(1)</script>",
@@ -204,11 +201,17 @@ def test_names_cannot_become_markup(shards: Path, tmp_path: Path) -> None:
         table=Table(header=("h",), rows=[("<td>", "&amp;")]),
         pictures=[Picture(name="p", png=b"123", alternative='"><script>', caption="<img src=x>")],
     )
-    text = render("t", [], [section])
-    found = Page(text)
+    found = Page(render("t", [], [section]))
     assert "script" not in found.tags and len(found.images) == 1
     assert found.images[0]["alt"] == '"><script>'
     assert found.cells == ["h", "<td>", "&amp;"]
+
+
+def test_a_foreign_class_table_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "class_errors.csv"
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(ReportError, match=r"class_errors\.csv: not the table"):
+        read_class_errors(table)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,6 @@ def test_names_cannot_become_markup(shards: Path, tmp_path: Path) -> None:
         (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint"),
         (lambda run: (run / "report.json").write_text("{}"), "report.json: not a report of this program"),
         (lambda run: (run / "report.json").write_text("[1"), "report.json: not a report of this program"),
-        (lambda run: (run / "class_errors.csv").write_text("a,b\n1,2\n"), "class_errors.csv: not the table"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(
