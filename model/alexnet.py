@@ -87,7 +87,7 @@ class Towers(nn.Module):
         self.fc6 = empty(nn.Linear, both["conv5"] * POOLED**2, width["fc6"])
         self.fc7 = empty(nn.Linear, both["fc6"], width["fc7"])
         self.fc8 = empty(nn.Linear, width["fc7"], config.classes)
-        self.norm1 = ResponseNorm(self.rules.norm_scale, towers)
+        self.norm1: nn.Module = ResponseNorm(self.rules.norm_scale, towers)
         self.norm2: nn.Module = ResponseNorm(self.rules.norm_scale, towers)
         if self.rules.spatial_norm:
             self.norm2 = nn.Sequential(self.norm2, SpatialNorm())

@@ -28,8 +28,8 @@ def swap(mine: Tensor, group: dist.ProcessGroup) -> Tensor:
     mine = mine.contiguous()
     if not mine.numel():
         return mine.clone()
-    both = mine.new_empty((2, *mine.shape))
-    dist.all_gather_into_tensor(both.view(2 * mine.shape[0], *mine.shape[1:]), mine, group=group)
+    both = [torch.empty_like(mine), torch.empty_like(mine)]
+    dist.all_gather(both, mine, group=group)
     return both[1 - dist.get_rank(group)]
 
 
