@@ -65,8 +65,11 @@ class Manifest:
             return cls(**found)
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; pack this split first (python -m sharding pack)") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ShardError(f"{path}: cannot be read as a manifest ({error!r})") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ShardError):
+                raise
+            why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"[:80]
+            raise ShardError(f"{path}: cannot be read as a manifest ({why})") from None
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class PackOptions:
     max_rejects: int = field(default=100, metadata={"help": "fail if more pictures than this cannot be packed"})
 
     def __post_init__(self) -> None:
-        for name in ("source", "out", "classes", "ground_truth", "devkit", "patch_images"):
+        for name in ("source", "out", *_FILES):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         for name, lowest, highest in _RANGES:
@@ -65,6 +65,10 @@ class PackOptions:
             if value not in get_args(kind) and not (name == "split" and value is None):
                 raise ValueError(f"--{name} {value}: must be one of {', '.join(get_args(kind))}")
 
+    def files(self) -> dict[str, Path]:
+        """The further files and folders that were given, by the option's name."""
+        return {name: getattr(self, name) for name in _FILES if getattr(self, name) is not None}
+
     def recorded(self, split: Split, layout: str) -> dict[str, Any]:
         """The options on which a split's bytes depend, as its manifest and a half-done job keep them."""
         return {
@@ -74,7 +78,7 @@ class PackOptions:
             "encoding": self.encoding,
             "samples_per_shard": self.samples_per_shard,
             "seed": self.seed if split == "train" else None,
-            **{name: str(getattr(self, name)) for name in _FILES if getattr(self, name)},
+            **{name: str(path) for name, path in self.files().items()},
             "versions": {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
         }
 

@@ -35,6 +35,9 @@ def pack(options: PackOptions) -> list[Path]:
     """
     if not options.source.exists():
         raise ShardError(f"{options.source}: no such folder; give the folder that holds the source pictures")
+    for name, path in options.files().items():
+        if not path.exists():
+            raise ShardError(f"--{name.replace('_', '-')} {path}: no such file or folder")
     published, table = [], None
     for split in _splits(options):
         packing = SplitPacking(options, split, table)
@@ -143,6 +146,8 @@ class SplitPacking:
             if text is None:
                 raise ShardError(f"{example}: its name tells no class; give --ground-truth TXT and --devkit META.mat")
             plan.label(classes.ground_truth(text[1], text[0], kit), text[0])
+        elif options.ground_truth:
+            logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
         origin = "the training split"
         sibling = options.out / "train" / "manifest.json"
         if options.classes or (self.split != "train" and not self.table and sibling.exists()):
@@ -179,13 +184,14 @@ class SplitPacking:
         """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk."""
         options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
         shards = -(-len(plan) // options.samples_per_shard)
-        expected = estimate(probe, len(plan) - done, shards - len(notes), options, summed=self.split == "train")
+        left = shards - len(notes)
+        expected = estimate(probe, len(plan) - done, left, options, summed=self.split == "train")
         free = expected.check_disk(options.out)
         if done:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
             f"{self.split}: {expected.pictures} pictures of {len(plan.wnids())} classes to pack (layout: {layout}); "
-            f"about {in_words(expected.bytes)} in {shards - len(notes)} shards; {in_words(free)} free in "
+            f"about {in_words(expected.bytes)} in {left} shard{'s' * (left != 1)}; {in_words(free)} free in "
             f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
         )
 

@@ -91,3 +91,10 @@ def test_dask_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ShardError, match=r"--scheduler needs dask\.distributed; install it with"):
         with open_executor(1, "tcp://127.0.0.1:1"):
             pytest.fail("it worked without dask")
+
+
+def test_a_worker_process_that_dies_is_told() -> None:
+    with pytest.raises(ShardError, match=r"a worker process died \(out of memory\?\); what is finished is kept"):
+        with open_executor(2) as (executor, slots):
+            assert slots == 2 and executor.submit(abs, -3).result() == 3
+            executor.submit(os._exit, 1).result()

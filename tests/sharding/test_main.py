@@ -80,7 +80,9 @@ def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monke
         (["pack", ".", "file.txt"], 1, "file.txt"),
         (["verify", "SRC"], 1, "error: SRC: no packed split here (no manifest.json); make one with"),
         (["show", "SRC"], 1, "error: SRC: no such folder; make it with: python -m sharding pack SRC OUT"),
-        (["pack", ".", "OUT", "--classes", "no.json"], 1, "error: "),
+        (["pack", ".", "OUT", "--classes", "no.json"], 1, "error: --classes no.json: no such file or folder"),
+        (["pack", ".", "OUT", "--ground-truth", "no"], 1, "error: --ground-truth no: no such file or folder"),
+        (["pack", "class", "OUT", "--classes", "class/a.jpg"], 1, "a.jpg: cannot be read as a manifest (Unicode"),
     ],
 )
 def test_a_users_mistake(
@@ -93,6 +95,11 @@ def test_a_users_mistake(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("no folder")
+    if arguments[1:2] == ["class"]:
+        (tmp_path / "class" / "n1").mkdir(parents=True)
+        for name in ("a.jpg", "n1/b.jpg"):
+            (tmp_path / "class" / name).write_bytes(b"\xff\xd8")
+        arguments = [*arguments, "--layout", "folders"]
     assert status(*arguments) == expected
     stderr = capsys.readouterr().err
     assert message in stderr and "Traceback" not in stderr
