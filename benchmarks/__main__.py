@@ -1,7 +1,7 @@
 """`python -m benchmarks loader pack step tenpatch cold [--quick] [--out DIR]`: measures, prints, writes.
 
-Each benchmark is a module of this package with `run(quick, out)`; it leaves JSON, a table and a plot in `out`. A full run into
-the default folder also puts the tables into the README.
+Each benchmark is a module of this package with `run(quick, out)`; it leaves JSON, a table and a plot in `out`. A full
+run into the default folder also puts the tables into the README.
 """
 
 import argparse
