@@ -8,15 +8,16 @@ Each loader has a process of its own, takes turns with the others, and was compa
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import data
 from benchmarks.measure import Case, interleave
-from benchmarks.peers import FAST_LIMIT, GPU, LIMIT, MODES, OURS, PEERS, RAW
+from benchmarks.peers import GPU, LIMIT, MODES, OURS, PEERS, RAW
 from benchmarks.peers.ours import RECIPE, SEED
-from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError
+from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError, Pictures
 from benchmarks.peers.work import ROW, Job, write_files
 from benchmarks.results import publish
 from dali_pipelines.augmentation import draw
@@ -52,7 +53,7 @@ def run(quick: bool, out: Path) -> None:
                 plan,
                 root,
             )
-            for entry in (LIMIT, FAST_LIMIT, *MODES, RAW, GPU, *PEERS)
+            for entry in (LIMIT, *MODES, RAW, GPU, *PEERS)
         ]
         for process in processes:
             process.await_ready()
@@ -88,17 +89,22 @@ def plan_rows(shards: ShardSet) -> np.ndarray:
 def compare(processes: Sequence[LoaderProcess]) -> None:
     """Holds a part of each peer's first batch against ours of the same ids, crops, mirrors and colours."""
     able = [process for process in processes if process.entry.compared and not process.missing]
-    theirs = {}
-    for process in able:
-        try:
-            theirs[process.entry.name] = process.pictures()
-        except PeerError as error:
-            process.missing = str(error)
+    with ThreadPoolExecutor() as pool:
+        theirs = dict(zip([process.entry.name for process in able], pool.map(pictures_or_missing, able)))
     ours = next(process for process in processes if process.entry is OURS)
     pictures = ours.pictures(frozenset().union(*theirs.values()))
     for process in able:
         if not process.missing:
             process.difference = str(Difference.between(theirs[process.entry.name], pictures))
+
+
+def pictures_or_missing(process: LoaderProcess) -> Pictures:
+    """The process's pictures; where it dies over them, none, and it is missing."""
+    try:
+        return process.pictures()
+    except PeerError as error:
+        process.missing = str(error)
+        return {}
 
 
 def case_of(process: LoaderProcess) -> Case:

@@ -23,12 +23,6 @@ class Entry:
 
 
 LIMIT = Entry(name="limit: libjpeg-turbo (simplejpeg), one thread", module="limit", reference="limit", compared=False)
-FAST_LIMIT = Entry(
-    name="the same with the fast, less exact DCT (FFCV's)",
-    module="limit",
-    options={"fastdct": True},
-    compared=False,
-)
 OURS = Entry(name="ours, float32", module="ours", reference="ours", compared=False)
 MODES = (
     OURS,

@@ -22,7 +22,7 @@ import torch
 from benchmarks.measure import Repeat, cpu_seconds, descendants, peak_bytes
 from benchmarks.peers.work import Batch, Job, Peer, Plan
 
-COMPARED = 32  # pictures of the first batch
+COMPARED = 16  # pictures of the first batch
 Pictures = dict[int, np.ndarray]
 
 

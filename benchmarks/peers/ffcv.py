@@ -28,7 +28,8 @@ from ffcv.writer import DatasetWriter
 from benchmarks.peers.work import CROP, IMAGE, Delivered, Job, Plan, made_once
 from sharding import ShardSet
 
-LAPS = 4  # it allocates half a gigabyte anew for each epoch: a longer one makes that as small as in a real run
+LAPS = 4
+LAP_SAMPLES = 1024
 
 
 class _EncodedField(RGBImageField):
@@ -112,7 +113,7 @@ class Peer:
             num_workers=job.workers,
             order=OrderOption.RANDOM,
             os_cache=True,
-            indices=np.tile(np.arange(len(plan.rows)), LAPS),
+            indices=np.tile(np.arange(len(plan.rows)), laps(len(plan.rows))),
             drop_last=True,
             custom_fields={"image": RGBImageField},
             pipelines={
@@ -129,6 +130,14 @@ class Peer:
     def epoch(self) -> Iterator[Delivered]:
         for images, ids in self._loader:
             yield Delivered(images=images, ids=ids)
+
+
+def laps(samples: int) -> int:
+    """How often an epoch goes through the samples (in a quick run, once).
+
+    FFCV allocates half a gigabyte anew for each epoch: a longer one makes that as small as in a real run.
+    """
+    return max(1, min(LAPS, samples // LAP_SAMPLES))
 
 
 def _write_beton(job: Job, path: Path) -> None:

@@ -15,7 +15,6 @@ class Peer:
     ahead = 0
 
     def __init__(self, job: Job, plan: Plan) -> None:
-        self._fast = bool(job.options.get("fastdct"))
         shards = job.shards()
         self._encoded = [view.tobytes() for view in shards.images(range(len(shards)))]
         self._batch_size = job.batch_size
@@ -23,5 +22,5 @@ class Peer:
     def epoch(self) -> Iterator[Delivered]:
         for start in range(0, len(self._encoded) - self._batch_size + 1, self._batch_size):
             for number in range(start, start + self._batch_size):
-                pixels = simplejpeg.decode_jpeg(self._encoded[number], fastdct=self._fast)
+                pixels = simplejpeg.decode_jpeg(self._encoded[number])
             yield Delivered(images=torch.from_numpy(pixels)[None], ids=torch.arange(start, start + self._batch_size))
