@@ -78,6 +78,7 @@ class Loader:
         self.shards = shards
         self.data_rank, self.data_world = data_rank, data_world
         self.statistics = shards.statistics if statistics is None else statistics
+        self._closed = False
         self._producer = make_producer(shards, self.config, self.statistics, self._capacity)
 
     @property
@@ -88,12 +89,15 @@ class Loader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` (from 0) from `start_step` on; nothing before it is read or decoded."""
+        if self._closed:
+            raise LoaderError(f"{self.shards.path}: this loader is closed; make another one")
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
         return self._delivered(epoch, start_step, self._producer.batches(self._plans(epoch, start_step)))
 
     def close(self) -> None:
-        """Let go of DALI's threads and of the buffers; the shards stay open. Epochs under way end in an error."""
+        """Let go of DALI's threads and of the buffers; the shards stay open."""
+        self._closed = True
         self._producer.close()
 
     def __enter__(self) -> "Loader":

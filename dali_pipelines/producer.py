@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import CROP, IMAGE, Augmentation
-from dali_pipelines.config import DataConfig
+from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.graph import batch_graph, cropped_graph, fed_choices
 from dali_pipelines.plan import Plan
 from dali_pipelines.prefetch import prefetched
@@ -106,6 +106,7 @@ class FusedProducer:
     """DALI's decoder that crops (or, for raw shards, no decoder at all), then one compiled pass over the pixels."""
 
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
+        self._shards = shards
         self._config, self._capacity, self._raw = config, capacity, shards.encoding == "raw"
         self._tail = FusedTail(statistics, config.recipe)
         self._rings: list[list[torch.Tensor]] = []
@@ -156,8 +157,20 @@ class FusedProducer:
             if output is None:
                 yield plan, np.zeros(0, np.int64), IMAGE
             else:
+                self._check_shapes(plan, output.shape())  # type: ignore[attr-defined]
                 pixels = np.asarray(output.as_tensor())  # type: ignore[attr-defined]
                 yield plan, pixels.ctypes.data + np.arange(len(plan)) * pixels.strides[0], pixels.shape[2]
+
+    def _check_shapes(self, plan: Plan, shapes: list[tuple[int, ...]]) -> None:
+        """The compiled pass reads memory by these sizes: nothing else may come near it."""
+        side = CROP if self._config.views == 1 else IMAGE
+        for sample, shape in zip(plan.ids, shapes):
+            if shape != (side, side, 3):
+                shard, key = self._shards.locate(int(sample))
+                raise LoaderError(
+                    f"{self._shards.path}/{shard}: sample {key} decodes to {shape}, expected {(side, side, 3)}; "
+                    f"check the set with: python -m sharding verify {self._shards.path}"
+                )
 
     def _stored(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, NDArray[np.int64], int]]:
         """Plans with the addresses of the pixels in the mapped shards."""

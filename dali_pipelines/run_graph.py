@@ -108,8 +108,7 @@ class GraphRun:
                         f"{self._shards.path}/{shard}: sample {key} does not decode ({reason}); "
                         f"check the set with: python -m sharding verify {self._shards.path}"
                     )
-        _, _, cause = str(error).rpartition("encountered:")
-        return LoaderError(f"DALI stopped: {cause.strip().splitlines()[0]}")
+        return LoaderError(f"DALI stopped: {_cause(error)}")
 
 
 def undecodable(image: NDArray[np.uint8]) -> str:
@@ -122,5 +121,11 @@ def undecodable(image: NDArray[np.uint8]) -> str:
     try:
         pipeline.run()
     except RuntimeError as error:
-        return str(error).strip().splitlines()[-1]
+        return _cause(error)
     return ""
+
+
+def _cause(error: RuntimeError) -> str:
+    """What DALI met, of a message of many lines that tell where."""
+    _, _, cause = str(error).rpartition("encountered:")
+    return cause.strip().partition("\n")[0]

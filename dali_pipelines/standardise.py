@@ -4,6 +4,7 @@
 travelled (to a GPU, or from the other rank of a pair).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Standardise:
     def __init__(self, statistics: Statistics, recipe: Recipe, device: str | torch.device) -> None:
         self._recipe = recipe
         self._device = torch.device(device)
+        self._tail = FusedTail(statistics, recipe)
         self._mean = torch.from_numpy(statistics.mean_image.astype(np.float32)).to(self._device)
 
     def __call__(self, images: torch.Tensor, augmentation: Augmentation, noise: bool = True) -> torch.Tensor:
@@ -73,11 +75,26 @@ class Standardise:
         shape = (len(augmentation), 3, CROP, CROP)
         if images.dtype != torch.uint8 or tuple(images.shape) != shape:
             raise ValueError(f"images {images.dtype} {list(images.shape)}: expected torch.uint8 {list(shape)}")
-        pixels = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).float()
+        if not noise:
+            silent = np.zeros_like(augmentation.rgb_offset)
+            augmentation = replace(augmentation, rgb_offset=silent, divisor=1.0)
+        rows = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
+        return self._fused(rows, augmentation) if self._device.type == "cpu" else self._by_torch(rows, augmentation)
+
+    def _fused(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """On the CPU: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by the compiled pass."""
+        out = torch.empty(rows.shape, dtype=torch.float32).permute(0, 3, 1, 2)
+        addresses = rows.data_ptr() + np.arange(len(rows)) * (CROP * CROP * 3)
+        start, as_it_is = np.zeros_like(augmentation.crop_y), np.zeros_like(augmentation.mirror)
+        self._tail.standardise(addresses, CROP, start, start, as_it_is, augmentation, out)
+        return out
+
+    def _by_torch(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """On any device: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by PyTorch's operators."""
+        pixels = rows.float()
         pixels -= self._mean_crops(augmentation)
-        if noise:
-            pixels += torch.from_numpy(augmentation.rgb_offset).to(self._device)[:, None, None, :]
-            pixels /= augmentation.divisor
+        pixels += torch.from_numpy(augmentation.rgb_offset).to(self._device)[:, None, None, :]
+        pixels /= augmentation.divisor
         return pixels.permute(0, 3, 1, 2)
 
     def _mean_crops(self, augmentation: Augmentation) -> torch.Tensor:

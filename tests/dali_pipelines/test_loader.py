@@ -1,6 +1,8 @@
 """Who gets which sample, at which step, on how many ranks; resuming; bad arguments."""
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ from sharding import ShardSet, Statistics
 
 WORLDS = range(1, 9)
 Split = dict[int, list[tuple[list[int], list[int]]]]
+
+
+def joined(lists: Iterable[list[int]]) -> list[int]:
+    return list(chain.from_iterable(lists))
 
 
 def parts(shards: ShardSet, config: DataConfig, statistics: Statistics, world: int, epoch: int = 0) -> Split:
@@ -44,10 +50,10 @@ def test_training_global_batches_are_the_same_for_every_number_of_ranks(
     assert len(steps) == 4  # 45 samples: the last five are dropped
     order = epoch_order(raw_shards.shard_sizes, 2, 4, window).tolist()
     for step, ranks in steps.items():
-        assert sum((ids for ids, _ in ranks), []) == order[step * 10 : step * 10 + 10]
-        assert sum((positions for _, positions in ranks), []) == list(range(step * 10, step * 10 + 10))
+        assert joined(ids for ids, _ in ranks) == order[step * 10 : step * 10 + 10]
+        assert joined(positions for _, positions in ranks) == list(range(step * 10, step * 10 + 10))
         assert {len(ids) for ids, _ in ranks} <= {10 // world, -(-10 // world)}
-    shown = Counter(sum((ids for ranks in steps.values() for ids, _ in ranks), []))
+    shown = Counter(joined(ids for ranks in steps.values() for ids, _ in ranks))
     assert len(shown) == 40 and set(shown.values()) == {1}
 
 
@@ -59,7 +65,7 @@ def test_evaluation_sees_every_sample_once_in_split_order(
     config = DataConfig(batch_size=batch_size, training=False, output="uint8")
     steps = parts(raw_shards, config, statistics, world)
     assert len(steps) == -(-45 // batch_size)
-    seen = sum((ids for step in sorted(steps) for ids, _ in steps[step]), [])
+    seen = joined(ids for step in sorted(steps) for ids, _ in steps[step])
     assert seen == list(range(45))
 
 
@@ -139,7 +145,7 @@ def test_a_resumed_epoch_is_the_rest_of_the_full_one_and_reads_nothing_before_it
             asked.clear()
             rest = [contents(batch) for batch in loader.epoch(3, start_step=start)]
             assert len(rest) == steps - start
-            assert asked == sum((ids for _, ids, _, _ in full[start:]), [])
+            assert asked == joined(ids for _, ids, _, _ in full[start:])
             for (step, ids, positions, images), (*other, other_images) in zip(full[start:], rest):
                 assert [step, ids, positions] == other
                 torch.testing.assert_close(images, other_images, rtol=0, atol=0)

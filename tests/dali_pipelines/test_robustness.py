@@ -1,0 +1,264 @@
+"""What breaks stops the run with a name; what ends early leaves nothing behind; nothing grows."""
+
+import gc
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dali_pipelines import DataConfig, Loader, LoaderError
+from dali_pipelines.order import shard_order
+from sharding import ShardError, ShardSet, Statistics
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def copied(jpeg_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the split that a test may damage."""
+    return Path(shutil.copytree(jpeg_folder, tmp_path / "train"))
+
+
+def overwrite(folder: Path, sample: int, content: bytes) -> tuple[str, str]:
+    """Put `content` over the beginning of a sample's picture, in place; returns its shard and key."""
+    with ShardSet.open(folder) as shards:
+        shard, key = shards.locate(sample)
+        picture = shards.images([sample])[0].tobytes()
+    tar = folder / shard
+    data = tar.read_bytes()
+    start = data.index(picture)
+    tar.write_bytes(data[:start] + content + data[start + len(content) :])
+    return shard, key
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("damaged", [0, 23, 44])
+def test_a_picture_that_does_not_decode_is_named_with_the_command_that_checks(
+    copied: Path, statistics: Statistics, damaged: int, fused: bool
+) -> None:
+    shard, key = overwrite(copied, damaged, bytes(100))
+    config = DataConfig(batch_size=10, training=False, fused=fused, threads=2)
+    seen = 0
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        with pytest.raises(LoaderError) as raised:
+            for batch in loader.epoch(0):
+                seen += len(batch.ids)
+    message = str(raised.value)
+    assert message.startswith(f"{copied}/{shard}: sample {key} does not decode (")
+    assert message.endswith(f"check the set with: python -m sharding verify {copied}")
+    assert "\n" not in message and seen == damaged // 10 * 10
+
+
+def test_a_loader_goes_on_after_a_picture_that_did_not_decode(copied: Path, statistics: Statistics) -> None:
+    overwrite(copied, 44, bytes(100))
+    config = DataConfig(batch_size=10, training=False, threads=1)
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        for _ in range(2):
+            got: list[int] = []
+            with pytest.raises(LoaderError):
+                got.extend(len(batch.ids) for batch in loader.epoch(0))
+            batches = loader.epoch(0)
+            assert len(next(batches).ids) == 10
+
+
+def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, statistics: Statistics) -> None:
+    small = io.BytesIO()
+    Image.new("RGB", (230, 240)).save(small, "JPEG", quality=20)
+    shard, key = overwrite(copied, 13, small.getvalue())
+    config = DataConfig(batch_size=5, training=False, views=10, threads=1)
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        with pytest.raises(LoaderError) as raised:
+            list(loader.epoch(0))
+    assert f"{shard}: sample {key} decodes to (240, 230, 3), expected (256, 256, 3)" in str(raised.value)
+
+
+def test_faults_of_a_set_are_errors_at_opening(copied: Path) -> None:
+    with (copied / "train-000001.tar").open("ab") as tar:
+        tar.write(b"\0")
+    with pytest.raises(ShardError, match=r"train-000001\.tar"):
+        ShardSet.open(copied)
+
+
+def threads() -> set[str]:
+    return {path.name for path in Path("/proc/self/task").iterdir()}
+
+
+def files() -> set[str]:
+    """The open files, sockets and devices of this process; a listing's own descriptor is gone when it is read."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        if path.is_symlink():
+            found.add(f"{path.name} {path.readlink()}")
+    return found
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails if a test leaves a thread or a file open (the first run in a process starts what lives for ever)."""
+    gc.collect()
+    before = threads(), files()
+    yield
+    gc.collect()
+    assert threads() - before[0] == set()
+    assert files() - before[1] == set()
+
+
+def consumed(shards: ShardSet, statistics: Statistics, config: DataConfig, take: int) -> int:
+    """Samples of the first `take` batches of an epoch; then the consumer raises."""
+    seen = 0
+    with Loader(shards, config, statistics=statistics) as loader:
+        for step, batch in enumerate(loader.epoch(0)):
+            if step == take:
+                raise KeyboardInterrupt(f"after {seen}")
+            seen += len(batch.ids)
+    return seen
+
+
+CONFIGS = [
+    DataConfig(batch_size=5, threads=2),
+    DataConfig(batch_size=5, threads=2, fused=False, output="uint8"),
+    DataConfig(batch_size=5, threads=2, window=2),
+]
+
+
+@pytest.fixture
+def warmed_up(jpeg_folder: Path, statistics: Statistics) -> None:
+    for config in CONFIGS:
+        with ShardSet.open(jpeg_folder) as shards:
+            consumed(shards, statistics, config, take=99)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["fused", "whole graph", "window"])
+@pytest.mark.parametrize("take", [0, 1, 4])
+def test_a_consumer_that_raises_leaves_no_thread_and_no_file(
+    warmed_up: None, nothing_left: None, jpeg_folder: Path, statistics: Statistics, config: DataConfig, take: int
+) -> None:
+    with ShardSet.open(jpeg_folder) as shards:
+        with pytest.raises(KeyboardInterrupt, match=f"after {take * 5}"):
+            consumed(shards, statistics, config, take)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["fused", "whole graph", "window"])
+def test_a_consumer_that_stops_and_forgets_to_close_leaves_no_thread_and_no_file(
+    warmed_up: None, nothing_left: None, jpeg_folder: Path, statistics: Statistics, config: DataConfig
+) -> None:
+    shards = ShardSet.open(jpeg_folder)
+    loader = Loader(shards, config, statistics=statistics)
+    for batch in loader.epoch(0):
+        assert len(batch.ids) == 5
+        break
+    del loader, batch
+    shards.close()
+
+
+def anonymous_bytes() -> int:
+    """Resident memory that no file backs."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssAnon in /proc/self/status")
+
+
+def test_fifty_loaders_do_not_grow_memory(jpeg_folder: Path, statistics: Statistics) -> None:
+    """In float32 one loader's buffers are 9 MB and a leak of decoded crops would be 6 MB a loader."""
+    config = DataConfig(batch_size=5, threads=1)
+    sizes = []
+    for _ in range(50):
+        with ShardSet.open(jpeg_folder) as shards, Loader(shards, config, statistics=statistics) as loader:
+            assert sum(len(batch.ids) for batch in loader.epoch(0)) == 45
+        sizes.append(anonymous_bytes())
+    assert sizes[-1] - sizes[9] < 20 * MEGABYTE, [size // MEGABYTE for size in sizes]
+
+
+def repeated(folder: Path, out: Path, copies: int) -> Path:
+    """A split of `copies` times the samples: its shards are links to the same few files."""
+    out.mkdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    shards = manifest["shards"]
+    manifest["shards"] = []
+    for _copy in range(copies):
+        for shard in shards:
+            name = f"train-{len(manifest['shards']):06d}.tar"
+            for suffix in (".tar", ".idx"):
+                (out / name).with_suffix(suffix).symlink_to((folder / shard["name"]).with_suffix(suffix))
+            manifest["shards"].append({**shard, "name": name})
+    manifest["samples"] *= copies
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def test_memory_does_not_depend_on_the_number_of_samples(
+    jpeg_folder: Path, tmp_path: Path, statistics: Statistics
+) -> None:
+    """Fifty times the samples add the order (8 bytes a sample) and the shards' indexes, and nothing else.
+
+    The pixels of what is added would be 330 MB decoded.
+    """
+    config = DataConfig(batch_size=15, threads=1, output="uint8")
+    grown = []
+    for number, copies in enumerate((1, 1, 50)):
+        folder = repeated(jpeg_folder, tmp_path / str(number), copies)
+        with ShardSet.open(folder) as shards, Loader(shards, config, statistics=statistics) as loader:
+            before = anonymous_bytes()
+            assert sum(len(batch.ids) for batch in loader.epoch(0)) == 45 * copies
+            grown.append(anonymous_bytes() - before)
+    assert grown[2] - grown[1] < 8 * MEGABYTE, grown
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_what_has_been_read_is_unmapped(
+    jpeg_folder: Path, tmp_path: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch, window: int | None
+) -> None:
+    """Of 450 samples, at most the part between two releases (None: 60 samples; a window: its own) stays mapped."""
+    if window is None:
+        monkeypatch.setattr("dali_pipelines.read_ahead.RELEASE_SAMPLES", 60)
+    folder = repeated(jpeg_folder, tmp_path / "train", 10)
+    released: list[int] = []
+    release = ShardSet.release
+
+    def recorded(self: ShardSet, shard: int, evict: bool = True) -> None:
+        assert not evict
+        released.append(shard)
+        release(self, shard, evict)
+
+    monkeypatch.setattr(ShardSet, "release", recorded)
+    config = DataConfig(batch_size=15, threads=1, output="uint8", window=window)
+    with ShardSet.open(folder) as shards, Loader(shards, config, statistics=statistics) as loader:
+        assert sum(len(batch.ids) for batch in loader.epoch(0)) == 450
+        if window is None:
+            assert released == list(range(50)) * 7  # 450 samples, every 60
+        else:
+            assert released == shard_order(50, 0, 0).tolist()[: 24 * 2]  # all windows but the last
+
+
+def test_the_next_window_is_asked_for_while_one_is_read(
+    jpeg_folder: Path, tmp_path: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = repeated(jpeg_folder, tmp_path / "train", 2)
+    asked: list[int] = []
+    monkeypatch.setattr(ShardSet, "prefetch", lambda self, shard: asked.append(shard))
+    config = DataConfig(batch_size=5, threads=1, output="uint8", window=3, prefetch=1)
+    with ShardSet.open(folder) as shards, Loader(shards, config, statistics=statistics) as loader:
+        order = shard_order(10, 0, 2).tolist()
+        batches = loader.epoch(2)
+        next(batches)
+        started = len(asked)
+        batches.close()
+        assert asked[:started] == order[:started] and started >= 3
+        asked.clear()
+        assert sum(len(batch.ids) for batch in loader.epoch(2)) == 90
+        assert asked == order
+        asked.clear()
+        assert len(list(loader.epoch(2, start_step=17))) == 1  # in the last window: nothing before it is asked for
+        assert asked == order[9:]
+
+
+def test_an_epoch_after_close_is_refused(jpeg_shards: ShardSet, statistics: Statistics) -> None:
+    loader = Loader(jpeg_shards, DataConfig(batch_size=5), statistics=statistics)
+    loader.close()
+    with pytest.raises(LoaderError, match="this loader is closed"):
+        loader.epoch(0)
