@@ -18,13 +18,15 @@ from model.alexnet import AlexNet, ModelConfig
 from model.config import TrainConfig
 from model.dropout import DropoutKey
 from model.exchange import part_size
+from model.memory import keep_freed_memory
 from model.mesh import Mesh
 from model.optimiser import make_optimiser
 from model.two_tower import TwoTowerAlexNet
 
 
 def set_up_torch(config: TrainConfig) -> str:
-    """Set what torch keeps for the whole process: threads, repeatability. Returns the type of device to use."""
+    """Set what holds for the whole process: freed memory, threads, repeatability. Returns the type of device to use."""
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
@@ -74,12 +76,12 @@ class ParallelNetwork:
     ) -> torch.Tensor:
         """One update from this data rank's images float32 [n, 3, 224, 224], labels and ids int64 [n] on the device.
 
-        `step` counts from 0 over the whole run; `samples` is the size of the global batch. Returns float64 [2] on the
-        device: the sum of this rank's losses, and how many of its images were wrong in top-1.
+        `step` counts from 0 over the whole run; `samples` is the size of the global batch. Returns float64 [3] on the
+        device: the sum of this rank's losses, and how many of its images were wrong in top-1 and in top-5.
         """
         self.net.train()
         self.optimiser.zero_grad(set_to_none=True)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.mesh.device)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
         scale = self.mesh.data_world / samples
         for part, last in self._passes(len(labels)):
             context = contextlib.nullcontext() if last else self._no_sync()
@@ -89,8 +91,9 @@ class ParallelNetwork:
                     logits = self._forward(images[part], dropout=key)
                     loss = F.cross_entropy(logits, labels[part], reduction="sum")
                 (loss * scale).backward()
-            wrong = (logits.detach().argmax(dim=1) != labels[part]).sum()
-            totals += torch.stack([loss.detach().double(), wrong.double()])
+            best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
+            wrong = (best != labels[part, None]).cumprod(dim=1).sum(dim=0)
+            totals += torch.stack([loss.detach(), wrong[0], wrong[-1]]).double()
         self.optimiser.step()
         return totals
 

@@ -79,15 +79,16 @@ class Progress:
         """
         while True:
             ready = self._pending.popleft() if len(self._pending) > (0 if flush else self._lag) else None
-            loss, wrong = ready.totals.tolist() if ready and self.mesh.model_rank == 0 else (0.0, 0.0)
+            own = ready.totals.tolist() if ready and self.mesh.model_rank == 0 else [0.0, 0.0, 0.0]
             wait = ready.wait_seconds / self.mesh.world if ready else 0.0
-            stops, saves, loss, wrong, wait = self.control.sum([float(stop), float(save), loss, wrong, wait])
+            stops, saves, wait, *sums = self.control.sum([float(stop), float(save), wait, *own])
             if ready:
-                self._report(ready, loss / ready.samples, wrong / ready.samples, wait)
+                self._report(ready, [total / ready.samples for total in sums], wait)
             if not flush or not self._pending:
                 return Wishes(stop=stops > 0, save=saves > 0)
 
-    def _report(self, step: Step, loss: float, error: float, wait: float) -> None:
+    def _report(self, step: Step, means: list[float], wait: float) -> None:
+        loss, top1_error, top5_error = means
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss of step {step.step} is {loss}")
         self._images += step.samples
@@ -99,7 +100,8 @@ class Progress:
         seconds = max(now - self._since, 1e-9)
         speed, waiting = self._images / seconds, min(self._wait / seconds, 1.0)
         self._bar.set_postfix_str(
-            f"epoch {step.epoch}, loss {loss:.3f}, error {error:.1%}, {speed:.0f} images/s, data wait {waiting:.0%}",
+            f"epoch {step.epoch}, loss {loss:.3f}, error {top1_error:.1%}, {speed:.0f} images/s, "
+            f"data wait {waiting:.0%}",
             refresh=False,
         )
         self._bar.update(step.step - self._bar.n)
@@ -109,7 +111,8 @@ class Progress:
                 "step": step.step,
                 "epoch": step.epoch,
                 "loss": loss,
-                "top1_error": error,
+                "top1_error": top1_error,
+                "top5_error": top5_error,
                 "rate": step.rate,
                 "images_per_second": speed,
                 "data_wait_fraction": waiting,

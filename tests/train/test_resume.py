@@ -30,6 +30,7 @@ def learned(run: Path) -> list[tuple[Any, ...]]:
             line["epoch"],
             line.get("loss"),
             line.get("top1_error"),
+            line.get("top5_error"),
             line.get("rate"),
             line.get("validation"),
         )
@@ -125,6 +126,7 @@ def test_other_ranks_go_on_with_the_same_batches(arguments: Arguments, tmp_path:
         values, others = line.get("validation", line), other.get("validation", other)
         assert values["loss"] == pytest.approx(others["loss"], rel=1e-9)
         assert values["top1_error"] == others["top1_error"]
+        assert values["top5_error"] == others["top5_error"]
         assert (line["step"], line["epoch"], line.get("rate")) == (other["step"], other["epoch"], other.get("rate"))
 
 
