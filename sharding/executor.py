@@ -73,4 +73,9 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
             "`dask scheduler` and `dask worker`, where this package is installed"
         ) from None
     with client:
-        yield client.get_executor(pure=False, retries=3), max(1, sum(client.nthreads().values()))
+        try:
+            yield client.get_executor(pure=False, retries=3), max(1, sum(client.nthreads().values()))
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"{error.filename}: not found on a worker; SRC and OUT must lie where all workers of {address} see them"
+            ) from None

@@ -30,7 +30,7 @@ def area_weights(old: int, shorter: int) -> np.ndarray:
     return weights
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(height=st.integers(257, 700), width=st.integers(257, 700), seed=st.integers(0, 99))
 def test_area_is_the_average_over_each_output_pixel(height: int, width: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
