@@ -1,10 +1,12 @@
 """Cold reads see each sample once and read ahead; simulated splits are splits; growth is measured as it is."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import cold, data
 from benchmarks.cold import batches, drop, exponent, growth_row, read, windowed
 from benchmarks.measure import Repeat
 from benchmarks.simulated import BATCH, Cost, cost, simulate
@@ -89,3 +91,24 @@ def test_the_largest_size_tells_how_time_and_memory_grow() -> None:
     largest = growth_row(costs, 1, "open")
     assert largest.name == "open: 10,000 samples"
     assert largest.note == "1.000 s, +0.1 MB; time ∝ samples^2.00, memory ∝ samples^1.00"
+
+
+def test_quick_run_publishes_reading_and_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "WORK", tmp_path / "work")
+    monkeypatch.setattr(cold, "SHARDS", ((1, 200), (2, 400)))
+    cold.run(quick=True, out=tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "cold.json").read_text())
+    names = [row["name"] for row in document["rows"]]
+    assert [name for name in names if name.startswith("read")] == [
+        "read in sequence, warm",
+        "read in sequence, cold",
+        "read in a window of 1 shard, cold",
+        "read in global order, cold",
+    ]
+    assert names[4:] == [
+        f"{work}: {samples} samples" for work in ("open", "order", "step through") for samples in (200, 800)
+    ]
+    assert all(row["images"] == 256 for row in document["rows"][:4])
+    assert all("× its bytes from the disk" in row["note"] for row in document["rows"][:4])
+    assert all("time ∝ samples^" in row["note"] for row in document["rows"][5::2])
+    assert not list((tmp_path / "work").glob("simulated-*"))

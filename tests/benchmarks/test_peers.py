@@ -4,6 +4,7 @@ A peer that is not installed must say so; the test then holds that it could not 
 """
 
 import importlib.util
+import json
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import data, loader
 from benchmarks.loader import covariance_root, plan_rows
 from benchmarks.peers import LIMIT, OURS, PEERS, Entry
 from benchmarks.peers.child import Measured
@@ -189,3 +191,26 @@ def test_what_is_made_once_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_files_hold_the_shards_bytes(split: ShardSet, job: Job) -> None:
     assert sorted(path.name for path in job.files.iterdir()) == [f"{number:06d}.jpg" for number in range(SAMPLES)]
     assert job.read(SAMPLES - 1) == split.images([SAMPLES - 1])[0].tobytes()
+
+
+def test_quick_run_publishes_every_row_with_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = (PEERS[1], Entry(name="nobody's", module="nobodys"))
+    monkeypatch.setattr(data, "WORK", tmp_path / "work")
+    monkeypatch.setattr(loader, "MODES", (OURS,))
+    monkeypatch.setattr(loader, "PEERS", peers)
+    loader.run(quick=True, out=tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "loader.json").read_text())
+    rows = {row["name"]: row for row in document["rows"]}
+    assert list(rows) == [LIMIT.name, OURS.name, loader.RAW.name, loader.GPU.name, peers[0].name, "nobody's"]
+    assert rows[LIMIT.name]["to_limit"]["median"] == 1 and rows[OURS.name]["to_ours"]["median"] == 1
+    assert rows[peers[0].name]["note"].startswith("same pixels")
+    assert "make bench-peers" in rows["nobody's"]["missing"]
+    for name in (LIMIT.name, OURS.name, loader.RAW.name, peers[0].name):
+        row = rows[name]
+        assert (row["repeats"], row["images"]) == (5, 256)
+        assert row["to_limit"]["median"] == pytest.approx(
+            row["images_per_cpu_second"]["median"] / rows[LIMIT.name]["images_per_cpu_second"]["median"], rel=0.5
+        )
+        assert row["wait_p99_seconds"] > 0 and row["peak_bytes"] > 2**20
+    assert document["data_set"]["samples"] == 256 and document["quick"] is True
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".md", ".png"}
