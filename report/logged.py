@@ -23,6 +23,7 @@ from report.trained_run import TrainedRun
 EVALUATION_KEYS = frozenset(
     ["date", "split", "images", "classes", "images_per_second", "machine", "reference_note", "checkpoint", "data"]
 )
+WORDS = (("loss", "loss", "{:.3f}"), ("top1_error", "top-1 error", "{:.1%}"), ("top5_error", "top-5 error", "{:.1%}"))
 NOT_EVALUATED = "This run has not been evaluated yet: python eval_tenpatch.py --run {run}"
 
 
@@ -95,7 +96,7 @@ def curves_section(run: TrainedRun) -> Section:
 def _curves_in_words(metrics: Metrics, published: bool) -> str:
     words = [f"Curves over {metrics.epochs[-1]:.3g} epochs ({int(metrics.steps[-1])} steps)."]
     for name, columns in (("Training", metrics.training), ("Validation", metrics.validation)):
-        for column, what, form in (("loss", "loss", "{:.3f}"), ("top1_error", "top-1 error", "{:.1%}")):
+        for column, what, form in WORDS:
             if column in columns:
                 first, last = (form.format(columns[column][place]) for place in (0, -1))
                 words.append(f"{name} {what} from {first} to {last}.")

@@ -100,6 +100,7 @@ def metrics(steps_per_epoch: int, epochs: int = 3) -> list[dict[str, object]]:
                     "epoch": epoch,
                     "loss": 2 / step,
                     "top1_error": 1 / step,
+                    "top5_error": 0.5 / step,
                     "rate": 0.01 / 10**epoch,
                     "images_per_second": 100.0 + step,
                     "data_wait_fraction": 0.01,

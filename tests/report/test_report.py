@@ -105,6 +105,7 @@ def test_every_picture_is_inside_beside_and_in_words(reported: tuple[Path, Page]
         assert len(image["alt"] or "") > 40
     words = dict(zip(PICTURES, (image["alt"] or "" for image in page.images)))
     assert "Training loss from 2.000 to 0.222" in words["curves"]  # 2 / step, nine steps
+    assert "Training top-5 error from 50.0% to 5.6%" in words["curves"]
     assert "Validation top-1 error from 60.0% to 20.0%" in words["curves"]
     assert "The 6 filters of conv1" in words["filters"] and "tower A's 3 above" in words["filters"]
     assert words["guesses"].startswith("8 held-out images") and words["neighbours"].startswith("5 held-out images")
