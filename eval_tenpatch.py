@@ -44,6 +44,7 @@ from sharding.resize import decode_stored
 
 OURS = (CheckpointError, LoaderError, MeshError, ReportError, ScoreError, ShardError, OSError)
 BEST = 5
+BATCH_SIZE = {"cpu": 25, "cuda": 128}  # ten views each
 RANK_TIMEOUT_SECONDS = 600.0
 
 
@@ -136,7 +137,7 @@ def run_evaluation(options: argparse.Namespace) -> None:
     mesh = make_mesh(1, device_type(options.device), RANK_TIMEOUT_SECONDS)
     with run.open_split(options.split, options.shards) as shards:
         network, start = run.network(mesh.device), time.perf_counter()
-        size = options.batch_size * mesh.world
+        size = (options.batch_size or BATCH_SIZE[mesh.device.type]) * mesh.world
         part = evaluate(network, shards, run.statistics, run.recipe, batch_size=size, mesh=mesh)
         whole = gather(part, mesh, len(shards))
         if whole is not None:
@@ -190,7 +191,9 @@ def run_prediction(options: argparse.Namespace) -> int:
     """Print the five best classes of each picture of --predict. Returns 1 if a picture cannot be read, else 0."""
     run = TrainedRun.open(options.run, options.checkpoint)
     device = torch.device(device_type(options.device))
-    packing = run.packing_options(options.shards)
+    packing, note = run.packing_options(options.shards)
+    if note:
+        sys.stderr.write(f"note: {note}\n")
     classifier = Classifier(run.network(device), run.statistics, run.recipe, device)
     names, failed = class_names(run.classes), 0
     for path in options.predict:
@@ -227,7 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="eval_tenpatch.py", description="Ten-patch errors of a trained run.")
     add_run_options(parser)
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which split (default: val)")
-    parser.add_argument("--batch-size", type=positive, default=25, metavar="N", help="images a step and process")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images a step and process (default: 25, on a GPU 128)"
+    )
     parser.add_argument("--predict", type=Path, nargs="+", metavar="IMAGE", help="name what these pictures show")
     return parser
 

@@ -62,13 +62,17 @@ class TrainedRun:
         """The checkpoint in a few words, for the screen."""
         return f"{self.checkpoint.name} (epoch {self.state['epoch']}, step {self.state['step']})"
 
-    def packing_options(self, override: Path | None = None) -> dict[str, Any]:
+    def packing_options(self, override: Path | None = None) -> tuple[dict[str, Any], str]:
         """How the training pictures were packed: `resample`, `quality` and `encoding` for `sharding.prepare_image`.
 
-        Raises ReportError if the packed training split is not there to tell.
+        Where the packed training split is no longer there to tell: the packer's defaults, and a sentence that says so.
         """
-        with self.open_split("train", override) as shards:
-            return {name: shards.options[name] for name in ("resample", "quality")} | {"encoding": shards.encoding}
+        shards, missing = try_split(self, "train", override)
+        if shards is None:
+            return {"encoding": "jpeg"}, f"pictures are packed with the default options, since {missing}"
+        with shards:
+            options = {name: shards.options[name] for name in ("resample", "quality")}
+            return options | {"encoding": shards.encoding}, ""
 
     def network(self, device: torch.device) -> AlexNet:
         """The unsplit network with the checkpoint's weights, in evaluation mode on `device`."""
@@ -90,6 +94,8 @@ class TrainedRun:
         Raises ReportError if it is not there or has other classes, ShardError if it is damaged.
         """
         folder = self.shards_folder(override)
+        if not folder.is_dir():
+            raise ReportError(f"{folder}: no such folder; say with --shards where the packed splits are")
         if not (folder / split / "manifest.json").is_file():
             has = [place.parent.name for place in sorted(folder.glob("*/manifest.json"))]
             there = f"it holds {', '.join(has)}" if has else "it holds no packed split"

@@ -200,6 +200,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["--run", "RUN", "--checkpoint", "best"], "has no checkpoint checkpoints/best.pt"),
         (["--run", "RUN", "--checkpoint", "gone.pt"], "no checkpoint gone.pt"),
         (["--run", "RUN", "--shards", "EMPTY"], "no split 'val' there (it holds no packed split)"),
+        (["--run", "RUN", "--shards", "NOWHERE"], "nowhere: no such folder; say with --shards where"),
         (["--run", "RUN", "--split", "test"], "no split 'test' there (it holds train, val)"),
         (["--run", "RUN", "--shards", "OTHER"], "has 3 classes, the network"),
         (["--run", "TORN"], "last.pt"),
@@ -294,3 +295,14 @@ def test_a_broken_picture_costs_itself_and_the_exit_status(
     assert errors[0].startswith(f"error: {broken}: ") and errors[1].startswith(f"error: {empty}: ")
     assert captured.out.splitlines()[0] == str(good)
     assert len(captured.out.splitlines()) == 6
+
+
+def test_predict_works_without_the_shards_and_says_how_it_packs(
+    evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(6).integers(0, 256, (300, 400, 3), np.uint8)).save(picture)
+    assert main(["--run", str(evaluated[0]), "--shards", str(tmp_path), "--predict", str(picture)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("note: pictures are packed with the default options, since ")
+    assert len(captured.err.splitlines()) == 1 and len(captured.out.splitlines()) == 6
