@@ -1,14 +1,12 @@
 """The whole evaluation against an independent one in NumPy: crops, mean, network, averages, counts.
 
-The network here is written from the published descriptions (Krizhevsky 2012; layers-145.cfg and convdata.py of the
-original program), in float64, without any module of this project.
+The views are cut as Krizhevsky 2012 §4.1 and convdata.py say; the network is the one that `model` is tested against.
 """
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from eval_tenpatch import Evaluation, evaluate, gather
@@ -16,72 +14,14 @@ from model.mesh import Mesh
 from report.trained_run import TrainedRun
 from report.views import Classifier, pixels_of
 from tests.handmade import make_run
+from tests.model import numpy_alexnet
 
 IMAGES, CLASSES = 9, 7
 
 
-def convolved(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, groups: int) -> np.ndarray:
-    """x [n, c, h, w], already padded."""
-    outputs = []
-    for part, kernel in zip(np.split(x, groups, axis=1), np.split(weight, groups, axis=0)):
-        windows = sliding_window_view(part, kernel.shape[2:], axis=(2, 3))[:, :, ::stride, ::stride]
-        outputs.append(np.einsum("nchwij,ocij->nohw", windows, kernel, optimize=True))
-    return np.concatenate(outputs, axis=1) + bias[:, None, None]
-
-
-def padded(x: np.ndarray, before: int, after: int) -> np.ndarray:
-    return np.pad(x, ((0, 0), (0, 0), (before, after), (before, after)))
-
-
-def pooled(x: np.ndarray) -> np.ndarray:
-    return sliding_window_view(x, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max(axis=(4, 5))
-
-
-def response_normed(x: np.ndarray, scale: float) -> np.ndarray:
-    """Over five neighbouring channels of the same tower: a / (2 + scale · Σ a²)^0.75."""
-    towers = []
-    for tower in np.split(x, 2, axis=1):
-        channels = tower.shape[1]
-        total = np.zeros_like(tower)
-        for channel in range(channels):
-            total[:, channel] = (tower[:, max(0, channel - 2) : channel + 3] ** 2).sum(axis=1)
-        towers.append(tower / (2 + scale * total) ** 0.75)
-    return np.concatenate(towers, axis=1)
-
-
-def spatially_normed(x: np.ndarray) -> np.ndarray:
-    """Over 5×5 places of the same channel: a / (1 + 0.001/25 · Σ a²)^0.75."""
-    total = sliding_window_view(padded(x**2, 2, 2), (5, 5), axis=(2, 3)).sum(axis=(4, 5))
-    return x / (1 + 0.001 / 25 * total) ** 0.75
-
-
-def relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
-
-
-def network(x: np.ndarray, w: dict[str, np.ndarray], recipe: str) -> np.ndarray:
-    """Logits [n, classes] of standardised images [n, 3, 224, 224]."""
-
-    def layer(name: str, y: np.ndarray, stride: int = 1, groups: int = 1) -> np.ndarray:
-        return convolved(y, w[f"{name}.weight"], w[f"{name}.bias"], stride, groups)
-
-    if recipe == "original":
-        x = layer("conv1", padded(x, 0, 3), stride=4)
-        x = relu(pooled(response_normed(x, 1e-4 / 5)))
-        x = relu(layer("conv2", padded(x, 2, 2), groups=2))
-        x = pooled(spatially_normed(response_normed(x, 1e-4 / 5)))
-    else:
-        x = relu(layer("conv1", padded(x, 2, 2), stride=4))
-        x = pooled(response_normed(x, 1e-4))
-        x = relu(layer("conv2", padded(x, 2, 2), groups=2))
-        x = pooled(response_normed(x, 1e-4))
-    x = relu(layer("conv3", padded(x, 1, 1)))
-    x = relu(layer("conv4", padded(x, 1, 1), groups=2))
-    x = relu(pooled(layer("conv5", padded(x, 1, 1), groups=2)))
-    x = x.reshape(len(x), -1)
-    for name in ("fc6", "fc7"):
-        x = 0.5 * relu(x @ w[f"{name}.weight"].T + w[f"{name}.bias"])
-    return x @ w["fc8.weight"].T + w["fc8.bias"]
+def network(images: np.ndarray, weights: dict[str, np.ndarray], recipe: str) -> np.ndarray:
+    """Logits [n, classes] of standardised images [n, 3, 224, 224], every fc6 and fc7 output halved."""
+    return numpy_alexnet.logits(recipe, weights, images, lambda layer, units: np.float64(0.5))
 
 
 def ten_views(pixels: np.ndarray, mean: np.ndarray, recipe: str) -> np.ndarray:
