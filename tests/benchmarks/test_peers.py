@@ -208,9 +208,7 @@ def test_quick_run_publishes_every_row_with_what_it_was(tmp_path: Path, monkeypa
     for name in (LIMIT.name, OURS.name, loader.RAW.name, peers[0].name):
         row = rows[name]
         assert (row["repeats"], row["images"]) == (5, 256)
-        assert row["to_limit"]["median"] == pytest.approx(
-            row["images_per_cpu_second"]["median"] / rows[LIMIT.name]["images_per_cpu_second"]["median"], rel=0.5
-        )
+        assert 0 < row["to_limit"]["low"] <= row["to_limit"]["median"] <= row["to_limit"]["high"]
         assert row["wait_p99_seconds"] > 0 and row["peak_bytes"] > 2**20
     assert document["data_set"]["samples"] == 256 and document["quick"] is True
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".md", ".png"}
