@@ -98,12 +98,17 @@ def test_errors_of_all_methods_equal_numpy_and_scikit_learn(case: dict) -> None:
     assert len({round(whole.scores[method].figures()["log_loss"], 6) for method in tables}) == 3
 
 
-def test_single_pictures_get_the_same_probabilities_and_features(case: dict) -> None:
+@pytest.mark.parametrize("views_in_memory", [250, 30])
+def test_single_pictures_get_the_same_probabilities_and_features(
+    case: dict, views_in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("report.views.VIEWS_IN_MEMORY", views_in_memory)  # 30: three pictures at a time, of nine
     run: TrainedRun = case["run"]
     classifier = Classifier(run.network(Mesh().device), run.statistics, run.recipe, Mesh().device)
     table = softmax(case["logits"]).mean(axis=1)
     np.testing.assert_allclose(classifier.probabilities(case["pixels"]), table, atol=1e-5, rtol=0)
     weights = {name: tensor.double().numpy() for name, tensor in run.state["model"].items()}
+    monkeypatch.setattr("report.views.VIEWS_IN_MEMORY", views_in_memory // 10)
     centre = 0.5 * classifier.features(case["pixels"]) @ weights["fc8.weight"].T + weights["fc8.bias"]
     np.testing.assert_allclose(centre, case["logits"][:, 2], atol=1e-3, rtol=1e-4)
 
