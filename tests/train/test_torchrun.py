@@ -115,3 +115,17 @@ def test_failed_slurm_job_is_not_requeued(cluster: dict[str, str], tmp_path: Pat
     assert "requeue" not in (tmp_path / "notes").read_text()
     usage = subprocess.run(["bash", str(SCRIPT), "shards"], env=failing, capture_output=True, timeout=SECONDS)
     assert usage.returncode == 2 and b"SHARDS RUN" in usage.stderr
+
+
+def test_restart_by_torchrun_goes_on_by_itself(arguments: Arguments, tmp_path: Path) -> None:
+    """One node, two processes, one killed: without --resume the second start takes up the checkpoint of the first."""
+    (tmp_path / "train.py").write_text(TRAIN.replace("step.step == 6", "False"))
+    run = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [*launch, "--", "train.py", *arguments(run, "--checkpoint-minutes", "0")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    job = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert job.returncode == 0, job.stderr
+    assert "going on after step 2" in job.stderr and "done after step 10" in job.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "rate" in line] == list(range(1, 11))
