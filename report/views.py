@@ -14,7 +14,7 @@ from dali_pipelines import Standardise
 from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, Recipe, fixed_views
 from model import AlexNet
 from report.forward import Forward
-from sharding import ShardSet, Statistics
+from sharding import RejectedImage, ShardError, ShardSet, Statistics
 from sharding.resize import decode_stored
 
 CENTRE_VIEW = 2  # of the ten: the third crop, not mirrored
@@ -45,11 +45,22 @@ def average_views(logits: torch.Tensor) -> TenPatch:
 
 
 def pixels_of(shards: ShardSet, ids: np.ndarray) -> np.ndarray:
-    """The stored pictures of samples `ids` [n], n at least 1: uint8 [n, 256, 256, 3] RGB."""
+    """The stored pictures of samples `ids` [n], n at least 1: uint8 [n, 256, 256, 3] RGB.
+
+    Raises ShardError with shard and key for one that does not decode.
+    """
     stored = shards.images(ids)
     if shards.encoding == "raw":
         return np.stack(stored)
-    return np.stack([decode_stored(view.tobytes(), "jpeg") for view in stored])
+    decoded = []
+    for sample, view in zip(ids, stored):
+        try:
+            decoded.append(decode_stored(view.tobytes(), "jpeg"))
+        except RejectedImage as error:
+            name, key = shards.locate(int(sample))
+            where = f"{shards.path / name}, key {key}"
+            raise ShardError(f"{where}: {error}; check with: python -m sharding verify {shards.path}") from None
+    return np.stack(decoded)
 
 
 def cut(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:

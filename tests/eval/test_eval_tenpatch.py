@@ -186,6 +186,13 @@ def test_averages_of_views() -> None:
     np.testing.assert_array_equal(found.center_logits, logits[:, 2])
 
 
+def test_shards_may_name_the_folder_or_one_split_in_it(evaluated: tuple[Path, str], raw_shards: Path) -> None:
+    run = TrainedRun.open(evaluated[0])
+    for named in (None, raw_shards, raw_shards / "train", raw_shards / "val"):
+        with run.open_split("val", named) as shards:
+            assert shards.path == raw_shards / "val"
+
+
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
