@@ -92,10 +92,14 @@ def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
         window=options["window"],
     )
     standardise = Standardise(run.statistics, run.recipe, "cpu")
+    sheets, titles = [], []
     try:
         with Loader(training, config, statistics=run.statistics) as loader:
-            epochs = [0, 1]
-            sheets = [with_mean(next(iter(loader.epoch(epoch))), standardise)[:SHEET] for epoch in epochs]
+            for epoch in (0, 1):
+                batch = next(iter(loader.epoch(epoch)))
+                noise = float(np.abs(batch.augmentation.rgb_offset[:SHEET]).max())
+                sheets.append(with_mean(batch, standardise)[:SHEET])
+                titles.append(f"first batch of epoch {epoch + 1}, colour noise of up to {noise:.0f} grey levels")
     except LoaderError as error:
         return Section(name="augmented", title=title, sentences=[f"No batch: {error}"])
     what = (
@@ -105,8 +109,9 @@ def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
     )
     picture = Picture(
         name="augmented",
-        png=png(draw_augmented(sheets, [f"first batch of epoch {epoch + 1}" for epoch in epochs])),
-        alternative=f"The first {len(sheets[0])} training images of epochs 1 and 2 as 224×224 {what}, in batch order.",
+        png=png(draw_augmented(sheets, titles)),
+        alternative=f"The first {len(sheets[0])} training images of epochs 1 and 2 as 224×224 {what}, in batch order: "
+        f"{'; '.join(titles)}.",
         caption=f"Recipe {run.recipe}: {what}, the mean added back, values clipped to 0..255.",
     )
     return Section(name="augmented", title=title, pictures=[picture])

@@ -94,6 +94,24 @@ def test_the_screen_has_the_same_figures(evaluated: tuple[Path, str]) -> None:
     assert "no published reference for this data set" in lines
 
 
+def test_the_mean_image_comes_from_the_checkpoint(
+    evaluated: tuple[Path, str], raw_shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
+    shutil.copytree(raw_shards / "val", tmp_path / "alone" / "val")  # no statistics.npz, no training split beside it
+    assert main(["--run", str(run), "--shards", str(tmp_path / "alone"), "--device", "cpu"]) == 0
+    here, there = (json.loads((folder / "report.json").read_text()) for folder in (run, evaluated[0]))
+    for method in METHODS:
+        assert here[method]["log_loss"] == pytest.approx(there[method]["log_loss"], abs=1e-6)
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    state["statistics"]["mean_image"] += 40
+    torch.save(state, run / "checkpoints" / "last.pt")
+    assert main(["--run", str(run), "--shards", str(tmp_path / "alone"), "--device", "cpu"]) == 0
+    brighter = json.loads((run / "report.json").read_text())
+    assert abs(brighter["ten_patch"]["log_loss"] - here["ten_patch"]["log_loss"]) > 1e-3
+
+
 def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")

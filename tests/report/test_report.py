@@ -108,6 +108,8 @@ def test_every_picture_is_inside_beside_and_in_words(reported: tuple[Path, Page]
     assert "Training top-5 error from 50.0% to 5.6%" in words["curves"]
     assert "Validation top-1 error from 60.0% to 20.0%" in words["curves"]
     assert "The 6 filters of conv1" in words["filters"] and "tower A's 3 above" in words["filters"]
+    noise = re.findall(r"colour noise of up to (\d+) grey levels", words["augmented"])
+    assert len(noise) == 2 and all(2 < int(levels) < 80 for levels in noise)
     assert words["guesses"].startswith("8 held-out images") and words["neighbours"].startswith("5 held-out images")
 
 
