@@ -141,8 +141,9 @@ class Loader:
                     return
                 part = rank_part(samples, self.data_rank, self.data_world)
                 positions = np.arange(first + part.start, first + part.stop)
-                reading.reach(first, len(positions))
-                yield self._plan(epoch, order[positions], positions, samples)
+                ids, upcoming = order[positions], positions + config.batch_size
+                reading.reach(first, ids, order[upcoming[upcoming < len(order)]])
+                yield self._plan(epoch, ids, positions, samples)
 
     def _plan(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64], samples: int) -> Plan:
         return Plan(

@@ -38,6 +38,7 @@ class ShardSet:
         self._ends = np.cumsum(self.shard_sizes)
         self._fingerprint = functools.partial(_fingerprint, manifest)
         self._maps: dict[int, mmap.mmap] = {}
+        self._scattered = False
         self._indexes: dict[int, ShardIndex] = {}
 
     @classmethod
@@ -108,6 +109,23 @@ class ShardSet:
         ((shard, sample),) = self._places([sample_id])
         return self.shard_names[shard], read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])[sample]
 
+    def read_scattered(self) -> None:
+        """From now on samples come in any order: a page that is touched brings no others from the disk with it."""
+        self._scattered = True
+        for tar in self._maps.values():
+            tar.madvise(mmap.MADV_RANDOM)
+
+    def ask_for(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Ask the system to read these samples, and nothing around them, into the page cache (returns at once)."""
+        for shard, sample in self._places(ids):
+            index = self._index(shard)
+            ends = (
+                index.picture_start[sample] + index.picture_bytes[sample],
+                index.label_start[sample] + index.label_bytes[sample],
+            )
+            first = min(index.picture_start[sample], index.label_start[sample]) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map(shard).madvise(mmap.MADV_WILLNEED, int(first), int(max(ends) - first))
+
     def prefetch(self, shard: int) -> None:
         """Ask the system to read one shard ahead into the page cache (returns at once)."""
         self._map(shard).madvise(mmap.MADV_WILLNEED)
@@ -147,6 +165,8 @@ class ShardSet:
         if shard not in self._maps:
             with self._tar(shard).open("rb") as file:
                 self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if self._scattered:
+                self._maps[shard].madvise(mmap.MADV_RANDOM)
         return self._maps[shard]
 
     def _index(self, shard: int) -> ShardIndex:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -206,7 +207,7 @@ def test_memory_does_not_depend_on_the_number_of_samples(
             before = anonymous_bytes()
             assert sum(len(batch.ids) for batch in loader.epoch(0)) == 45 * copies
             grown.append(anonymous_bytes() - before)
-    assert grown[2] - grown[1] < 8 * MEGABYTE, grown
+    assert grown[2] - grown[1] < 32 * MEGABYTE, grown
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -255,6 +256,33 @@ def test_the_next_window_is_asked_for_while_one_is_read(
         asked.clear()
         assert len(list(loader.epoch(2, start_step=17))) == 1  # in the last window: nothing before it is asked for
         assert asked == order[9:]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_global_permutation_asks_for_each_sample_once_and_before_it_reads_it(
+    jpeg_folder: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    calls: list[tuple[str, list[int]]] = []
+    ask, read = ShardSet.ask_for, ShardSet.images
+
+    def asked(self: ShardSet, ids: np.ndarray) -> None:
+        calls.append(("ask", ids.tolist()))
+        ask(self, ids)
+
+    def images(self: ShardSet, ids: np.ndarray) -> list[np.ndarray]:
+        calls.append(("read", ids.tolist()))
+        return read(self, ids)
+
+    monkeypatch.setattr(ShardSet, "ask_for", asked)
+    monkeypatch.setattr(ShardSet, "images", images)
+    with ShardSet.open(jpeg_folder) as shards:
+        with Loader(shards, DataConfig(batch_size=10, threads=1), rank, 2, statistics) as loader:
+            order = [batch.ids.tolist() for batch in loader.epoch(0)]
+    assert len(order) == 4 and {len(ids) for ids in order} == {5}
+    assert [ids for call, ids in calls if call == "read"] == order
+    first, *rest = [ids for call, ids in calls if call == "ask"]
+    assert first == order[0] and rest[:3] == order[1:]
+    assert [call for call, _ in calls] == ["ask", "ask", "read", "ask", "read", "ask", "read", "ask", "read"]
 
 
 def test_an_epoch_after_close_is_refused(jpeg_shards: ShardSet, statistics: Statistics) -> None:
