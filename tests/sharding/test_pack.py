@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import Image
 
 from sharding import PackOptions, ShardError, ShardSet, Statistics, pack, worker
-from sharding.plan import Spool
+from sharding.plan import Sample, Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -271,6 +271,9 @@ def test_a_full_disk_is_told_and_loses_no_finished_shard(
             pack(options(class_folders, tmp_path))
     assert {path.name for path in (tmp_path / "train.partial").glob("*")} >= {"train-000000.tar", "train-000001.tar"}
     assert not list((tmp_path / "train.partial").rglob("*.part"))
+    assert (tmp_path / "train.partial" / "job" / "progress").read_bytes()[0] == 1  # told to the other workers
+    shard = tmp_path / "train.partial" / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])  # and a shard that lost its end since is packed again
     assert files(pack(options(class_folders, tmp_path))[0]) == whole
 
 
@@ -341,6 +344,37 @@ def test_a_killed_spool_begins_anew_and_a_whole_one_is_kept(
     (folder,) = pack(options(tmp_path / "train.tar.gz", tmp_path / "out"))
     assert len(added) == 24  # read once
     assert len(keys(folder)) == 24 and list((tmp_path / "out").iterdir()) == [folder]
+
+
+def test_workers_stop_when_they_are_told(class_folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    picture = str(class_folders / "train" / "n01440764" / "n01440764_0.JPEG")
+    task = worker.ShardTask(
+        number=2, name="x.tar", folder=tmp_path, samples=[Sample("a", "a.JPEG", "", picture, 0, -1)], labels=[0],
+        quality=95, resample="area", encoding="jpeg", summed=False,
+    )  # fmt: skip
+    assert worker.pack_shard(task).samples == 1
+    assert worker.Progress.total(tmp_path / "job") == 1 and not (tmp_path / "job" / "x.tar.npz").exists()
+    (tmp_path / "x.tar").unlink()
+    worker.Progress.stop(tmp_path / "job")
+    with pytest.raises(worker.Stopped):
+        worker.pack_shard(task)
+    assert not list(tmp_path.glob("x.tar*"))
+
+
+def test_a_compressed_archive_is_judged_without_being_spooled(
+    class_folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open(tmp_path / "train.tar.gz", "w:gz") as archive:
+        archive.add(class_folders / "train", "train")
+    with caplog.at_level("INFO"):
+        assert pack(options(tmp_path / "train.tar.gz", tmp_path / "out", dry_run=True)) == []
+    assert "24 pictures of 3 classes to pack (layout: archives); about 0." in caplog.text
+    assert not (tmp_path / "out").exists()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
+    with pytest.raises(ShardError, match=r"0\.0 MB free, about 0\.\d MB needed to spool what is only read in order"):
+        pack(options(tmp_path / "train.tar.gz", tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ def test_lanczos_is_pillows_of_the_whole_picture(height: int, width: int) -> Non
     assert np.abs(central_square(pixels, "area") - expected).max() > 2  # noise tells the two apart
 
 
-def test_small_pictures_grow_bicubically(scene: np.ndarray) -> None:
-    small = np.ascontiguousarray(scene[:64, :128])
+def test_small_pictures_grow_bicubically() -> None:
+    small = np.random.default_rng(2).integers(90, 160, size=(64, 128, 3), dtype=np.uint8)
     whole = np.asarray(Image.fromarray(small).resize((512, 256), Image.Resampling.BICUBIC))
     assert np.abs(central_square(small).astype(int) - whole[:, 128:384]).max() <= 1
 
@@ -64,6 +64,39 @@ def test_any_size_gives_256_by_256_of_the_same_colour(height: int, width: int) -
     pixels = np.broadcast_to(np.array([10, 130, 250], np.uint8), (height, width, 3))
     for resample in ("area", "lanczos"):
         assert (central_square(pixels, resample) == [10, 130, 250]).all()
+
+
+KINDS = {
+    "1": "PNG", "L": "JPEG", "LA": "PNG", "P": "GIF", "RGB": "WEBP", "RGBA": "PNG", "CMYK": "TIFF", "YCbCr": "JPEG",
+    "I;16": "PNG", "LAB": "TIFF",
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mode=st.sampled_from(list(KINDS)),
+    height=st.integers(1, 330),
+    width=st.integers(1, 330),
+    colour=st.tuples(*[st.integers(0, 255)] * 3),
+)
+def test_every_mode_and_size_keeps_its_colour(mode: str, height: int, width: int, colour: tuple[int, int, int]) -> None:
+    """One colour in a file of every mode; expected is what Pillow makes of it, 16-bit grey scaled by hand."""
+    plain = Image.new("RGB", (width, height), colour)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((height, width), colour[0] * 257, np.uint16))
+        expected = np.full(3, colour[0])
+    else:
+        if mode == "P":
+            image = plain.quantize(4)
+        elif mode == "LAB":
+            image = Image.merge("LAB", [Image.new("L", plain.size, part) for part in colour])
+        else:
+            image = plain.convert(mode, dither=Image.Dither.NONE)
+        expected = np.asarray(image.convert("RGB"))[0, 0]
+    file = io.BytesIO()
+    image.save(file, KINDS[mode], **({"quality": 100} if KINDS[mode] in ("JPEG", "WEBP") else {}))
+    pixels = decode_stored(prepare_image(file.getvalue(), encoding="raw"), "raw")
+    assert np.abs(pixels.astype(int) - expected).max() <= 12  # JPEG and WebP lose that much of a saturated colour
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 259), (300, 256), (256, 256)])
