@@ -9,7 +9,7 @@ recipe      crop and mirror                               colour noise, keyed on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -54,6 +54,16 @@ class Augmentation:
 
     def __len__(self) -> int:
         return len(self.crop_y)
+
+    def part(self, part: slice) -> "Augmentation":
+        """The entries of `part` alone."""
+        return replace(
+            self,
+            crop_y=self.crop_y[part],
+            crop_x=self.crop_x[part],
+            mirror=self.mirror[part],
+            rgb_offset=self.rgb_offset[part],
+        )
 
     @staticmethod
     def joined(parts: Sequence["Augmentation"]) -> "Augmentation":

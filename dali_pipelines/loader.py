@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import Augmentation, draw, fixed_views
 from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.opening import check_shards, present_device
 from dali_pipelines.order import epoch_order, rank_part
 from dali_pipelines.plan import Plan
 from dali_pipelines.producer import Made, make_producer
@@ -54,8 +55,8 @@ class Batch:
 class Loader:
     """Batches of one split for one rank: `for batch in loader.epoch(e): …`.
 
-    Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch,
-    ShardError where statistics are missing.
+    Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch, an
+    index that does not fit its tar, or a GPU that is not there, ShardError where statistics are missing.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Loader:
                 f"{shards.path}: {len(shards)} samples make no batch of {config.batch_size}; "
                 f"ask for --batch-size {len(shards)} or less"
             )
+        check_shards(shards)
         threads = config.threads or len(os.sched_getaffinity(0))
-        self.config = replace(config, threads=threads)
+        self.config = replace(config, threads=threads, device=present_device(config.device))
         self.shards = shards
         self.data_rank, self.data_world = data_rank, data_world
         self.statistics = shards.statistics if statistics is None else statistics

@@ -1,6 +1,8 @@
 """Plans → images: the whole DALI graph, or its front with the compiled tail where that is faster."""
 
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
 from typing import Protocol
 
@@ -8,16 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dali_pipelines.augmentation import CROP, IMAGE, Augmentation
+from dali_pipelines.augmentation import CROP, IMAGE
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.graph import batch_graph, cropped_graph, fed_choices
+from dali_pipelines.order import rank_part
 from dali_pipelines.plan import Plan
 from dali_pipelines.prefetch import prefetched
 from dali_pipelines.run_graph import GraphRun
-from dali_pipelines.standardise import FusedTail
+from dali_pipelines.standardise import Decoded, FusedTail
 from sharding import ShardSet, Statistics
 
 Made = tuple[Plan, torch.Tensor]
+DECODERS_PER_TAIL = 6  # decoding a picture takes about 7 times as long as the compiled pass over it
 
 
 class Producer(Protocol):
@@ -109,6 +113,7 @@ class FusedProducer:
         self._shards = shards
         self._config, self._capacity, self._raw = config, capacity, shards.encoding == "raw"
         self._tail = FusedTail(statistics, config.recipe)
+        self._tails = -(-config.threads // DECODERS_PER_TAIL)
         self._rings: list[list[torch.Tensor]] = []
 
         def build() -> GraphRun:
@@ -129,17 +134,19 @@ class FusedProducer:
             self._rings.append(ring)
 
     def _made(self, plans: Iterator[Plan], buffers: Iterator[torch.Tensor]) -> Generator[Made]:
-        config = self._config
         decoded = self._stored(plans) if self._raw else self._decoded(plans)
-        for plan, addresses, width in decoded:
-            images = next(buffers)[: len(plan) * config.views]
-            y, x, mirror = self._source_crops(plan.augmentation, width)
-            addresses = np.repeat(addresses, config.views)
-            if config.output == "uint8":
-                self._tail.mirror(addresses, width, y, x, mirror, images)
-            else:
-                self._tail.standardise(addresses, width, y, x, mirror, plan.augmentation, images)
-            yield plan, images
+        with ThreadPoolExecutor(self._tails, thread_name_prefix="tail") as workers:
+            for plan, pictures in decoded:
+                images = next(buffers)[: len(plan.augmentation)]
+                parts = [rank_part(len(images), tail, self._tails) for tail in range(self._tails)]
+                if len(parts) == 1:
+                    self._fill(plan, pictures, images, parts[0])
+                else:
+                    list(workers.map(partial(self._fill, plan, pictures, images), parts))
+                yield plan, images
+
+    def _fill(self, plan: Plan, pictures: Decoded, images: torch.Tensor, part: slice) -> None:
+        self._tail.fill(images[part], pictures.part(part), plan.augmentation.part(part))
 
     def close(self) -> None:
         """See `Producer`."""
@@ -151,15 +158,16 @@ class FusedProducer:
         shape = (self._capacity * self._config.views, CROP, CROP, 3)
         return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available()).permute(0, 3, 1, 2)
 
-    def _decoded(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, NDArray[np.int64], int]]:
-        """Plans with the addresses of their decoded images and their width: 224, or 256 for ten views."""
+    def _decoded(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, Decoded]]:
+        """What DALI decoded: 224×224 where its decoder cropped, 256×256 for ten views."""
         for plan, output in self._idle.outputs(plans):
             if output is None:
-                yield plan, np.zeros(0, np.int64), IMAGE
+                yield plan, self._crops_in(plan, np.zeros(0, np.int64), IMAGE)
             else:
                 self._check_shapes(plan, output.shape())  # type: ignore[attr-defined]
                 pixels = np.asarray(output.as_tensor())  # type: ignore[attr-defined]
-                yield plan, pixels.ctypes.data + np.arange(len(plan)) * pixels.strides[0], pixels.shape[2]
+                addresses = pixels.ctypes.data + np.arange(len(plan)) * pixels.strides[0]
+                yield plan, self._crops_in(plan, addresses, pixels.shape[2])
 
     def _check_shapes(self, plan: Plan, shapes: list[tuple[int, ...]]) -> None:
         """The compiled pass reads memory by these sizes: nothing else may come near it."""
@@ -172,17 +180,16 @@ class FusedProducer:
                     f"check the set with: python -m sharding verify {self._shards.path}"
                 )
 
-    def _stored(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, NDArray[np.int64], int]]:
-        """Plans with the addresses of the pixels in the mapped shards."""
+    def _stored(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, Decoded]]:
+        """The pixels in the mapped shards, as they lie there."""
         for plan in plans:
             addresses = [image.__array_interface__["data"][0] for image in plan.images]
-            yield plan, np.asarray(addresses, np.int64), IMAGE
+            yield plan, self._crops_in(plan, np.asarray(addresses, np.int64), IMAGE)
 
-    @staticmethod
-    def _source_crops(
-        choice: Augmentation, width: int
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
-        """Where the crop lies in what was decoded: at 0 where the decoder cropped."""
+    def _crops_in(self, plan: Plan, addresses: NDArray[np.int64], width: int) -> Decoded:
+        """The plan's views in pictures at `addresses`; a picture that is already cropped is a view as it is."""
+        choice = plan.augmentation
+        addresses = np.repeat(addresses, self._config.views)
         if width == CROP:
-            return np.zeros_like(choice.crop_y), np.zeros_like(choice.crop_x), choice.mirror
-        return choice.crop_y, choice.crop_x, choice.mirror
+            return Decoded(addresses, width, np.zeros_like(choice.crop_y), np.zeros_like(choice.crop_x), choice.mirror)
+        return Decoded(addresses, width, choice.crop_y, choice.crop_x, choice.mirror)

@@ -4,8 +4,7 @@
 travelled (to a GPU, or from the other rank of a pair).
 """
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +15,24 @@ from dali_pipelines.fused import mirrored_crops, standardised_crops
 from sharding import Statistics
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Where n crops lie in decoded pictures: addresses int64 [n], each picture `width` columns of RGB bytes.
+
+    y, x: int32 [n], the crop's place in its picture; mirror: bool [n].
+    """
+
+    addresses: NDArray[np.int64]
+    width: int
+    y: NDArray[np.int32]
+    x: NDArray[np.int32]
+    mirror: NDArray[np.bool_]
+
+    def part(self, part: slice) -> "Decoded":
+        """The crops of `part` alone."""
+        return Decoded(self.addresses[part], self.width, self.y[part], self.x[part], self.mirror[part])
+
+
 class FusedTail:
     """The compiled pass, bound to a mean image and a recipe. Nothing in it takes the GIL while it works."""
 
@@ -24,37 +41,16 @@ class FusedTail:
         self._means = np.stack([mean, mean[:, ::-1]])
         self._recipe = recipe
 
-    def mirror(
-        self,
-        addresses: NDArray[np.int64],
-        width: int,
-        y: NDArray[np.int32],
-        x: NDArray[np.int32],
-        mirror: NDArray[np.bool_],
-        out: torch.Tensor,
-    ) -> None:
-        """Fill `out`, uint8 [n, 3, 224, 224] channels-last, with the crops at (y, x), mirrored where said."""
-        mirrored_crops(addresses, width, y, x, mirror, _rows(out))
-
-    def standardise(
-        self,
-        addresses: NDArray[np.int64],
-        width: int,
-        y: NDArray[np.int32],
-        x: NDArray[np.int32],
-        mirror: NDArray[np.bool_],
-        choice: Augmentation,
-        out: torch.Tensor,
-    ) -> None:
-        """Fill `out`, float32 [n, 3, 224, 224] channels-last, with the standardised crops at (y, x)."""
-        scale = np.float32(1 / choice.divisor)
-        mean = (self._means, *mean_crops(self._recipe, choice))
-        standardised_crops(addresses, width, y, x, mirror, *mean, choice.rgb_offset, scale, _rows(out))
-
-
-def _rows(images: torch.Tensor) -> NDArray[Any]:
-    """Channels-last images [n, 3, 224, 224] as the rows that they are in memory: [n, 224, 224, 3]."""
-    return images.permute(0, 2, 3, 1).numpy()
+    def fill(self, out: torch.Tensor, decoded: Decoded, choice: Augmentation) -> None:
+        """Fill `out` [n, 3, 224, 224], channels-last, with the crops: mirrored as uint8, standardised as float32."""
+        crops = (decoded.addresses, decoded.width, decoded.y, decoded.x, decoded.mirror)
+        rows = out.permute(0, 2, 3, 1).numpy()
+        if out.dtype == torch.uint8:
+            mirrored_crops(*crops, rows)
+        else:
+            scale = np.float32(1 / choice.divisor)
+            mean = (self._means, *mean_crops(self._recipe, choice))
+            standardised_crops(*crops, *mean, choice.rgb_offset, scale, rows)
 
 
 class Standardise:
@@ -86,7 +82,7 @@ class Standardise:
         out = torch.empty(rows.shape, dtype=torch.float32).permute(0, 3, 1, 2)
         addresses = rows.data_ptr() + np.arange(len(rows)) * (CROP * CROP * 3)
         start, as_it_is = np.zeros_like(augmentation.crop_y), np.zeros_like(augmentation.mirror)
-        self._tail.standardise(addresses, CROP, start, start, as_it_is, augmentation, out)
+        self._tail.fill(out, Decoded(addresses, CROP, start, start, as_it_is), augmentation)
         return out
 
     def _by_torch(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:

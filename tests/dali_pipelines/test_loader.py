@@ -98,8 +98,7 @@ def test_ranks_decode_the_pixels_of_the_whole_batch(jpeg_shards: ShardSet, stati
         torch.testing.assert_close(torch.cat(share), images, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("prefetch", [1, 4])
+@pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (3, 4), (13, 2)])  # 13: three threads for the tail
 def test_threads_and_prefetch_change_nothing(
     jpeg_shards: ShardSet, statistics: Statistics, threads: int, prefetch: int
 ) -> None:

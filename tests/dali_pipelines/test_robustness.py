@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dali_pipelines import DataConfig, Loader, LoaderError
@@ -82,6 +83,45 @@ def test_faults_of_a_set_are_errors_at_opening(copied: Path) -> None:
         tar.write(b"\0")
     with pytest.raises(ShardError, match=r"train-000001\.tar"):
         ShardSet.open(copied)
+
+
+def test_an_index_that_does_not_fit_its_tar_is_an_error_at_opening(copied: Path, statistics: Statistics) -> None:
+    """Offsets moved by one tar block: as many samples, all of them elsewhere."""
+    index = copied / "train-000003.idx"
+    header, *lines = index.read_text().splitlines()
+    moved = []
+    for line in lines:
+        words = line.split()
+        words[1::4] = [str(int(start) + 512) for start in words[1::4]]
+        moved.append(" ".join(words))
+    index.write_text("\n".join([header, *moved]) + "\n")
+    with ShardSet.open(copied) as shards, pytest.raises(LoaderError) as raised:
+        Loader(shards, DataConfig(batch_size=5), statistics=statistics)
+    assert str(raised.value) == (
+        f"{copied}/train-000003.tar: its index does not fit it; check the set with: python -m sharding verify {copied}"
+    )
+
+
+def test_an_index_with_a_sample_less_is_an_error_at_opening(copied: Path, statistics: Statistics) -> None:
+    index = copied / "train-000003.idx"
+    header, *lines = index.read_text().splitlines()
+    index.write_text("\n".join([header.replace("10", "9"), *lines[:-1]]) + "\n")
+    with ShardSet.open(copied) as shards, pytest.raises((ShardError, LoaderError), match="train-000003"):
+        Loader(shards, DataConfig(batch_size=5), statistics=statistics)
+
+
+def test_a_manifest_of_another_version_is_an_error_at_opening(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "format": manifest["format"] + 1}))
+    with pytest.raises(ShardError, match=r"manifest\.json: format"):
+        ShardSet.open(copied)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_a_gpu_that_is_not_there_is_named(jpeg_shards: ShardSet, statistics: Statistics, device: str) -> None:
+    with pytest.raises(LoaderError, match=f"device {device}: this machine has 0 CUDA devices; ask for --device cpu"):
+        Loader(jpeg_shards, DataConfig(batch_size=5, device=device), statistics=statistics)
 
 
 def threads() -> set[str]:
