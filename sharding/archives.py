@@ -39,9 +39,17 @@ def _tars(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _ARCHIVE.search(path.name) and not _OTHER.search(path.name))
 
 
+def tells_split(path: Path, split: Split) -> bool:
+    """Whether the archive's name, or its folder's, says that it is of this split."""
+    return _split_of(path.name) == split or path.parent.name in SPLIT_WORDS[split]
+
+
 def _split_of(name: str) -> str | None:
-    found = [split for split, words in SPLIT_WORDS.items() if any(word in name.lower() for word in words)]
-    return found[0] if found else None
+    """The split whose word stands in a file's name, at a word's start ("latest" is no test split)."""
+    for split, words in SPLIT_WORDS.items():
+        if re.search(rf"(?<![a-z])({'|'.join(words)})", name.lower()):
+            return split
+    return None
 
 
 def open_archives(paths: list[Path], split: Split) -> Source:

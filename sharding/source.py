@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sharding.archives import find_archives, open_archives
+from sharding.archives import find_archives, open_archives, tells_split
 from sharding.classes import member_of_kit
 from sharding.errors import ShardError
 from sharding.folders import kaggle_root, open_folder, open_kaggle, split_folder
@@ -45,13 +45,9 @@ def has_split(source: Path, layout: Layout, split: Split) -> bool:
         return split_folder(kaggle / "Data" / "CLS-LOC", split) is not None
     if layout in ("auto", "parquet") and find_parquet(source, split):
         return True
-    if layout in ("auto", "archives") and any(_names(path, split) for path in find_archives(source, split)):
+    if layout in ("auto", "archives") and any(tells_split(path, split) for path in find_archives(source, split)):
         return True
     return layout in ("auto", "folders", "flat") and split_folder(source, split) is not None
-
-
-def _names(path: Path, split: Split) -> bool:
-    return any(word in part.lower() for word in SPLIT_WORDS[split] for part in (path.name, path.parent.name))
 
 
 def replacements(folder: Path) -> dict[str, str]:

@@ -148,6 +148,19 @@ def test_official_train_and_val_agree_on_labels(
         assert [shards.locate(place)[1] for place in range(9)] == [f"ILSVRC{year}_val_{n + 1:08d}" for n in range(9)]
 
 
+def test_the_test_split_of_2010_has_labels(class_folders: Path, tmp_path: Path) -> None:
+    paths = pictures(class_folders / "val")
+    names = [f"test/ILSVRC2010_test_{number + 1:08d}.JPEG" for number in range(9)]
+    (tmp_path / "ILSVRC2010_images_test.tar").write_bytes(tar_of(paths, names))
+    (tmp_path / "latest_n.tar").write_bytes(b"of no split, by its name")
+    (tmp_path / "ILSVRC2010_test_ground_truth.txt").write_text("".join(f"{IDS[path.parent.name]}\n" for path in paths))
+    kit(tmp_path, 2010)
+    found = packed(tmp_path, tmp_path / "out", split="test")
+    assert [found[Path(name).stem][1] for name in names] == [path.parent.name for path in paths]
+    with pytest.raises(ShardError, match=r"no pictures found for split val|no archives of the val split"):
+        packed(tmp_path, tmp_path / "out", split="val")
+
+
 def test_ground_truth_and_meta_inside_the_kits_archive(class_folders: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
