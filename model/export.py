@@ -1,7 +1,7 @@
 """A run's checkpoint in, one `.safetensors` file out: weights, mean image, and what is needed to use them elsewhere.
 
 Tensors: the unsplit weights by name, float32 and contiguous, and `mean_image` float32 [256, 256, 3] RGB 0..255.
-Metadata, all text: `recipe`, `width`, `conv1_padding` (left, right, above, below), `norm_alpha` and `spatial_alpha` (the
+Metadata, all text: `recipe`, `width`, `conv1_padding` (left, right, above, below), `norm_alpha`, `spatial_alpha` (the
 response norms' factors as PyTorch counts them, of the mean square), `classes` (JSON list of [label, wnid, name]),
 `data_fingerprint`, `checkpoint_sha256`, `tensor_sha256` (JSON, of each tensor's little-endian bytes), `epoch`, `step`.
 
