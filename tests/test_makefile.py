@@ -44,6 +44,7 @@ def test_a_missing_argument_is_named(target: str, given: list[str], asked: str) 
 ])  # fmt: skip
 def test_train_starts_one_process_per_gpu(gpus: str, launcher: str) -> None:
     shown = make("-n", "train", "SHARDS=s h", "RUN=r", f"GPUS={gpus}", "ARGS=--epochs 3").stdout
+    assert ("-- train.py" in shown) == ("torchrun" in shown)  # else torchrun takes --run for its own
     assert launcher in shown
     assert 'train.py --shards "s h" --run "r" --epochs 3' in shown
 
