@@ -16,6 +16,7 @@ from report.logged import (
     curves_section,
     errors_section,
     filters_section,
+    in_brief,
     read_evaluation,
 )
 from report.metrics import ReportError
@@ -88,10 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = TrainedRun.open(options.run, options.checkpoint)
         sections = build(run, options.shards, options.neighbours_among, device)
         page = write_report(run, sections)
+        brief = in_brief(run, read_evaluation(run))
     except OURS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB) and {run.path / 'report'}/*.png\n")
+    written = f"report: {page} ({page.stat().st_size / 1e6:.1f} MB) and {run.path / 'report'}/*.png"
+    sys.stdout.write("\n".join([*brief, written]) + "\n")
     return 0
 
 

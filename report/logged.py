@@ -68,13 +68,31 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
     return Section(name="errors", title=title, sentences=sentences, table=table)
 
 
+def in_brief(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Lines for the screen: the ten-patch errors, and the training speed (the median over the logged steps)."""
+    lines = [NOT_EVALUATED.format(run=run.path)]
+    if evaluation is not None:
+        top1, top5 = (100 * evaluation["ten_patch"][f"top{n}_error"] for n in (1, 5))
+        lines = [f"ten patches, {evaluation['images']} images: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %"]
+    try:
+        speeds = _metrics(run).training["images_per_second"]
+        lines.append(f"trained at {np.nanmedian(speeds):,.0f} images/s")
+    except (ReportError, KeyError) as error:
+        lines.append(f"training speed unknown: {error}")
+    return lines
+
+
+def _metrics(run: TrainedRun) -> Metrics:
+    """What the run logged. Raises ReportError."""
+    steps = run.state["data"]["samples"] // run.state["train_config"]["batch_size"]
+    return load_metrics(run.path / "metrics.jsonl", steps or None)
+
+
 def curves_section(run: TrainedRun) -> Section:
     """Training curves, the published ones behind them where the data set is ImageNet."""
     title = "Training curves"
-    state = run.state
     try:
-        steps = state["data"]["samples"] // state["train_config"]["batch_size"]
-        metrics = load_metrics(run.path / "metrics.jsonl", steps or None)
+        metrics = _metrics(run)
     except ReportError as error:
         return Section(name="curves", title=title, sentences=[f"No curves: {error}"])
     published = published_curve() if run.challenge else None

@@ -196,6 +196,18 @@ def test_errors_of_another_step_are_marked(run: Path) -> None:
     assert any(sentence.startswith(marked) for sentence in errors_section(later, evaluation).sentences)
 
 
+def test_the_screen_ends_with_errors_speed_and_place(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = json.loads((copy / "report.json").read_text())
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    speed = np.median([line["images_per_second"] for line in lines if "images_per_second" in line])
+    assert main(["--run", str(copy)]) == 0
+    errors, trained, place = capsys.readouterr().out.splitlines()
+    assert f"top-1 error {100 * evaluation['ten_patch']['top1_error']:.2f} %" in errors
+    assert f"top-5 error {100 * evaluation['ten_patch']['top5_error']:.2f} %" in errors
+    assert trained == f"trained at {speed:,.0f} images/s"
+    assert place.startswith(f"report: {copy / 'report.html'} ")
+
+
 def test_text_cannot_become_markup() -> None:
     section = Section(
         name="x",
