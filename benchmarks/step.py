@@ -26,7 +26,7 @@ from benchmarks.step_worker import Job, serve
 from dali_pipelines.augmentation import Recipe
 
 WAIT_SECONDS = 300  # for a process to get ready, and for one repeat
-SETTINGS = {False: (1.0, 128, 3, MINIMUM_REPEATS), True: (0.125, 16, 2, 1)}  # width, batch, batches together, repeats
+SETTINGS = {False: (1.0, 128, 2, MINIMUM_REPEATS), True: (0.125, 16, 2, 1)}  # width, batch, batches together, repeats
 RECIPES: dict[bool, tuple[Recipe, ...]] = {False: ("paper", "original"), True: ("original",)}
 
 
