@@ -63,7 +63,8 @@ def test_an_error_comes_out_in_its_place(depth: int) -> None:
 
 def test_a_consumer_that_stops_closes_the_source_and_ends_the_thread() -> None:
     source = Source(100)
-    items = prefetched(source.items(), 2)
+    generator = source.items()  # held here too, so that only closing ends it
+    items = prefetched(generator, 2)
     assert [next(items), next(items)] == [0, 1]
     assert len(workers()) == 1
     items.close()
