@@ -24,13 +24,18 @@ SHARED = "fc8.bias"
 
 
 def swap(mine: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The other rank's tensor of the same shape and dtype, contiguous. Both ranks of the pair must call it."""
-    mine = mine.contiguous()
+    """The other rank's tensor of the same shape and dtype; maps [n, C, H, W] in channels_last memory, as they come.
+
+    Both ranks of the pair must call it.
+    """
     if not mine.numel():
         return mine.clone()
-    both = [torch.empty_like(mine), torch.empty_like(mine)]
-    dist.all_gather(both, mine, group=group)
-    return both[1 - dist.get_rank(group)]
+    maps = mine.ndim == 4
+    rows = (mine.permute(0, 2, 3, 1) if maps else mine).contiguous()
+    both = [torch.empty_like(rows), torch.empty_like(rows)]
+    dist.all_gather(both, rows, group=group)
+    others = both[1 - dist.get_rank(group)]
+    return others.permute(0, 3, 1, 2) if maps else others
 
 
 class _Exchange(torch.autograd.Function):
