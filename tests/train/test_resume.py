@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.progress import Progress, Step
 from tests.handmade import pack_splits
 from tests.train.conftest import STEPS_PER_EPOCH, Arguments
@@ -183,3 +183,15 @@ def test_torn_checkpoint_is_named_and_the_previous_one_used_only_when_asked(
     assert main(arguments(run, "--resume-from", str(previous))) == 0
     assert_same_state(whole / LAST, last)
     assert learned(run) == learned(whole)
+
+
+def test_schedule_goes_on_from_its_state(arguments: Arguments, tmp_path: Path) -> None:
+    """Recipe paper, whose rate depends on what it has seen: two drops before the stop are two drops after it."""
+    run = tmp_path / "run"
+    assert main(arguments(run, "--recipe", "paper", "--max-steps", "5")) == 0
+    state = load_checkpoint(run / LAST)
+    assert state["schedule"]["drops"] == 0 and state["schedule"]["best"] == state["best"]
+    save_checkpoint(run / LAST, state | {"schedule": state["schedule"] | {"drops": 2}})
+    assert main(arguments(run, "--recipe", "paper", "--max-steps", "6", "--resume", "auto")) == 0
+    assert [line["rate"] for line in lines(run) if "rate" in line] == [0.01] * 5 + [0.0001]
+    assert load_checkpoint(run / LAST)["schedule"]["drops"] == 2
