@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ CHANNEL_CONSTANT = 2.0  # k, §3.3; minDiv of the original
 SPATIAL_CONSTANT = 1.0
 SPATIAL_SCALE = 1e-3 / 25  # layer-params: scale 1e-3, which cuda-convnet divides by the window's size squared
 WIDE = (torch.float32, torch.float64)
+Over = Callable[[tuple[Tensor, ...], float, int], None]
 
 
 def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
@@ -42,14 +42,14 @@ def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
     """
     if x.ndim != 4 or x.shape[1] % towers:
         raise ValueError(f"response norm got {list(x.shape)}, expected [n, C, H, W] with C a multiple of {towers}")
-    return _dispatch(x, _plain_channel, _ChannelNorm, scale, towers)
+    return _dispatch(x, _plain_channel, _over_pixels, scale, towers)
 
 
 def spatial_norm(x: Tensor, scale: float = SPATIAL_SCALE) -> Tensor:
     """Normalise each pixel by the 5×5 pixels around it in its own channel. Shapes and dtypes as in `response_norm`."""
     if x.ndim != 4:
         raise ValueError(f"spatial norm got {list(x.shape)}, expected [n, C, H, W]")
-    return _dispatch(x, _plain_spatial, _SpatialNorm, scale, 1)
+    return _dispatch(x, _plain_spatial, _over_images, scale, 1)
 
 
 def implementation(device: torch.device) -> str:
@@ -59,13 +59,11 @@ def implementation(device: torch.device) -> str:
     return "numba" if device.type == "cpu" else "compiled"
 
 
-def _dispatch(
-    x: Tensor, plain: Callable[..., Tensor], fused: type[torch.autograd.Function], scale: float, towers: int
-) -> Tensor:
+def _dispatch(x: Tensor, plain: Callable[..., Tensor], over: Over, scale: float, towers: int) -> Tensor:
     way = implementation(x.device)
     wide = x if x.dtype in WIDE else x.float()
     if way == "numba":
-        result = fused.apply(wide, scale, towers)
+        result = _Fused.apply(wide, over, scale, towers)
     else:
         result = (_compiled(plain) if way == "compiled" else plain)(wide, scale, towers)
     return result.to(x.dtype)
@@ -92,73 +90,45 @@ def _plain_spatial(x: Tensor, scale: float, towers: int) -> Tensor:
     return x * (SPATIAL_CONSTANT + 25 * scale * means).pow(-0.75)
 
 
-def _flat(x: Tensor) -> np.ndarray:
-    """A channels_last tensor's memory as one row; a view, never a copy."""
-    return x.detach().permute(0, 2, 3, 1).view(-1).numpy()
-
-
-def _rows(x: Tensor) -> np.ndarray:
-    """A channels_last tensor's memory as [n, H, W·C]; a view, never a copy."""
-    n, channels, height, width = x.shape
-    return x.detach().permute(0, 2, 3, 1).view(n, height, width * channels).numpy()
-
-
-class _ChannelNorm(torch.autograd.Function):
-    """The norm across channels on the CPU."""
+class _Fused(torch.autograd.Function):
+    """A norm on the CPU; `over` runs its kernel, forward on (x, y) and backward on (x, dy, dx)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, towers: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, over: Over, scale: float, towers: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
         ctx.save_for_backward(x)
-        ctx.settings = scale, towers
-        _over_pixels(channel_forward, (x, y), scale, towers)
+        ctx.settings = over, scale, towers
+        over((x, y), scale, towers)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
+        over, scale, towers = ctx.settings
         dx = torch.empty_like(x)
-        _over_pixels(channel_backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), *ctx.settings)
-        return dx, None, None
+        over((x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
+        return dx, None, None, None
 
 
-def _over_pixels(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
-    arrays = tuple(map(_flat, tensors))
+def _over_pixels(tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
+    """The kernel across channels, forward for two tensors, backward for three."""
+    arrays = [tensor.detach().permute(0, 2, 3, 1).view(-1).numpy() for tensor in tensors]  # views, never copies
     number = arrays[0].dtype.type
     channels = max(1, tensors[0].shape[1] // towers)
-    masks = edge_masks(channels, arrays[0].dtype)
-    arguments = (*arrays, masks, number(CHANNEL_CONSTANT), number(scale))
+    arguments = (*arrays, edge_masks(channels, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
+    kernel = channel_forward if len(tensors) == 2 else channel_backward
     over_threads(kernel, arguments, arrays[0].size // channels, channels)
 
 
-class _SpatialNorm(torch.autograd.Function):
-    """The norm over pixels on the CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, towers: int) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.empty_like(x)
-        ctx.save_for_backward(x)
-        ctx.scale = scale
-        _over_images(spatial_forward, (x, y), scale)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        dx = torch.empty_like(x)
-        _over_images(spatial_backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), ctx.scale)
-        return dx, None, None
-
-
-def _over_images(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float) -> None:
-    arrays = tuple(map(_rows, tensors))
+def _over_images(tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
+    """The kernel over pixels, forward for two tensors, backward for three."""
+    n, channels, height, width = tensors[0].shape
+    arrays = [tensor.detach().permute(0, 2, 3, 1).view(n, height, width * channels).numpy() for tensor in tensors]
     number = arrays[0].dtype.type
-    arguments = (*arrays, tensors[0].shape[1], number(SPATIAL_CONSTANT), number(scale))
-    over_threads(kernel, arguments, len(arrays[0]))
+    kernel = spatial_forward if len(tensors) == 2 else spatial_backward
+    over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
 
 
 class ResponseNorm(nn.Module):
