@@ -55,6 +55,17 @@ def test_a_picture_that_does_not_decode_is_named_with_the_command_that_checks(
     assert "\n" not in message and seen == damaged // 10 * 10
 
 
+def test_a_failure_that_is_no_pictures_is_told_as_dali_tells_it(
+    copied: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overwrite(copied, 3, bytes(100))
+    monkeypatch.setattr("dali_pipelines.run_graph.undecodable", lambda image: "")
+    config = DataConfig(batch_size=10, training=False, threads=1)
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        with pytest.raises(LoaderError, match=r"^DALI stopped: nvImageCodec failure: '#\d+'$"):
+            list(loader.epoch(0))
+
+
 def test_a_loader_goes_on_after_a_picture_that_did_not_decode(copied: Path, statistics: Statistics) -> None:
     overwrite(copied, 44, bytes(100))
     config = DataConfig(batch_size=10, training=False, threads=1)
