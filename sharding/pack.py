@@ -31,7 +31,8 @@ def pack(options: PackOptions) -> list[Path]:
 
     Without `options.split`, packs train and val where the source has both, else the source as train. A split that is
     already there with the same options is left as it is; a half-done one is carried on. With `dry_run` nothing is
-    written. Raises ShardError (what, where, what to do) or OSError.
+    written. With several workers, call it under `if __name__ == "__main__"`: they import the main module, so keep that
+    light. Raises ShardError (what, where, what to do) or OSError.
     """
     if not options.source.exists():
         raise ShardError(f"{options.source}: no such folder; give the folder that holds the source pictures")
