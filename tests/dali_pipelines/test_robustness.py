@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dali_pipelines import DataConfig, Loader, LoaderError
-from dali_pipelines.order import shard_order
 from sharding import ShardError, ShardSet, Statistics
+from tests.dali_pipelines.repeated import repeated
 
 MEGABYTE = 1 << 20
 
@@ -226,23 +225,6 @@ def test_fifty_loaders_do_not_grow_memory(jpeg_folder: Path, statistics: Statist
     assert sizes[-1] - sizes[9] < 20 * MEGABYTE, [size // MEGABYTE for size in sizes]
 
 
-def repeated(folder: Path, out: Path, copies: int) -> Path:
-    """A split of `copies` times the samples: its shards are links to the same few files."""
-    out.mkdir()
-    manifest = json.loads((folder / "manifest.json").read_text())
-    shards = manifest["shards"]
-    manifest["shards"] = []
-    for _copy in range(copies):
-        for shard in shards:
-            name = f"train-{len(manifest['shards']):06d}.tar"
-            for suffix in (".tar", ".idx"):
-                (out / name).with_suffix(suffix).symlink_to((folder / shard["name"]).with_suffix(suffix))
-            manifest["shards"].append({**shard, "name": name})
-    manifest["samples"] *= copies
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    return out
-
-
 def test_memory_does_not_depend_on_the_number_of_samples(
     jpeg_folder: Path, tmp_path: Path, statistics: Statistics
 ) -> None:
@@ -259,81 +241,6 @@ def test_memory_does_not_depend_on_the_number_of_samples(
             assert sum(len(batch.ids) for batch in loader.epoch(0)) == 45 * copies
             grown.append(anonymous_bytes() - before)
     assert grown[2] - grown[1] < 32 * MEGABYTE, grown
-
-
-@pytest.mark.parametrize("window", [None, 2])
-def test_what_has_been_read_is_unmapped(
-    jpeg_folder: Path, tmp_path: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch, window: int | None
-) -> None:
-    """Of 450 samples, at most the part between two releases (None: 60 samples; a window: its own) stays mapped."""
-    if window is None:
-        monkeypatch.setattr("dali_pipelines.read_ahead.RELEASE_SAMPLES", 60)
-    folder = repeated(jpeg_folder, tmp_path / "train", 10)
-    released: list[int] = []
-    release = ShardSet.release
-
-    def recorded(self: ShardSet, shard: int, evict: bool = True) -> None:
-        assert not evict
-        released.append(shard)
-        release(self, shard, evict)
-
-    monkeypatch.setattr(ShardSet, "release", recorded)
-    config = DataConfig(batch_size=15, threads=1, output="uint8", window=window)
-    with ShardSet.open(folder) as shards, Loader(shards, config, statistics=statistics) as loader:
-        assert sum(len(batch.ids) for batch in loader.epoch(0)) == 450
-        if window is None:
-            assert released == list(range(50)) * 7  # 450 samples, every 60
-        else:
-            assert released == shard_order(50, 0, 0).tolist()[: 24 * 2]  # all windows but the last
-
-
-def test_the_next_window_is_asked_for_while_one_is_read(
-    jpeg_folder: Path, tmp_path: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = repeated(jpeg_folder, tmp_path / "train", 2)
-    asked: list[int] = []
-    monkeypatch.setattr(ShardSet, "prefetch", lambda self, shard: asked.append(shard))
-    config = DataConfig(batch_size=5, threads=1, output="uint8", window=3, prefetch=1)
-    with ShardSet.open(folder) as shards, Loader(shards, config, statistics=statistics) as loader:
-        order = shard_order(10, 0, 2).tolist()
-        batches = loader.epoch(2)
-        next(batches)
-        started = len(asked)
-        batches.close()
-        assert asked[:started] == order[:started] and started >= 3
-        asked.clear()
-        assert sum(len(batch.ids) for batch in loader.epoch(2)) == 90
-        assert asked == order
-        asked.clear()
-        assert len(list(loader.epoch(2, start_step=17))) == 1  # in the last window: nothing before it is asked for
-        assert asked == order[9:]
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_global_permutation_asks_for_each_sample_once_and_before_it_reads_it(
-    jpeg_folder: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch, rank: int
-) -> None:
-    calls: list[tuple[str, list[int]]] = []
-    ask, read = ShardSet.ask_for, ShardSet.images
-
-    def asked(self: ShardSet, ids: np.ndarray) -> None:
-        calls.append(("ask", ids.tolist()))
-        ask(self, ids)
-
-    def images(self: ShardSet, ids: np.ndarray) -> list[np.ndarray]:
-        calls.append(("read", ids.tolist()))
-        return read(self, ids)
-
-    monkeypatch.setattr(ShardSet, "ask_for", asked)
-    monkeypatch.setattr(ShardSet, "images", images)
-    with ShardSet.open(jpeg_folder) as shards:
-        with Loader(shards, DataConfig(batch_size=10, threads=1), rank, 2, statistics) as loader:
-            order = [batch.ids.tolist() for batch in loader.epoch(0)]
-    assert len(order) == 4 and {len(ids) for ids in order} == {5}
-    assert [ids for call, ids in calls if call == "read"] == order
-    first, *rest = [ids for call, ids in calls if call == "ask"]
-    assert first == order[0] and rest[:3] == order[1:]
-    assert [call for call, _ in calls] == ["ask", "ask", "read", "ask", "read", "ask", "read", "ask", "read"]
 
 
 def test_an_epoch_after_close_is_refused(jpeg_shards: ShardSet, statistics: Statistics) -> None:
