@@ -38,7 +38,6 @@ SHARDS, SAMPLES_PER_SHARD = 128, 10_000
 
 def run(quick: bool, out: Path) -> None:
     """Measure, print and write `out`/pack.{json,md,png}."""
-    logging.getLogger("sharding").setLevel(logging.WARNING)
     photos = photographs()
     files, repeats, times = (photos.files[:24], 2, 1) if quick else (photos.files, 5, 3)
     with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
@@ -139,7 +138,13 @@ def command(source: Path, work: Path, workers: int) -> Repeat:
         pack(options)
         return pictures
 
-    return timed(packing)
+    logger = logging.getLogger("sharding")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        return timed(packing)
+    finally:
+        logger.setLevel(level)
 
 
 def mean_bytes(folder: Path) -> float:

@@ -1,0 +1,63 @@
+"""The pack benchmark runs, its cases do the same pictures, and its seed's way is the seed's to the bit."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import pack as benchmark
+from benchmarks.pack import seed
+from sharding import ShardSet
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "worker_counts", lambda: [1])  # worker processes have tests of their own
+        benchmark.run(quick=True, out=out)
+    return out
+
+
+def test_every_case_packs_the_same_pictures(written: Path) -> None:
+    document = json.loads((written / "pack.json").read_text())
+    names = ["the seed's way", "ours", "ours, lanczos", "ours, raw", "1 worker"]
+    assert [row["name"] for row in document["rows"]] == names
+    assert [row["images"] for row in document["rows"]] == [24] * 5
+    assert document["times_the_seeds_images_per_cpu_second"]["the seed's way"] == 1
+    sizes = document["bytes_a_picture"]
+    assert sizes["ours, raw"] == 256 * 256 * 3 + 128
+    assert sizes["the seed's way"] < sizes["ours"] < 3 * sizes["the seed's way"]
+    assert document["simulated"]["samples"] == 8 * 500
+    assert "| the seed's way |" in (written / "pack.md").read_text()
+    assert (written / "pack.png").stat().st_size > 1000
+
+
+def test_ratios_are_to_the_seed(written: Path) -> None:
+    document = json.loads((written / "pack.json").read_text())
+    rate = {row["name"]: row["images_per_cpu_second"]["median"] for row in document["rows"]}
+    found = document["times_the_seeds_images_per_cpu_second"]
+    assert found["ours"] == pytest.approx(rate["ours"] / rate["the seed's way"], rel=0.5)
+    assert set(found) == set(rate)
+    assert logging.getLogger("sharding").level == logging.NOTSET  # as it was
+
+
+def test_the_seeds_way_gives_the_published_pictures(imagenet2010: Path, photos: Path, tmp_path: Path) -> None:
+    files = tuple(sorted(photos.iterdir()))[:12]
+    assert seed(files, tmp_path / "seed").images == 12
+    for file in files:
+        made, published = (
+            Image.open(tmp_path / "seed" / file.name),
+            Image.open(imagenet2010 / "reference-256" / file.name),
+        )
+        assert (np.asarray(made) == np.asarray(published)).all(), file.name
+
+
+def test_the_command_packs_what_it_says(photos: Path, tmp_path: Path) -> None:
+    repeated = benchmark.repeat(tuple(sorted(photos.iterdir()))[:5], 2, tmp_path / "repeated")
+    assert benchmark.command(repeated, tmp_path, 1).images == 10
+    with ShardSet.open(tmp_path / "command" / "train") as shards:
+        assert len(shards) == 10
