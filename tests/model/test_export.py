@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,30 +20,9 @@ from model.checkpoint import save_checkpoint
 
 CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]
 
-# The README's lines, word for word. They may use nothing of this project.
-SNIPPET = """
-import json, sys
-import numpy as np, torch, torch.nn.functional as F
-from PIL import Image, ImageOps
-from safetensors import safe_open
-
-file = safe_open(sys.argv[1], "pt")
-w, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-conv = lambda i, x, **options: F.conv2d(x, w[f"conv{i}.weight"], w[f"conv{i}.bias"], **options)
-full = lambda i, x: F.linear(x, w[f"fc{i}.weight"], w[f"fc{i}.bias"])
-norm = lambda x: torch.cat([F.local_response_norm(t, 5, float(about["norm_alpha"]), 0.75, 2) for t in x.chunk(2, 1)], 1)
-picture = np.array(ImageOps.fit(Image.open(sys.argv[2]).convert("RGB"), (256, 256)), np.float32)
-x = (torch.from_numpy(picture) - w["mean_image"])[16:240, 16:240].permute(2, 0, 1)[None]
-x = conv(1, F.pad(x, json.loads(about["conv1_padding"])), stride=4)
-x = F.max_pool2d(norm(x if about["recipe"] == "original" else x.relu()), 3, 2).relu()
-x = norm(conv(2, x, padding=2, groups=2).relu())
-x = F.max_pool2d(x / (1 + float(about["spatial_alpha"]) * F.avg_pool2d(x * x, 5, 1, 2)) ** 0.75, 3, 2)
-x = conv(4, conv(3, x, padding=1).relu(), padding=1, groups=2).relu()
-x = F.max_pool2d(conv(5, x, padding=1, groups=2).relu(), 3, 2).flatten(1)
-probabilities = full(8, full(7, full(6, x).relu() / 2).relu() / 2).softmax(1)[0]
-for i in probabilities.argsort(descending=True)[:5]:
-    print(f"{probabilities[i]:.4f} {json.loads(about['classes'])[i][2]}")
-"""
+# The README's only Python. It may use nothing of this project.
+README = Path(__file__).resolve().parents[2] / "README.md"
+(SNIPPET,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def make_run(folder: Path, recipe: str) -> tuple[AlexNet, np.ndarray]:
