@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, any layout from any other, and every damage named."""
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +134,6 @@ def test_damaged_files_are_named(damage: Any, message: str, state: dict[str, Any
         ([1, 2], "it has no format number"),
         ({"format": 2}, "checkpoint format 2, this program reads 1"),
         ({"format": 1, "model": {}}, "it lacks best, data"),
-        (print, "is no checkpoint of this program"),  # code is not run: weights_only
     ],
 )
 def test_foreign_files_are_named(foreign: Any, message: str, tmp_path: Path) -> None:
@@ -142,6 +142,24 @@ def test_foreign_files_are_named(foreign: Any, message: str, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)
+
+
+class Trap:
+    """A pickle that would write a file if it were trusted."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return (os.mkdir, (str(self.target),))
+
+
+def test_code_in_a_checkpoint_is_not_run(state: dict[str, Any], tmp_path: Path) -> None:
+    path, target = tmp_path / "last.pt", tmp_path / "trapped"
+    torch.save(state | {"versions": Trap(target)}, path)
+    with pytest.raises(CheckpointError, match="is no checkpoint of this program"):
+        load_checkpoint(path)
+    assert not target.exists()
 
 
 def test_missing_files_are_named(tmp_path: Path, state: dict[str, Any]) -> None:

@@ -126,6 +126,7 @@ def test_other_ranks_go_on_with_the_same_batches(arguments: Arguments, tmp_path:
         values, others = line.get("validation", line), other.get("validation", other)
         assert values["loss"] == pytest.approx(others["loss"], rel=1e-9)
         assert values["top1_error"] == others["top1_error"]
+        assert values.get("images") == others.get("images")
         assert values["top5_error"] == others["top5_error"]
         assert (line["step"], line["epoch"], line.get("rate")) == (other["step"], other["epoch"], other.get("rate"))
 
@@ -180,18 +181,24 @@ def test_torn_checkpoint_is_named_and_the_previous_one_used_only_when_asked(
     assert main(arguments(run, "--resume", "auto")) == 1
     message = capsys.readouterr().err
     assert str(last) in message and f"--resume-from {previous}" in message
-    assert main(arguments(run, "--resume-from", str(previous))) == 0
+    assert main(arguments(run, "--resume-from", str(previous), "--max-steps", "6")) == 0
+    assert load_checkpoint(last)["step"] == 6
+    assert load_checkpoint(previous)["step"] == STEPS_PER_EPOCH  # the torn file took nobody's place
+    assert main(arguments(run, "--resume", "auto")) == 0
     assert_same_state(whole / LAST, last)
     assert learned(run) == learned(whole)
 
 
-def test_schedule_goes_on_from_its_state(arguments: Arguments, tmp_path: Path) -> None:
+def test_schedule_and_best_error_go_on_from_their_state(arguments: Arguments, tmp_path: Path) -> None:
     """Recipe paper, whose rate depends on what it has seen: two drops before the stop are two drops after it."""
     run = tmp_path / "run"
     assert main(arguments(run, "--recipe", "paper", "--max-steps", "5")) == 0
     state = load_checkpoint(run / LAST)
     assert state["schedule"]["drops"] == 0 and state["schedule"]["best"] == state["best"]
-    save_checkpoint(run / LAST, state | {"schedule": state["schedule"] | {"drops": 2}})
-    assert main(arguments(run, "--recipe", "paper", "--max-steps", "6", "--resume", "auto")) == 0
-    assert [line["rate"] for line in lines(run) if "rate" in line] == [0.01] * 5 + [0.0001]
-    assert load_checkpoint(run / LAST)["schedule"]["drops"] == 2
+    schedule = state["schedule"] | {"drops": 2}
+    save_checkpoint(run / LAST, state | {"schedule": schedule, "best": 0.0})
+    assert main(arguments(run, "--recipe", "paper", "--resume", "auto")) == 0
+    assert [line["rate"] for line in lines(run) if "rate" in line] == [0.01] * 5 + [0.0001] * 5
+    after = load_checkpoint(run / LAST)
+    assert after["schedule"]["drops"] == 2 and after["best"] == 0.0
+    assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == 5
