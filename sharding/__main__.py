@@ -3,7 +3,6 @@
 import argparse
 import errno
 import logging
-import os
 import sys
 import types
 import typing
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import ShardError
-from sharding.options import PackOptions
+from sharding.options import CORES, PackOptions
 from sharding.pack import pack
 from sharding.show import show
 
@@ -78,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fields(packing)
     verifying = commands.add_parser("verify", help="read everything again and name each fault")
     verifying.add_argument("folder", metavar="DIR", type=Path)
-    verifying.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes")
+    verifying.add_argument("--workers", type=int, default=CORES, help="worker processes")
     showing = commands.add_parser("show", help="a summary and a contact sheet")
     showing.add_argument("folder", metavar="DIR", type=Path)
     showing.add_argument(

@@ -12,6 +12,9 @@ from sharding.record import Layout, Split
 from sharding.resize import Resample
 from sharding.shard import Encoding
 
+CORES = len(os.sched_getaffinity(0))
+"""Cores that this process may use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
@@ -45,7 +48,7 @@ class PackOptions:
     )
     samples_per_shard: int = field(default=10_000, metadata={"help": "samples in a shard"})
     seed: int = field(default=0, metadata={"help": "seed of the training split's shuffled order"})
-    workers: int = field(default=os.cpu_count() or 1, metadata={"help": "worker processes"})
+    workers: int = field(default=CORES, metadata={"help": "worker processes"})
     dry_run: bool = field(default=False, metadata={"help": "say what would be done, how large and how long, and stop"})
     scheduler: str | None = field(
         default=None, metadata={"help": "address of a dask scheduler (tcp://…): pack on its workers"}

@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_and_loses_no_finished_shard(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 12, OSError(28, "No space left on device"))
-        with pytest.raises(OSError, match=r"No space left on device: '.*train-000002.tar'"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*train-00000[23].tar'"):
             pack(options(class_folders, tmp_path))
     assert {path.name for path in (tmp_path / "train.partial").glob("*")} >= {"train-000000.tar", "train-000001.tar"}
     assert not list((tmp_path / "train.partial").rglob("*.part"))
