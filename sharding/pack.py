@@ -69,7 +69,7 @@ class SplitPacking:
         """Pack and publish it; True if it is published now."""
         found = source.open_source(self.options.source, self.options.layout, self.split)
         identity = {**self.options.recorded(self.split, found.layout), "source": str(self.options.source)}
-        if self.final.exists():
+        if self.final.exists() and any(self.final.iterdir()):
             self._check_published(identity)
             return True
         if self.options.dry_run:
@@ -95,6 +95,8 @@ class SplitPacking:
         self._conclude(place, identity, sorted(notes, key=lambda note: note.name))
 
     def _check_published(self, identity: dict[str, Any]) -> None:
+        if not (self.final / "manifest.json").exists():
+            raise ShardError(f"{self.final}: holds other files, no packed split; move it away, or choose another OUT")
         manifest = Manifest.load(self.final / "manifest.json")
         changed = job.describe_changes({**manifest.options, "source": manifest.source}, identity)
         if changed:

@@ -113,6 +113,15 @@ def test_packing_again_does_nothing_and_other_options_are_an_error(
     assert files(folder) == whole
 
 
+def test_a_folder_in_the_way(class_folders: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "notes.txt").write_text("mine")
+    with pytest.raises(ShardError, match=r"train: holds other files, no packed split; move it away"):
+        pack(options(class_folders, tmp_path))
+    (tmp_path / "train" / "notes.txt").unlink()  # an empty one is not in the way
+    assert files(pack(options(class_folders, tmp_path))[0]) == whole
+
+
 KILLER = """
 import os, signal, sys
 from sharding import PackOptions, pack, worker, job
