@@ -1,6 +1,7 @@
 """The training step: what do the response norms, the split and the loader cost? `python -m benchmarks step [--quick]`.
 
-    norms      forward, backward and update with our response norms, with PyTorch's, with none, for both recipes
+    norms      forward, backward and update with our response norms, with PyTorch's, with none, for both recipes; with
+               the C library's handling of memory as it is, and with freed memory kept, as train.py has it
     split      the same network, one tower in each of two processes
     together   the loader alone, the step alone on synthetic data, and the step on the loader's batches
 
@@ -132,10 +133,14 @@ def run(quick: bool, out: Path) -> None:
             found, times = measure(cases, repeats)
             rows += found
             ours = times[f"{recipe}: our norms"]
+            kept = times[f"{recipe}: our norms, memory kept"]
             ratios[f"{recipe}: ours to PyTorch's"] = ratio(ours, [times[f"{recipe}: PyTorch's norms"]])
             ratios[f"{recipe}: ours to none"] = ratio(ours, [times[f"{recipe}: no norms"]])
+            ratios[f"{recipe}: memory kept to not"] = ratio(kept, [ours])
+            theirs = times[f"{recipe}: PyTorch's norms, memory kept"]
+            ratios[f"{recipe}: ours to PyTorch's, memory kept"] = ratio(kept, [theirs])
             if f"{recipe}: split in two" in times:
-                ratios[f"{recipe}: split to unsplit"] = ratio(times[f"{recipe}: split in two"], [ours])
+                ratios[f"{recipe}: split to unsplit"] = ratio(times[f"{recipe}: split in two"], [kept])
         loading = dataclasses.replace(base, shards=shards.path)
         group: dict[str, Sequence[Job]] = {
             "loader alone": [dataclasses.replace(loading, network=False)],
@@ -167,9 +172,11 @@ def run(quick: bool, out: Path) -> None:
 def norm_cases(job: Job, meeting: Path) -> dict[str, Sequence[Job]]:
     """The cases of one recipe. The split one is left out where there is one GPU only."""
     cases: dict[str, Sequence[Job]] = {
-        f"{job.recipe}: {name} norms": [dataclasses.replace(job, norm=norm)]
+        f"{job.recipe}: {name} norms": [dataclasses.replace(job, norm=norm, keep_memory=False)]
         for name, norm in (("our", "ours"), ("PyTorch's", "pytorch"), ("no", "none"))
     }
+    for name, norm in (("our", "ours"), ("PyTorch's", "pytorch")):
+        cases[f"{job.recipe}: {name} norms, memory kept"] = [dataclasses.replace(job, norm=norm)]
     if torch.cuda.device_count() != 1:
         tower = dataclasses.replace(job, threads=max(1, job.threads // 2), meeting=meeting)
         cases[f"{job.recipe}: split in two"] = [dataclasses.replace(tower, rank=rank) for rank in (0, 1)]

@@ -30,7 +30,7 @@ class Job:
 
     norm: `ours`, `pytorch` or `none`. shards: where batches come from; None for one synthetic batch, the same again and
     again. network: False to take the batches and drop them. meeting: the file at which the two ranks of a split
-    network find each other; rank is this one's.
+    network find each other; rank is this one's. keep_memory: as train.py does; False for the C library's default.
     """
 
     recipe: Recipe = "original"
@@ -40,6 +40,7 @@ class Job:
     steps: int = 1
     shards: Path | None = None
     network: bool = True
+    keep_memory: bool = True
     threads: int = 2
     rank: int = 0
     meeting: Path | None = None
@@ -122,7 +123,8 @@ def loaded(job: Job, shards: ShardSet) -> Callable[[], Batches]:
 def serve(job: Job, connection: Connection) -> None:
     """Do a repeat for every True that comes; False ends the process."""
     torch.set_num_threads(job.threads)
-    keep_freed_memory()
+    if job.keep_memory:
+        keep_freed_memory()
     shards = ShardSet.open(job.shards) if job.shards else None
     classes = len(shards.classes) if shards else 1000
     batches = loaded(job, shards) if shards else synthetic(job, classes)
