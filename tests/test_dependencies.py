@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CODE = ["sharding", "dali_pipelines", "model", "report", "benchmarks", "scripts", "train.py", "eval_tenpatch.py"]
 IMPORTED_AS = {"nvidia-dali-cuda130": "nvidia", "pillow": "PIL", "scikit-learn": "sklearn"}
+WITHIN = {"torch.utils.tensorboard": "tensorboard"}  # a torch module that is only a door to another package
 OURS = {"sharding", "dali_pipelines", "model", "report", "benchmarks", "train", "eval_tenpatch"}
 PEERS = {"ffcv", "spdl", "cv2"}  # what only the loader benchmark compares with: requirements-peers.txt
 
@@ -32,7 +33,7 @@ def imported_packages() -> set[str]:
                 if isinstance(node, ast.Import):
                     found |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                    found.add(node.module.split(".")[0])
+                    found.add(WITHIN.get(node.module, node.module.split(".")[0]))
     return found - set(sys.stdlib_module_names) - OURS
 
 
