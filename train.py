@@ -260,14 +260,7 @@ def run(config: TrainConfig) -> None:
             val_feed = make_feed(val_set, replace(data, training=False), mesh, statistics)
             stack.enter_context(contextlib.closing(val_feed))
         last_step = min(config.epochs * feed.steps_per_epoch, config.max_steps or sys.maxsize)
-        announce(
-            network,
-            place,
-            images=len(train_set),
-            validated=0 if val_set is None else len(val_set),
-            steps_per_epoch=feed.steps_per_epoch,
-            last_step=last_step,
-        )
+        announce(network, place, len(train_set), len(val_set or ()), feed.steps_per_epoch, last_step)
         folder = None
         if mesh.first:
             folder = stack.enter_context(contextlib.closing(open_folder(config, place, record, data)))

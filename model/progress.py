@@ -176,7 +176,7 @@ def in_words(seconds: float) -> str:
 
 
 def announce(
-    network: ParallelNetwork, place: Place, *, images: int, validated: int, steps_per_epoch: int, last_step: int
+    network: ParallelNetwork, place: Place, images: int, validated: int, steps_per_epoch: int, last_step: int
 ) -> None:
     """Say, before the first step, what will run where: network, parameters, data, steps."""
     config, model = network.config, network.net.config
