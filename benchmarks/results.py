@@ -77,9 +77,10 @@ def publish(
     operations: str,
     cache: str,
     quick: bool,
+    remarks: Sequence[str] = (),
     extra: dict[str, object] | None = None,
 ) -> None:
-    """Writes the three files of benchmark `name` into `out` and prints its table."""
+    """Writes the three files of benchmark `name` into `out` and prints its table; `remarks` are lines below it."""
     out.mkdir(parents=True, exist_ok=True)
     document = {
         "benchmark": name,
@@ -94,7 +95,7 @@ def publish(
         "rows": [dataclasses.asdict(row) for row in rows],
         **(extra or {}),
     }
-    text = markdown(title, document, rows)
+    text = markdown(title, document, rows, remarks)
     write(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
     write(out / f"{name}.md", text)
     plot(title, rows, out / f"{name}.png")
@@ -108,8 +109,8 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def markdown(title: str, document: dict, rows: Sequence[Row]) -> str:
-    """The table as Markdown, below two lines that say when, where and on what it was measured."""
+def markdown(title: str, document: dict, rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
+    """The table as Markdown, below two lines that say when, where and on what it was measured, above the remarks."""
     where = document["machine"]
     columns = [
         ("", lambda row: row.name),
@@ -137,6 +138,8 @@ def markdown(title: str, document: dict, rows: Sequence[Row]) -> str:
         "|" + "---|" * len(used),
     ]
     lines += ["| " + " | ".join(line[number] for number in used) + " |" for line in table]
+    if remarks:
+        lines += ["", *(f"- {remark}" for remark in remarks)]
     return "\n".join(lines) + "\n"
 
 

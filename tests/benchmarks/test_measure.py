@@ -75,12 +75,14 @@ def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFix
         operations="decode",
         cache="warm page cache",
         quick=True,
+        remarks=["a remark"],
     )
     document = json.loads((tmp_path / "loader.json").read_text())
     assert document["rows"][0]["images_per_cpu_second"]["median"] == 1234.4
     assert document["machine"]["versions"]["numpy"] and document["data_set"] == {"samples": 3}
     table = (tmp_path / "loader.md").read_text()
     assert "| fast | 1234 (1200–1300) |  |" in table and "| absent |  | not installed |" in table
+    assert table.endswith("|\n\n- a remark\n")
     assert capsys.readouterr().out == table
     assert (tmp_path / "loader.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loader.json", "loader.md", "loader.png"]

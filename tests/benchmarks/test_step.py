@@ -45,14 +45,13 @@ def test_ratios_are_to_the_slowest_of_the_others_round_by_round() -> None:
 def test_a_split_case_has_two_ranks_that_share_the_threads() -> None:
     cases = norm_cases(Job(recipe="paper", threads=4), Path("meeting"))
     assert {name: [(job.norm, job.keep_memory) for job in jobs] for name, jobs in cases.items()} == {
-        "paper: our norms": [("ours", False)],
-        "paper: PyTorch's norms": [("pytorch", False)],
-        "paper: no norms": [("none", False)],
-        "paper: our norms, memory kept": [("ours", True)],
-        "paper: PyTorch's norms, memory kept": [("pytorch", True)],
-        "paper: split in two": [("ours", True), ("ours", True)],
+        "our norms": [("ours", False)],
+        "PyTorch's norms": [("pytorch", False)],
+        "no norms": [("none", False)],
+        "our norms, memory kept": [("ours", True)],
+        "split in two": [("ours", True), ("ours", True)],
     }
-    assert [(job.rank, job.threads) for job in cases["paper: split in two"]] == [(0, 2), (1, 2)]
+    assert [(job.rank, job.threads) for job in cases["split in two"]] == [(0, 2), (1, 2)]
 
 
 def serve_once(job: Job) -> Repeat:
