@@ -86,6 +86,9 @@ class SplitPacking:
         return True
 
     def _make(self, place: Path, found: Source, identity: dict[str, Any]) -> None:
+        if not (place / "spooled.json").exists():  # a plan that is filled anew; a kill may have left half of one
+            for name in ("plan.sqlite", "plan.sqlite-journal"):
+                (place / name).unlink(missing_ok=True)
         with contextlib.closing(Plan(place / "plan.sqlite", self.seed)) as plan:
             self._fill(plan, found, place)
             self._check_unchanged(place / "listing.json", plan)

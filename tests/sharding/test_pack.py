@@ -286,6 +286,22 @@ def test_a_full_disk_is_told_and_loses_no_finished_shard(
     assert files(pack(options(class_folders, tmp_path))[0]) == whole
 
 
+@pytest.mark.parametrize("left", [b"", b"SQLite format 3\0 and rubbish", None])
+def test_half_a_plan_that_a_kill_left_is_made_anew(
+    left: bytes | None, class_folders: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`left` None: the real plan without its second half."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 12, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            pack(options(class_folders, tmp_path))
+    path = tmp_path / "train.partial" / "job" / "plan.sqlite"
+    plan = path.read_bytes()
+    assert len(plan) > 8192
+    path.write_bytes(plan[: len(plan) // 2] if left is None else left)
+    assert files(pack(options(class_folders, tmp_path))[0]) == whole
+
+
 def test_a_disk_that_is_too_small_is_an_error_beforehand(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
