@@ -61,13 +61,17 @@ def reading(shards: ShardSet) -> list[Row]:
         "read in sequence, warm": (lambda: batches(np.arange(len(shards))), False),
         "read in sequence, cold": (lambda: batches(np.arange(len(shards))), True),
         f"read in a window of {WINDOW} shard, cold": (lambda: windowed(shards), True),
-        "read in global order, cold": (lambda: batches(epoch_order(shards.shard_sizes, 0, 0)), True),
+        "read in global order, mapped, cold": (lambda: batches(epoch_order(shards.shard_sizes, 0, 0)), True),
+        "read in global order, as the loader does, cold": (lambda: asked_for(scattered), True),
     }
+    scattered = ShardSet.open(shards.path)
+    scattered.read_scattered()
     from_disk: dict[str, list[float]] = {name: [] for name in orders}
 
     def case(name: str) -> Case:
         order, cold = orders[name]
-        return Case(name=name, repeat=lambda: read(shards, order, cold, from_disk[name]))
+        opened = scattered if "as the loader does" in name else shards
+        return Case(name=name, repeat=lambda: read(opened, order, cold, from_disk[name]))
 
     rows = interleave([case(name) for name in orders])
     return [
@@ -134,6 +138,15 @@ def windowed(shards: ShardSet) -> Iterator[np.ndarray]:
             shards.prefetch(int(shard))
         start = ends[first] - shards.shard_sizes[turns[first]]
         yield from batches(order[start : ends[min(first + WINDOW, len(turns)) - 1]])
+
+
+def asked_for(shards: ShardSet) -> Iterator[np.ndarray]:
+    """Batches of a global permutation; each is asked for while the one before it is read."""
+    ahead = batches(epoch_order(shards.shard_sizes, 0, 0))
+    shards.ask_for(ahead[0])
+    for ids, upcoming in zip(ahead, [*ahead[1:], ahead[0][:0]]):
+        shards.ask_for(upcoming)
+        yield ids
 
 
 def size(quick: bool) -> list[Row]:

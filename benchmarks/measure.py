@@ -10,6 +10,7 @@ alike. CPU time counts this process, its threads and its children, living or gon
 import math
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,12 +122,43 @@ def peak_bytes() -> int:
     return total
 
 
+def forget_peaks() -> None:
+    """Sets the kernel's peak of resident memory, of this process and its children, to what it is now."""
+    for pid in (os.getpid(), *descendants()):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+class PeakWatch:
+    """While entered, looks at `peak_bytes` five times a second, since a child that has ended is not seen any more."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._done.wait(0.2):
+            self.peak_bytes = max(self.peak_bytes, peak_bytes())
+
+    def __enter__(self) -> "PeakWatch":
+        forget_peaks()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, peak_bytes())
+
+
 def timed(work: Callable[[], int]) -> Repeat:
     """Runs `work`, which returns the number of images it did, and measures it from outside."""
-    cpu_before, start = cpu_seconds(), time.perf_counter()
-    images = work()
-    seconds = time.perf_counter() - start
-    return Repeat(images=images, seconds=seconds, cpu_seconds=cpu_seconds() - cpu_before, peak_bytes=peak_bytes())
+    with PeakWatch() as watch:
+        cpu_before, start = cpu_seconds(), time.perf_counter()
+        images = work()
+        seconds = time.perf_counter() - start
+        spent = cpu_seconds() - cpu_before
+    return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=watch.peak_bytes)
 
 
 def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_up: bool = True) -> list[Row]:

@@ -3,6 +3,7 @@
 <!-- benchmark: loader --> … <!-- end -->
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -12,13 +13,13 @@ _MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 def update(readme: Path, results: Path) -> list[str]:
     """Put each benchmark's `<results>/<name>.md` between its marks in `readme`. Returns the names that were replaced.
 
-    A mark whose benchmark has no table in `results` keeps what it holds.
+    A mark whose benchmark has no table in `results`, or one of a quick run, keeps what it holds.
     """
     replaced = []
 
     def table(match: re.Match[str]) -> str:
         path = results / f"{match[2]}.md"
-        if not path.exists():
+        if not path.exists() or json.loads(path.with_suffix(".json").read_text())["quick"]:
             return match[0]
         replaced.append(match[2])
         return f"{match[1]}{path.read_text()}{match[3]}"

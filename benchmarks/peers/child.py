@@ -14,12 +14,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.measure import Repeat, cpu_seconds, descendants, peak_bytes
+from benchmarks.measure import Repeat, cpu_seconds, descendants, forget_peaks, peak_bytes
 from benchmarks.peers.work import Batch, Job, Peer, Plan
 
 COMPARED = 16  # pictures of the first batch
@@ -86,12 +85,6 @@ class Measured:
     def _batches_to_compare(self) -> Iterator[Batch]:
         compared = getattr(self._peer, "compared", None)
         return self._peer.epoch() if compared is None else iter([compared])
-
-
-def forget_peaks() -> None:
-    """Sets the kernel's peak of resident memory, of this process and its children, to what it is now."""
-    for pid in (os.getpid(), *descendants()):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def open_peer(job: Job, rows: np.ndarray, covariance_root: np.ndarray) -> tuple[Measured, str]:

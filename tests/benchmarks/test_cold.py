@@ -103,12 +103,13 @@ def test_quick_run_publishes_reading_and_growth(tmp_path: Path, monkeypatch: pyt
         "read in sequence, warm",
         "read in sequence, cold",
         "read in a window of 1 shard, cold",
-        "read in global order, cold",
+        "read in global order, mapped, cold",
+        "read in global order, as the loader does, cold",
     ]
-    assert names[4:] == [
+    assert names[5:] == [
         f"{work}: {samples} samples" for work in ("open", "order", "step through") for samples in (200, 800)
     ]
-    assert all(row["images"] == BATCH for row in document["rows"][:4])
-    assert all("× the bytes used" in row["note"] for row in document["rows"][:4])
-    assert all("time ∝ samples^" in row["note"] for row in document["rows"][5::2])
+    assert all(row["images"] == BATCH for row in document["rows"][:5])
+    assert all("× the bytes used" in row["note"] for row in document["rows"][:5])
+    assert all("time ∝ samples^" in row["note"] for row in document["rows"][6::2])
     assert not list((tmp_path / "work").glob("simulated-*"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave
+from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave, timed
 from benchmarks.results import markdown, publish, spread
 
 
@@ -62,6 +62,16 @@ def test_cpu_of_a_living_and_of_an_ended_child_counts() -> None:
         child.stdout.readline()
         assert cpu_seconds() - before >= 0.29  # still living
     assert cpu_seconds() - before >= 0.29  # ended
+
+
+def test_peak_memory_is_that_of_the_work_alone_with_its_children() -> None:
+    def work(mb: int) -> int:
+        run = "import sys, time\nheld = b'1' * (int(sys.argv[1]) << 20)\nwhile time.process_time() < 0.6: pass"
+        subprocess.run([sys.executable, "-c", run, str(mb)], check=True)
+        return 1
+
+    large, small = timed(lambda: work(300)).peak_bytes, timed(lambda: work(0)).peak_bytes
+    assert 250e6 < large - small < 350e6
 
 
 def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ def test_tables_are_replaced_between_their_marks(tmp_path: Path) -> None:
     readme.write_text(
         "before\n<!-- benchmark: loader -->\nold\n<!-- end -->\nmiddle\n<!-- benchmark: cold -->\nkept\n<!-- end -->\n"
     )
-    (tmp_path / "loader.md").write_text("| new \\1 |\n")
+    for name, quick in (("loader", "false"), ("cold", "true")):
+        (tmp_path / f"{name}.md").write_text("| new \\1 |\n")
+        (tmp_path / f"{name}.json").write_text(f'{{"quick": {quick}}}')
     assert update(readme, tmp_path) == ["loader"]
     text = readme.read_text()
     assert text == (
