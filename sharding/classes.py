@@ -31,8 +31,14 @@ def digest(table: list[ClassInfo]) -> str:
 
 
 def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> None:
-    """Raise ShardError if a source's wnid is not in the class table."""
-    known = {entry.wnid for entry in table}
+    """Raise ShardError if the class table has a wnid twice, or lacks a wnid of the source."""
+    known: dict[str, int] = {}
+    for entry in table:
+        if known.setdefault(entry.wnid, entry.label) != entry.label:
+            raise ShardError(
+                f"{origin}: labels {known[entry.wnid]} and {entry.label} are both of class {entry.wnid}; "
+                "each label must have a class of its own"
+            )
     for wnid, example in wnids.items():
         if wnid not in known:
             raise ShardError(f"{example}: class {wnid} is not in the class table of {origin} ({len(table)} classes)")

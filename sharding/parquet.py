@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def open_parquet(paths: list[Path]) -> Source:
     def table() -> list[ClassInfo]:
         count = max([len(names), *(label + 1 for label in classes)])
         words = [names[label] if label < len(names) else "" for label in range(count)]
-        wnids = [classes.get(label) or words[label] or str(label) for label in range(count)]
+        wnids = [classes.get(label) or token for label, token in enumerate(_tokens(words))]
         return [ClassInfo(label, wnids[label], words[label] or wnids[label]) for label in range(count)]
 
     expected = "rows in the parquet files"
@@ -62,8 +63,16 @@ def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
     return list(features.get("label", {}).get("names", []))
 
 
+def _tokens(names: list[str]) -> list[str]:
+    """What stands for each class where no wnid is known: its name, with the label if two have it (ImageNet: crane)."""
+    counts = Counter(names)
+    return [
+        str(label) if not name else name if counts[name] == 1 else f"{label}-{name}" for label, name in enumerate(names)
+    ]
+
+
 def _rows(file: Any, path: Path, classes: dict[int, str], names: list[str]) -> Iterator[Record]:
-    number = 0
+    number, tokens = 0, _tokens(names)
     for batch in file.iter_batches(batch_size=_ROWS, columns=["image", "label"]):
         for image, label in zip(batch.column("image").to_pylist(), batch.column("label").to_pylist()):
             place = f"{path}: row {number}"
@@ -73,7 +82,7 @@ def _rows(file: Any, path: Path, classes: dict[int, str], names: list[str]) -> I
                 raise ShardError(f"{place}: holds no picture's bytes (image.bytes is null)")
             name = image.get("path") or f"{path.stem}-{number:08d}.jpg"
             wnid = _WNID.search(name.rpartition("/")[2])
-            token = wnid[1] if wnid else names[label] if label < len(names) else str(label)
+            token = wnid[1] if wnid else tokens[label] if label < len(tokens) else str(label)
             if classes.setdefault(label, token) != token:
                 raise ShardError(f"{place}: {name} is of class {token}, but label {label} was {classes[label]} before")
             yield Record(name.lstrip("/"), token, f"{path}", data=image["bytes"])
