@@ -86,3 +86,5 @@ def test_sorted_table_and_unknown_wnids() -> None:
     check_known({"n1": "n1/a.jpg"}, table, "train")
     with pytest.raises(ShardError, match=r"n3/x.jpg: class n3 is not in the class table of train \(3 classes\)"):
         check_known({"n1": "n1/a.jpg", "n3": "n3/x.jpg"}, table, "train")
+    with pytest.raises(ShardError, match="kit: labels 0 and 2 are both of class n1; each label must have a class of"):
+        check_known({}, [ClassInfo(0, "n1", "a"), ClassInfo(1, "n2", "b"), ClassInfo(2, "n1", "c")], "kit")

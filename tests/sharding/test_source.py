@@ -273,6 +273,34 @@ def test_hugging_face_parquet(class_folders: Path, train: tuple[Samples, list[st
         packed(tmp_path / "source", tmp_path / "test", split="test")
 
 
+def test_two_classes_of_one_name_stay_two(class_folders: Path, tmp_path: Path) -> None:
+    """ImageNet has two cranes; where image.path tells no wnid, the labels keep them apart."""
+    paths = pictures(class_folders / "train")[:6]
+    images = [{"bytes": path.read_bytes(), "path": f"{number}.JPEG"} for number, path in enumerate(paths)]
+    names = {"label": {"names": ["crane", "dog", "crane"], "_type": "ClassLabel"}}
+    table = pyarrow.table({"image": images, "label": [0, 1, 2, 0, 1, 2]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet")
+    (folder,) = pack(PackOptions(source=tmp_path, out=tmp_path / "out", workers=1))
+    with ShardSet.open(folder) as shards:
+        assert [(entry.wnid, entry.name) for entry in shards.classes] == [
+            ("0-crane", "crane"),
+            ("dog", "dog"),
+            ("2-crane", "crane"),
+        ]
+        found = {shards.locate(place)[1]: label for place, label in enumerate(shards.labels(range(6)).tolist())}
+    assert found == {str(number): number % 3 for number in range(6)}
+
+
+def test_two_labels_of_one_wnid_are_an_error(class_folders: Path, tmp_path: Path) -> None:
+    paths = pictures(class_folders / "train")[:2]
+    assert paths[0].parent == paths[1].parent
+    parquet(paths, tmp_path / "train-0.parquet", [0, 1])
+    with pytest.raises(ShardError, match="labels 0 and 1 are both of class n01440764; each label must have a class"):
+        packed(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out" / "train").exists()
+
+
 def test_parquet_of_another_kind_is_an_error(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "train-0.parquet")
     with pytest.raises(ShardError, match=r"train-0.parquet: not rows of image"):
