@@ -26,7 +26,19 @@ def open_source(source: Path, layout: Layout, split: Split) -> Source:
         return open_parquet(paths) if found == "parquet" else open_archives(paths, split)
     if not source.is_dir():
         raise ShardError(f"{source}: neither a folder nor an archive that is read here (.tar, .tar.gz, .parquet)")
-    return open_folder(split_folder(source, split) or source, found)
+    return open_folder(_folder_to_read(source, found, split), found)
+
+
+def _folder_to_read(source: Path, layout: Layout, split: Split) -> Path:
+    """The split's own folder, else `source`, unless its folders are other splits, which must not pass for classes."""
+    own = split_folder(source, split)
+    others = [folder.name for folder in (split_folder(source, other) for other in SPLIT_WORDS) if folder]
+    if own is None and others and layout != "flat":  # a flat layout looks into no folder
+        raise ShardError(
+            f"{source}: has no folder {split}; it has {', '.join(others)}, which are splits and no classes; "
+            "choose one with --split, or give the folder that holds the classes"
+        )
+    return own or source
 
 
 def find_layout(source: Path, split: Split) -> Layout:

@@ -310,6 +310,33 @@ def test_parquet_of_another_kind_is_an_error(tmp_path: Path) -> None:
         packed(tmp_path, tmp_path / "out-2")
 
 
+@pytest.mark.parametrize(
+    ("folders", "split", "message"),
+    [
+        (("train", "val"), "test", r"has no folder test; it has train, val, which are splits and no classes"),
+        (("train", "validation"), "test", r"has no folder test; it has train, validation, which"),
+        (("test", "n01440764"), "train", r"has no folder train; it has test, which"),
+    ],
+)
+def test_folders_of_other_splits_do_not_pass_for_classes(
+    folders: tuple[str, str], split: str, message: str, class_folders: Path, tmp_path: Path
+) -> None:
+    picture = pictures(class_folders / "train")[0]
+    for folder in folders:
+        (tmp_path / "source" / folder / "n01440764").mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "source" / folder / "n01440764")
+    with pytest.raises(ShardError, match=message):
+        packed(tmp_path / "source", tmp_path / "out", split=split)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_beside_a_folder_of_another_split_are_packed_as_flat(class_folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "source" / "train").mkdir(parents=True)
+    shutil.copy(pictures(class_folders / "train")[0], tmp_path / "source")
+    found = packed(tmp_path / "source", tmp_path / "out", split="test", layout="flat")
+    assert len(found) == 1
+
+
 def test_val_with_a_class_that_train_does_not_know(class_folders: Path, tmp_path: Path) -> None:
     source = shutil.copytree(class_folders, tmp_path / "source")
     (source / "val" / "n02084071").rename(source / "val" / "n09999999")
