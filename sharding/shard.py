@@ -9,7 +9,7 @@ import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ KEY_BYTES = 90
 """Longer keys end in a hash: ustar holds names of 100 bytes."""
 
 Encoding = Literal["jpeg", "raw"]
+Size = TypeVar("Size", int, np.ndarray)
 SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 _BLOCK = 512
 _HEADER = "<100s8s8s8s12s12s8s1s100s8s247x"
@@ -109,7 +110,7 @@ def tar_header(name: str, size: int) -> bytes:
     return bytes(block)
 
 
-def member_bytes(size: int) -> int:
+def member_bytes(size: Size) -> Size:
     """What a member of `size` bytes takes in a tar: its header, and its content filled up to blocks."""
     return _BLOCK + size + -size % _BLOCK
 
@@ -126,13 +127,28 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.picture_start)
 
+    def first_misfit(self, tar_bytes: int) -> int | None:
+        """The first sample that lies elsewhere than `ShardWriter` puts it in a tar of `tar_bytes`; None if none does.
+
+        Members follow each other without a gap: picture, label, next picture, each after one block of header.
+        """
+        following = self.label_start + member_bytes(self.label_bytes)
+        misfits = (
+            (np.minimum(self.picture_bytes, self.label_bytes) < 1)
+            | (np.maximum(self.picture_bytes, self.label_bytes) > tar_bytes)
+            | (self.picture_start != np.concatenate([[_BLOCK], following])[:-1])
+            | (self.label_start != self.picture_start + member_bytes(self.picture_bytes))
+            | (following - _BLOCK > tar_bytes)
+        )
+        return int(misfits.argmax()) if misfits.any() else None
+
 
 def read_index(path: Path, suffix: str) -> ShardIndex:
     """Parse a `.idx` file. Raises ShardError if it is missing, or is not one of this format."""
     words = _index_words(path, suffix)
     try:
         columns = [np.array(words[place::8]).astype(np.int64) for place in (1, 2, 5, 6)]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ShardError(f"{path}: not an index v1.2: {error}") from None
     names = ("picture_start", "picture_bytes", "label_start", "label_bytes")
     return ShardIndex(**dict(zip(names, columns)))

@@ -23,8 +23,9 @@ from sharding.statistics import Statistics
 class ShardSet:
     """One packed split. A sample's id is its place in the split: shards in manifest order, samples in tar order.
 
-    Opening reads the manifest and checks that every shard is there at its full size; indexes are read when they are
-    first needed. Can be pickled (it is opened again), and used in a `with` statement.
+    Opening reads the manifest and checks that every shard is there at its full size; indexes are read, and compared
+    with the layout of a tar, when they are first needed. Can be pickled (it is opened again), and used in a `with`
+    statement.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -35,6 +36,7 @@ class ShardSet:
         self.options: dict[str, Any] = manifest.options
         self.shard_names = [shard.name for shard in manifest.shards]
         self.shard_sizes = np.array([shard.samples for shard in manifest.shards], np.int64)
+        self._tar_bytes = [shard.bytes for shard in manifest.shards]
         self._ends = np.cumsum(self.shard_sizes)
         self._fingerprint = functools.partial(_fingerprint, manifest)
         self._maps: dict[int, mmap.mmap] = {}
@@ -175,6 +177,13 @@ class ShardSet:
             index = read_index(path, SUFFIX[self.encoding])
             if len(index) != self.shard_sizes[shard]:
                 raise ShardError(f"{path}: {len(index)} samples, the manifest says {self.shard_sizes[shard]}")
+            misfit = index.first_misfit(self._tar_bytes[shard])
+            if misfit is not None:
+                raise ShardError(
+                    f"{path}: sample {read_keys(path, SUFFIX[self.encoding])[misfit]} does not lie in "
+                    f"{self.shard_names[shard]} where this index says; make the index anew with wds2idx, and "
+                    f"check the set with: python -m sharding verify {self.path}"
+                )
             self._indexes[shard] = index
         return self._indexes[shard]
 

@@ -105,10 +105,13 @@ def test_an_index_that_does_not_fit_its_tar_is_an_error_at_opening(copied: Path,
         words[1::4] = [str(int(start) + 512) for start in words[1::4]]
         moved.append(" ".join(words))
     index.write_text("\n".join([header, *moved]) + "\n")
-    with ShardSet.open(copied) as shards, pytest.raises(LoaderError) as raised:
-        Loader(shards, DataConfig(batch_size=5), statistics=statistics)
+    with ShardSet.open(copied) as shards:
+        key = shards.locate(30)[1]
+        with pytest.raises(ShardError) as raised:
+            Loader(shards, DataConfig(batch_size=5), statistics=statistics)
     assert str(raised.value) == (
-        f"{copied}/train-000003.tar: its index does not fit it; check the set with: python -m sharding verify {copied}"
+        f"{index}: sample {key} does not lie in train-000003.tar where this index says; make the index anew with "
+        f"wds2idx, and check the set with: python -m sharding verify {copied}"
     )
 
 

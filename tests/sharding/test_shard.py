@@ -159,6 +159,7 @@ def test_the_index_leads_to_the_bytes(tar: Path, samples: list[tuple[str, bytes,
         ("v1.2 2\njpg 512 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
         ("v1.2 1\njpg 512 3 a.jpg\n", "not an index v1.2"),
         ("v1.2 1\nnpy 512 3 a.npy cls 1536 1 a.cls\n", "of jpg and cls members"),
+        ("v1.2 1\njpg 99999999999999999999 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
         ("v1.2 1\njpg x 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
     ],
 )

@@ -143,3 +143,58 @@ def test_what_is_wrong_with_a_split_is_told(packed: Path, tmp_path: Path, what: 
     spoil(folder, what)
     with pytest.raises(ShardError, match=message):
         ShardSet.open(folder).images([20])
+
+
+def misplaced(index: Path, what: str) -> int:
+    """Changes an index of 15 samples so that it counts as many as before; returns the first sample it gets wrong."""
+    header, *lines = index.read_text().splitlines()
+    words = [line.split() for line in lines]
+    if what == "labels swapped":
+        words[4][5], words[9][5] = words[9][5], words[4][5]
+    elif what == "pictures swapped":
+        words[7], words[8] = words[8], words[7]
+    elif what == "beyond the tar":
+        words[14][5] = str(1 << 40)
+    elif what == "size beyond the tar":
+        words[14][6] = str((1 << 63) - 1)
+    elif what == "a block longer":
+        words[3][2] = str(int(words[3][2]) + 512)
+    elif what == "empty label":
+        words[11][6] = "0"
+    index.write_text("\n".join([header, *map(" ".join, words)]) + "\n")
+    first = {"labels swapped": 4, "pictures swapped": 7, "a block longer": 3, "empty label": 11}
+    return first.get(what, 14)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["labels swapped", "pictures swapped", "beyond the tar", "size beyond the tar", "a block longer", "empty label"],
+)
+def test_an_index_that_leads_elsewhere_is_an_error_that_names_the_first_key(
+    packed: Path, tmp_path: Path, what: str
+) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "train"))
+    index = folder / "train-000001.idx"
+    first = misplaced(index, what)
+    with ShardSet.open(folder) as shards:
+        assert len(shards.labels(range(15))) == 15  # the shard before it is as it was
+        key = shards.locate(15 + first)[1]
+        for read in (shards.labels, shards.images):
+            with pytest.raises(ShardError) as raised:
+                read([15])
+            assert str(raised.value).startswith(f"{index}: sample {key} does not lie in train-000001.tar")
+            assert str(raised.value).endswith(f"python -m sharding verify {folder}")
+
+
+def test_keys_of_every_length_lie_where_the_index_says(sample_photos: Path, tmp_path: Path) -> None:
+    """The longest name, of 94 bytes, fits in one ustar header: long keys do not change the layout."""
+    source = tmp_path / "source" / "folder"
+    source.mkdir(parents=True)
+    photos = sorted(sample_photos.glob("china/*.jpg"))
+    for photo, length in zip(photos, (1, 50, 83, 84, 200)):
+        shutil.copy(photo, source / f"{'x' * length}.jpg")
+    folder = pack(PackOptions(source=source.parent, out=tmp_path / "out", workers=1))[0]
+    expected = members(folder)
+    assert sorted(len(key) for key, _, _ in expected) == [8, 57, 90, 90, 90]
+    with ShardSet.open(folder) as shards:
+        assert [view.tobytes() for view in shards.images(range(5))] == [picture for _, picture, _ in expected]
