@@ -58,6 +58,9 @@ class ParallelNetwork:
         """Begin to average gradients over the data axis; call it once the weights are those to start from."""
         if self.mesh.data_group is None:
             return
+        # Dynamo would split what is compiled inside DDP (the network, or the response norm alone) at DDP's buckets, and
+        # asserts where no two parameters fit into one. DDP imports torch._dynamo anyway.
+        torch._dynamo.config.optimize_ddp = False
         # One bucket for each parameter, before and after the first step: no two fit into 0 MB. Else DDP puts buckets
         # together anew then, with them the order of sums changes from three ranks on, and a resumed run would not
         # be bitwise the run that never stopped.

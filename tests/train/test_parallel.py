@@ -1,12 +1,13 @@
 """One step is the same step for any number of ranks: weights against plain autograd, in float64."""
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model import AlexNet, DropoutKey, ModelConfig, make_optimiser
+from model import AlexNet, DropoutKey, ModelConfig, make_optimiser, response_norm
 from model.config import TrainConfig
 from model.mesh import make_mesh
 from model.parallel import ParallelNetwork
@@ -25,14 +26,15 @@ def batch(step: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return images, torch.randint(0, 8, (size,), generator=random), torch.arange(size) + 50 * step
 
 
-def train_steps(out: Path, model_parallel: str, accumulate: int) -> int:
+def train_steps(out: Path, model_parallel: str, accumulate: int, *, compiled: bool = False) -> int:
     """What a rank does: the steps of each batch size; rank 0 writes the sums and the unsplit state."""
     torch.set_default_dtype(torch.float64)
     mesh = make_mesh(model_parallel, "cpu")
     results = []
     for size in BATCHES:
+        passes = min(accumulate, size)
         config = TrainConfig(
-            shards=out, run=out, recipe="paper", seed=SEED, batch_size=size, accumulate=min(accumulate, size)
+            shards=out, run=out, recipe="paper", seed=SEED, batch_size=size, accumulate=passes, compile=compiled
         )
         network = ParallelNetwork(CONFIG, config, mesh)
         network.distribute()
@@ -100,6 +102,33 @@ def test_any_ranks_and_passes_make_the_same_steps(
         for name, weight in weights.items():
             assert torch.allclose(weight, right_weights[name], rtol=1e-9, atol=1e-12), name
             assert torch.allclose(velocities[name], right_velocities[name], rtol=1e-9, atol=1e-12), name
+
+
+def compiled_steps(out: Path, way: str) -> int:
+    """`train_steps` with the response norms compiled, as on a GPU, or the whole network, as by --compile."""
+    if way == "norms":
+        response_norm.implementation = lambda _device: "compiled"
+        response_norm._compiled = functools.cache(functools.partial(torch.compile, backend="eager", dynamic=True))
+    elif way == "network":
+        torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="eager")  # type: ignore[method-assign, assignment]
+    return train_steps(out, "1", 1, compiled=way == "network")
+
+
+@pytest.mark.parametrize("way", ["norms", "network"])
+def test_compiled_inside_ddp_makes_the_same_steps(
+    way: str, expected: list[tuple[torch.Tensor, ...]], tmp_path: Path
+) -> None:
+    """Dynamo sees the DDP forward around what it compiles, and leaves it whole."""
+    out = tmp_path / "results.pt"
+    ranks = start(tmp_path, 2, compiled_steps, out, way)
+    assert ranks.wait() == [0, 0], ranks.text()
+    results = torch.load(out)
+    assert len(results) == len(BATCHES)
+    for (sums, (weights, _)), (right_sums, right_weights, _) in zip(results, expected):
+        assert torch.allclose(sums, right_sums, rtol=1e-9, atol=0)
+        assert len(weights) == 16
+        for name, weight in weights.items():
+            assert torch.allclose(weight, right_weights[name], rtol=1e-9, atol=1e-12), name
 
 
 def test_bfloat16_is_close_and_leaves_the_weights_float32(tmp_path: Path) -> None:
