@@ -1,5 +1,8 @@
 """Exact sums over pictures → mean image, RGB mean and covariance, eigenpairs. Integers, so order and split are free."""
 
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from sharding.errors import ShardError
 from sharding.manifest import write_atomically
 
 _SIDE = 256
+_DAMAGED = (
+    OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy raises for a damaged `.npz`, by where the damage is."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -123,6 +130,7 @@ class Statistics:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in names}
-        except (OSError, KeyError, ValueError, EOFError) as error:
+                images = int(found["images"])
+        except _DAMAGED as error:
             raise ShardError(f"{path}: cannot be read as statistics ({error}); pack the training split again") from None
-        return cls(**{**found, "images": int(found["images"])})
+        return cls(**{**found, "images": images})

@@ -84,10 +84,22 @@ def _statistics_faults(folder: Path, sums: Sums, broken: bool) -> list[str]:
     path = folder / "statistics.npz"
     if broken or not path.exists():
         return []
-    stored, counted = Statistics.load(path), sums.finish()
-    names = [entry.name for entry in fields(Statistics)]
-    differing = [name for name in names if not np.allclose(getattr(stored, name), getattr(counted, name), 1e-9, 1e-9)]
+    try:
+        stored = Statistics.load(path)
+    except ShardError as error:
+        return [str(error)]
+    counted = sums.finish()
+    pairs = {entry.name: (getattr(stored, entry.name), getattr(counted, entry.name)) for entry in fields(Statistics)}
+    differing = [name for name, (found, expected) in pairs.items() if not _alike(found, expected)]
     return [f"{path}: {name} is not that of the pictures; pack the split again" for name in differing]
+
+
+def _alike(found: Any, expected: Any) -> bool:
+    """Whether both are numbers of one shape (a broadcast is none), equal but for rounding."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    if found.shape != expected.shape or not np.issubdtype(found.dtype, np.number):
+        return False
+    return bool(np.allclose(found, expected, 1e-9, 1e-9))
 
 
 def check_shard(folder: Path, shard: ShardInfo, manifest: Manifest) -> ShardReport:

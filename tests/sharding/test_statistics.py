@@ -102,3 +102,28 @@ def test_no_pictures_have_no_statistics_and_other_shapes_are_refused(tmp_path: P
     (tmp_path / "statistics.npz").write_bytes(b"PK rubbish")
     with pytest.raises(ShardError, match=r"statistics.npz: cannot be read as statistics"):
         Statistics.load(tmp_path / "statistics.npz")
+
+
+def test_damaged_statistics_are_a_shard_error(tmp_path: Path) -> None:
+    """One byte turned over, at places all over the file, or its end lost: an error of ours, or the file still loads."""
+    path = tmp_path / "statistics.npz"
+    sums_of(pictures(1)).finish().save(path)
+    whole = path.read_bytes()
+    names = [at for at in range(len(whole)) if whole[at : at + 2] == b"PK"]
+    assert len(names) >= 13  # two for each of six arrays, and the end
+    places = [at + step for at in names for step in range(0, 60, 3) if at + step < len(whole)]
+    damaged = [whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in [*places, len(whole) // 2]]
+    damaged += [whole[: len(whole) // 2], whole[:-40], b"", b"\x93NUMPY rubbish"]
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            Statistics.load(path)
+        except ShardError as error:
+            assert "cannot be read as statistics" in str(error)
+            refused += 1
+    assert len(damaged) // 2 < refused <= len(damaged)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(path)
+    with pytest.raises(ShardError, match="cannot be read as statistics"):
+        Statistics.load(path)

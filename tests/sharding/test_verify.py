@@ -145,6 +145,24 @@ def other_statistics(train: Path) -> list[str]:
     return ["statistics.npz: rgb_mean is not that of the pictures; pack the split again"]
 
 
+def damaged_statistics(train: Path) -> list[str]:
+    path = train / "statistics.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    return ["statistics.npz: cannot be read as statistics .*; pack the training split again"]
+
+
+def statistics_of_another_shape(train: Path) -> list[str]:
+    """Shapes that NumPy broadcasts to the right numbers, and one that it cannot."""
+    path = train / "statistics.npz"
+    found = Statistics.load(path)
+    changed = {name: getattr(found, name) for name in found.__dataclass_fields__}
+    changed |= {"rgb_mean": np.tile(found.rgb_mean, (2, 1)), "mean_image": np.zeros((224, 224, 3))}
+    Statistics(**changed).save(path)
+    return [f"statistics.npz: {name} is not that of the pictures" for name in ("mean_image", "rgb_mean")]
+
+
 def wrong_count(train: Path) -> list[str]:
     manifest = json.loads((train / "manifest.json").read_text())
     (train / "manifest.json").write_text(json.dumps(manifest | {"samples": 25}))
@@ -164,6 +182,8 @@ DAMAGES = [
     missing_index,
     stray_tar,
     other_statistics,
+    damaged_statistics,
+    statistics_of_another_shape,
     wrong_count,
 ]
 
