@@ -55,8 +55,9 @@ class Batch:
 class Loader:
     """Batches of one split for one rank: `for batch in loader.epoch(e): …`.
 
-    Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch, an
-    index that does not fit its tar, or a GPU that is not there, ShardError where statistics are missing.
+    Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch or a
+    GPU that is not there, ShardError for an index that does not fit its tar or where statistics are missing. An epoch
+    raises LoaderError for a picture that does not decode, ShardError for what else is damaged in a shard.
     """
 
     def __init__(

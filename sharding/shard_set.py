@@ -5,6 +5,7 @@ A shard must not change while it is open: a tar that is cut short under its mapp
 
 import functools
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -18,6 +19,18 @@ from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
 from sharding.shard import SUFFIX, ShardIndex, read_index, read_keys
 from sharding.statistics import Statistics
+
+_RAW_SHAPE = (256, 256, 3)
+
+
+def _raw_header() -> bytes:
+    """The bytes of a raw sample before its pixels, as NumPy writes them."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(np.empty(_RAW_SHAPE, np.uint8)))
+    return file.getvalue()
+
+
+_RAW_HEADER = _raw_header()
 
 
 class ShardSet:
@@ -33,6 +46,7 @@ class ShardSet:
         self.split = manifest.split
         self.encoding = manifest.encoding
         self.classes: tuple[ClassInfo, ...] = tuple(manifest.classes)
+        self._known_labels = frozenset(entry.label for entry in manifest.classes)
         self.options: dict[str, Any] = manifest.options
         self.shard_names = [shard.name for shard in manifest.shards]
         self.shard_sizes = np.array([shard.samples for shard in manifest.shards], np.int64)
@@ -85,25 +99,44 @@ class ShardSet:
         )
 
     def labels(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Labels int64 [n] of the samples `ids`, read from the tars."""
-        found = np.empty(len(ids), np.int64)
-        for place, (shard, sample) in enumerate(self._places(ids)):
-            index = self._index(shard)
-            start = index.label_start[sample]
-            found[place] = int(self._map(shard)[start : start + index.label_bytes[sample]])
+        """Labels int64 [n] of the samples `ids`, read from the tars. ShardError for one outside the class table."""
+        places = self._places(ids)
+        found = np.empty(len(places), np.int64)
+        shard = sample = 0
+        try:
+            for place, (shard, sample) in enumerate(places):
+                index = self._index(shard)
+                start = index.label_start[sample]
+                found[place] = int(self._map(shard)[start : start + index.label_bytes[sample]])
+        except ShardError:
+            raise
+        except (ValueError, OverflowError) as error:
+            raise self._damaged(shard, sample, f"has a label that is no number ({error})") from error
+        labels = found.tolist()
+        if not self._known_labels.issuperset(labels):
+            outside = next(place for place, label in enumerate(labels) if label not in self._known_labels)
+            what = f"has label {labels[outside]}, which is not in the manifest's table of {len(self.classes)} classes"
+            raise self._damaged(*places[outside], what)
         return found
 
     def images(self, ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Pictures of the samples `ids`: read-only uint8 views of the mapped tars, valid while this set is open.
 
         For encoding "jpeg" each is 1-D, the JPEG's bytes; for "raw" it is [256, 256, 3], RGB 0..255.
+        Raises ShardError for raw pixels without the header that belongs to them.
         """
         views = []
-        for shard, sample in self._places(ids):
-            index = self._index(shard)
-            start, size = int(index.picture_start[sample]), int(index.picture_bytes[sample])
-            view = np.frombuffer(self._map(shard), np.uint8, count=size, offset=start)
-            views.append(view if self.encoding == "jpeg" else _raw_pixels(view))
+        shard = sample = 0
+        try:
+            for shard, sample in self._places(ids):
+                index = self._index(shard)
+                start, size = int(index.picture_start[sample]), int(index.picture_bytes[sample])
+                view = np.frombuffer(self._map(shard), np.uint8, count=size, offset=start)
+                views.append(view if self.encoding == "jpeg" else _raw_pixels(view))
+        except ShardError:
+            raise
+        except ValueError as error:
+            raise self._damaged(shard, sample, f"is no .npy of uint8 {_RAW_SHAPE} ({error})") from error
         return views
 
     def locate(self, sample_id: int) -> tuple[str, str]:
@@ -160,6 +193,12 @@ class ShardSet:
         samples = wanted - (self._ends - self.shard_sizes)[shards]
         return list(zip(shards.tolist(), samples.tolist()))
 
+    def _damaged(self, shard: int, sample: int, what: str) -> ShardError:
+        key = read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])[sample]
+        return ShardError(
+            f"{self._tar(shard)}: sample {key} {what}; check the set with: python -m sharding verify {self.path}"
+        )
+
     def _tar(self, shard: int) -> Path:
         return self.path / self.shard_names[shard]
 
@@ -212,6 +251,8 @@ def _fingerprint(manifest: Manifest) -> str:
 
 
 def _raw_pixels(npy: np.ndarray) -> np.ndarray:
-    """The pixels of a version-1 `.npy` file in memory, without a copy."""
-    start = 10 + int.from_bytes(npy[8:10].tobytes(), "little")
-    return npy[start:].reshape(256, 256, 3)
+    """The pixels of a `.npy` file in memory, without a copy. ValueError for another header than packing wrote."""
+    start = len(_RAW_HEADER)
+    if npy[:start].tobytes() != _RAW_HEADER:
+        raise ValueError(f"its header is {npy[:start].tobytes()!r}")
+    return npy[start:].reshape(_RAW_SHAPE)

@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,28 @@ def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, stat
         with pytest.raises(LoaderError) as raised:
             list(loader.epoch(0))
     assert f"{shard}: sample {key} decodes to (240, 230, 3), expected (256, 256, 3)" in str(raised.value)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("content", [b"x", b"9"])
+def test_a_damaged_label_stops_an_epoch_with_its_key(
+    copied: Path, statistics: Statistics, content: bytes, fused: bool
+) -> None:
+    """In the middle of a shard, so that opening does not see it; batches of healthy samples before it are delivered."""
+    with ShardSet.open(copied) as shards:
+        shard, key = shards.locate(38)
+    with tarfile.open(copied / shard) as archive:
+        start = archive.getmember(f"{key}.cls").offset_data
+    with (copied / shard).open("r+b") as tar:
+        tar.seek(start)
+        tar.write(content)
+    config = DataConfig(batch_size=5, training=False, fused=fused, threads=1)
+    seen = 0
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        with pytest.raises(ShardError, match=f"{shard}: sample {key} has .*verify {copied}$"):
+            for batch in loader.epoch(0):
+                seen += len(batch.ids)
+    assert 0 < seen <= 35
 
 
 def test_faults_of_a_set_are_errors_at_opening(copied: Path) -> None:

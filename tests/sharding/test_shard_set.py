@@ -186,6 +186,54 @@ def test_an_index_that_leads_elsewhere_is_an_error_that_names_the_first_key(
             assert str(raised.value).endswith(f"python -m sharding verify {folder}")
 
 
+def overwritten(folder: Path, sample: int, content: bytes, offset: int = 0, suffix: str = "cls") -> str:
+    """Puts `content` into a member of one sample, at `offset`, in place; returns the sample's key."""
+    shard, key = ShardSet.open(folder).locate(sample)
+    with tarfile.open(folder / shard) as archive:
+        start = archive.getmember(f"{key}.{suffix}").offset_data
+    with (folder / shard).open("r+b") as tar:
+        tar.seek(start + offset)
+        tar.write(content)
+    return key
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"x", r"has a label that is no number \(invalid literal for int\(\) with base 10: b'x'\)"),
+        (b"\xff", "has a label that is no number"),
+        (b"2", "has label 2, which is not in the manifest's table of 2 classes"),
+    ],
+)
+def test_a_damaged_label_is_named(packed: Path, tmp_path: Path, content: bytes, what: str) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "train"))
+    key = overwritten(folder, 17, content)
+    with ShardSet.open(folder) as shards:
+        assert shards.labels([16, 18]).shape == (2,)
+        with pytest.raises(ShardError, match=f"train-000001.tar: sample {key} {what}") as raised:
+            shards.labels([3, 16, 17, 18])
+    assert str(raised.value).endswith(f"; check the set with: python -m sharding verify {folder}")
+
+
+@pytest.mark.parametrize(
+    ("content", "offset"),
+    [(b"\0", 0), (b"\xff", 9), (b"\0", 8), (b"True ", 40), (b"<", 21)],
+    ids=["magic", "long header", "short header", "another order", "another type"],
+)
+def test_a_damaged_header_of_raw_pixels_is_named(
+    sample_photos: Path, tmp_path: Path, content: bytes, offset: int
+) -> None:
+    options = PackOptions(source=sample_photos, out=tmp_path, samples_per_shard=15, workers=1, encoding="raw")
+    folder = pack(options)[0]
+    key = overwritten(folder, 17, content, offset, "npy")
+    with ShardSet.open(folder) as shards:
+        whole = np.load(io.BytesIO(members(folder)[18][1]))
+        np.testing.assert_array_equal(shards.images([18])[0], whole)
+        with pytest.raises(ShardError, match=f"train-000001.tar: sample {key} is no .npy of uint8") as raised:
+            shards.images([3, 17, 18])
+    assert str(raised.value).endswith(f"; check the set with: python -m sharding verify {folder}")
+
+
 def test_keys_of_every_length_lie_where_the_index_says(sample_photos: Path, tmp_path: Path) -> None:
     """The longest name, of 94 bytes, fits in one ustar header: long keys do not change the layout."""
     source = tmp_path / "source" / "folder"
