@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import ShardError
-from sharding.options import CORES, PackOptions
+from sharding.options import CORES, MAX_WORKERS, PackOptions
 from sharding.pack import pack
 from sharding.show import show
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "pack":
             return _pack(parser, given)
-        return _check(given) if command == "verify" else show(**given)
+        return _check(parser, given) if command == "verify" else _show(parser, given)
     except ShardError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -60,10 +60,18 @@ def _pack(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     return 0
 
 
-def _check(given: dict[str, Any]) -> int:
+def _check(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    if not 1 <= given["workers"] <= MAX_WORKERS:
+        parser.error(f"--workers {given['workers']}: must be from 1 to {MAX_WORKERS}")
     from sharding.verify import verify  # here, since webdataset imports torch, which packing has no need of
 
     return verify(**given)
+
+
+def _show(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    if given["png"] is not None and given["png"].suffix.lower() != ".png":
+        parser.error(f"--png {given['png']}: the contact sheet is a PNG; give a name that ends in .png")
+    return show(**given)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,8 @@ from sharding.shard import Encoding
 CORES = len(os.sched_getaffinity(0))
 """Cores that this process may use."""
 
+MAX_WORKERS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackOptions:
@@ -91,6 +93,6 @@ _RANGES = (
     ("quality", 1, 100),
     ("samples_per_shard", 1, 10_000_000),
     ("seed", 0, 2**63 - 1),
-    ("workers", 1, 4096),
+    ("workers", 1, MAX_WORKERS),
     ("max_rejects", 0, 10**9),
 )
