@@ -225,7 +225,13 @@ class SplitPacking:
             job.run_tasks(tasks(), executor, slots, place, bar, notes, options.max_rejects)
 
     def _conclude(self, place: Path, identity: dict[str, Any], notes: list[ShardNote]) -> None:
-        """Write the statistics (of a training split) and, last, the manifest."""
+        """Write the statistics (of a training split) and, last, the manifest. Raises ShardError for an empty split."""
+        rejects = [reject for note in notes for reject in note.rejects]
+        if rejects and not any(note.samples for note in notes):
+            raise ShardError(
+                f"{self.options.source}: all pictures of split {self.split} were rejected ({len(rejects)}); "
+                f"the first: {rejects[0]['source']}: {rejects[0]['reason']}; mend them, remove {self.work} and begin anew"
+            )
         if self.split == "train":
             sums = Sums()
             for note in notes:
@@ -243,7 +249,7 @@ class SplitPacking:
             classes=self.table or [],
             options={name: value for name, value in identity.items() if name != "source"},
             shards=shards,
-            rejects=[reject for note in notes for reject in note.rejects],
+            rejects=rejects,
             source=str(self.options.source),
         )
         manifest.save(self.work / "manifest.json")

@@ -271,6 +271,18 @@ def test_a_shard_whose_every_picture_was_rejected_is_left_out(with_bad_files: Pa
     assert len(keys(folder)) == len(list(folder.glob("*.tar"))) == len(list(folder.glob("*.idx"))) == 21
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_when_every_picture_was_rejected_the_first_is_named(split: str, tmp_path: Path) -> None:
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    for number in range(7):
+        (tmp_path / "source" / "a" / f"{number}.JPEG").write_bytes(b"<html>404</html>" if number else b"")
+    message = rf"source: all pictures of split {split} were rejected \(7\); the first: a/\d.JPEG: (empty|not a pic)"
+    for _ in range(2):  # the same command again says the same
+        with pytest.raises(ShardError, match=message):
+            pack(options(tmp_path / "source", tmp_path / "out", split=split))
+    assert not (tmp_path / "out" / split).exists()
+
+
 def test_a_full_disk_is_told_and_loses_no_finished_shard(
     class_folders: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
