@@ -71,7 +71,7 @@ def _dispatch(x: Tensor, plain: Callable[..., Tensor], over: Over, scale: float,
 
 @functools.cache
 def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(plain)
+    return torch.compile(plain, dynamic=True)  # else few small shapes exceed dynamo's limit of eight recompilations
 
 
 def _plain_channel(x: Tensor, scale: float, towers: int) -> Tensor:

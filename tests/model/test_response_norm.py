@@ -1,5 +1,6 @@
 """The response norms against PyTorch's, against NumPy loops, and by gradcheck, in every layout and thread count."""
 
+import functools
 import threading
 
 import numpy as np
@@ -12,6 +13,8 @@ from model.response_norm import (
     SPATIAL_SCALE,
     ResponseNorm,
     SpatialNorm,
+    _compiled,
+    _plain_spatial,
     implementation,
     response_norm,
     spatial_norm,
@@ -179,6 +182,21 @@ def test_inside_torch_compile_the_plain_formula_gives_the_same(norm: torch.nn.Mo
     compiled = torch.compile(norm, backend="eager", fullgraph=True)
     for found, expected in zip(value_and_gradient(compiled, x), value_and_gradient(norm, x), strict=True):
         assert_close(found, expected, 1e-12)
+
+
+def test_many_shapes_stay_within_the_limit_of_recompilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten batch sizes and three sizes of picture, through torch.compile as on a GPU; one shape too many raises."""
+    monkeypatch.setattr("model.response_norm.implementation", lambda _device: "compiled")
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", True)
+    _compiled.cache_clear()
+    shapes = [(n, 12, size, size) for n in range(1, 11) for size in (3, 6, 9)]
+    assert len(shapes) == 30
+    for shape in shapes:
+        x = random_images(shape, torch.float64)
+        assert_close(response_norm(x, 0.1, 2), pytorch_norm(x, 0.1, 2), 1e-12)
+        assert_close(spatial_norm(x, 0.1), _plain_spatial(x, 0.1, 1), 1e-12)
+    _compiled.cache_clear()
 
 
 @pytest.mark.gpu
