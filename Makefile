@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-cuda$(CUDA)
 # One process where there is at most one GPU, else torchrun with one process per GPU of this node. The -- keeps
 # torchrun from taking --run for its own --run-path.
-LAUNCH = $(if $(filter 0 1,$(GPUS)),$(BIN)/python,$(BIN)/torchrun --standalone --nproc-per-node $(GPUS) --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --)
+LAUNCH = $(if $(filter 0 1,$(GPUS)),$(BIN)/python,$(BIN)/torchrun --standalone --nproc-per-node $(GPUS) --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout 120 --)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-gpu check fmt shards train eval report bench bench-peers clean-demo
