@@ -16,28 +16,36 @@ from sharding.worker import pack_picture
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of the pictures still to pack: number, bytes, seconds; and the bytes that the job takes until it ends."""
+    """Of the pictures still to pack: number, bytes, seconds; and the bytes that the job takes until it ends.
+
+    `spool_bytes` are those of them that go to the spool.
+    """
 
     pictures: int
     bytes: float
     seconds: float
     meanwhile_bytes: float
+    spool_bytes: int = 0
 
     def check_disk(self, out: Path) -> int:
         """The free bytes where `out` will lie. Raises ShardError if the split does not fit there."""
         free = free_bytes(out)
         if self.meanwhile_bytes > free:
+            spool = f", {in_words(self.spool_bytes)} of it to spool what is only read in order" * (self.spool_bytes > 0)
             raise ShardError(
-                f"{out}: {in_words(free)} free, about {in_words(self.meanwhile_bytes)} needed while packing; "
+                f"{out}: {in_words(free)} free, about {in_words(self.meanwhile_bytes)} needed while packing{spool}; "
                 "make room, or choose another OUT or a lower --quality"
             )
         return free
 
 
-def estimate(probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions, summed: bool) -> Estimate:
+def estimate(
+    probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions, summed: bool, spool_bytes: int = 0
+) -> Estimate:
     """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards.
 
-    `summed`: sums for the statistics are kept beside each shard until the end; their size counts.
+    `summed`: sums for the statistics are kept beside each shard until the end; their size counts, as does
+    `spool_bytes`, what is still to be spooled.
     """
     sizes, begun, sums = [], None, Sums() if summed else None
     for data in probe:
@@ -56,7 +64,8 @@ def estimate(probe: Iterable[bytes], pictures: int, shards: int, options: PackOp
         pictures=pictures,
         bytes=total,
         seconds=each_seconds * pictures / side_by_side,
-        meanwhile_bytes=total + shards * sums.bytes if sums else total,
+        meanwhile_bytes=total + (shards * sums.bytes if sums else 0) + spool_bytes,
+        spool_bytes=spool_bytes,
     )
 
 

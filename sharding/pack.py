@@ -1,10 +1,11 @@
 """Source pictures → published splits: plan, estimate, pack in parallel, publish. `python -m sharding pack SRC OUT`."""
 
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from sharding import classes, job, source
 from sharding.errors import ShardError
-from sharding.estimate import estimate, free_bytes, in_words
+from sharding.estimate import estimate, in_words
 from sharding.executor import open_executor
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, write_atomically
 from sharding.options import PackOptions
@@ -76,7 +77,7 @@ class SplitPacking:
             plan = Plan(None, self.seed)
             self._fill(plan, found, None)
             probe = plan.probe or (sample.read() for sample in plan.spread(_PROBE))
-            self._announce(plan, found.layout, probe, [])
+            self._announce(plan, found.layout, probe, [], _streamed_bytes(found))
             return False
         with job.open_job(self.work, identity) as place:
             if not (self.work / "manifest.json").exists():  # else it was killed while it was being published
@@ -124,8 +125,8 @@ class SplitPacking:
             self.table = [ClassInfo(**entry) for entry in done["table"]]
             return
         if spooled and place:
-            _check_spool(files, options.out)
             with Spool(place / "spool", self.seed is not None, options.samples_per_shard) as spool:
+                found = self._check_spool(found)
                 plan.fill(_listed(found, self.split), patches, spool)
         else:
             plan.fill(_listed(found, self.split), patches, None)
@@ -141,6 +142,18 @@ class SplitPacking:
                 file.write(
                     json.dumps({"files": files, "table": [asdict(entry) for entry in self.table or []]}).encode()
                 )
+
+    def _check_spool(self, found: Source) -> Source:
+        """Judge by the first pictures whether spool and shards find room; the source, with all its records.
+
+        Raises ShardError for too little disk, before it is filled.
+        """
+        options, head = self.options, list(itertools.islice(found.records, _PROBE))
+        probe, needed = [record.data for record in head if record.data], _streamed_bytes(found)
+        pictures = needed * len(probe) // max(sum(map(len, probe)), 1)
+        shards = -(-pictures // options.samples_per_shard)
+        estimate(probe, pictures, shards, options, self.split == "train", needed).check_disk(options.out)
+        return replace(found, records=itertools.chain(head, found.records))
 
     def _settle_classes(self, plan: Plan, found: Source) -> None:
         options = self.options
@@ -186,18 +199,24 @@ class SplitPacking:
         notes = [finished_note(self.work, self._name(number)) for number in range(shards)]
         return [note for note in notes if note is not None]
 
-    def _announce(self, plan: Plan, layout: str, probe: Iterable[bytes], notes: list[ShardNote]) -> None:
-        """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk."""
+    def _announce(
+        self, plan: Plan, layout: str, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
+    ) -> None:
+        """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk.
+
+        `spool_bytes`: what a dry run has not spooled.
+        """
         options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
         shards = -(-len(plan) // options.samples_per_shard)
         left = shards - len(notes)
-        expected = estimate(probe, len(plan) - done, left, options, summed=self.split == "train")
+        expected = estimate(probe, len(plan) - done, left, options, self.split == "train", spool_bytes)
+        spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
         free = expected.check_disk(options.out)
         if done:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
             f"{self.split}: {expected.pictures} pictures of {len(plan.wnids())} classes to pack (layout: {layout}); "
-            f"about {in_words(expected.bytes)} in {left} shard{'s' * (left != 1)}; {in_words(free)} free in "
+            f"about {in_words(expected.bytes)} in {left} shard{'s' * (left != 1)}{spool}; {in_words(free)} free in "
             f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
         )
 
@@ -230,7 +249,8 @@ class SplitPacking:
         if rejects and not any(note.samples for note in notes):
             raise ShardError(
                 f"{self.options.source}: all pictures of split {self.split} were rejected ({len(rejects)}); "
-                f"the first: {rejects[0]['source']}: {rejects[0]['reason']}; mend them, remove {self.work} and begin anew"
+                f"the first: {rejects[0]['source']}: {rejects[0]['reason']}; "
+                f"mend them, remove {self.work} and begin anew"
             )
         if self.split == "train":
             sums = Sums()
@@ -260,9 +280,6 @@ def _listed(found: Source, split: Split) -> Iterator[Any]:
     return iter(tqdm(found.records, unit="image", desc=f"{split}: listing", mininterval=1.0, delay=2.0))
 
 
-def _check_spool(files: list[list[Any]], out: Path) -> None:
-    needed, free = sum(size for _, size, _ in files), free_bytes(out)
-    if needed > free:
-        raise ShardError(
-            f"{out}: {in_words(free)} free, about {in_words(needed)} needed to spool what is only read in order"
-        )
+def _streamed_bytes(found: Source) -> int:
+    """About what spooling the source takes: its pictures are compressed already."""
+    return sum(path.stat().st_size for path in found.streamed)

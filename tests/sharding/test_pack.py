@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import resource
 import shutil
 import signal
@@ -407,11 +408,38 @@ def test_a_compressed_archive_is_judged_without_being_spooled(
     with caplog.at_level("INFO"):
         assert pack(options(tmp_path / "train.tar.gz", tmp_path / "out", dry_run=True)) == []
     assert "24 pictures of 3 classes to pack (layout: archives); about 0." in caplog.text
+    assert re.search(r" MB in 5 shards, 0\.\d MB more for the spool meanwhile; ", caplog.text)
     assert not (tmp_path / "out").exists()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20_000))
-    with pytest.raises(ShardError, match=r"0\.0 MB free, about 0\.\d MB needed to spool what is only read in order"):
+    with pytest.raises(ShardError, match=r"0\.0 MB free, about .* needed while packing, 0\.\d MB of it to spool what"):
         pack(options(tmp_path / "train.tar.gz", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_room_for_spool_and_shards_is_asked_for_before_spooling(
+    dry_run: bool, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is enough for the shards alone, as packing from folders shows, is not enough for the spool besides."""
+    with tarfile.open(tmp_path / "train.tar.gz", "w:gz") as archive:
+        archive.add(class_folders / "train", "train")
+    spool = (tmp_path / "train.tar.gz").stat().st_size
+    usage, real, added = shutil.disk_usage(tmp_path), Spool.add, []
+    monkeypatch.setattr(Spool, "add", lambda *args: added.append(1) or real(*args))
+
+    def run(source: Path, free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+        pack(options(source, tmp_path / "out", dry_run=dry_run))
+
+    with pytest.raises(ShardError, match="needed while packing; make room") as told:
+        run(class_folders, 0)
+    shards = float(re.search(r"about (\d+\.\d) MB", str(told.value))[1]) * 1e6
+    with pytest.raises(ShardError, match=r"needed while packing, .* to spool what is only read in order; make room"):
+        run(tmp_path / "train.tar.gz", int(shards + spool / 2))
+    assert not added and not (tmp_path / "out" / "train.partial").exists()
+    run(tmp_path / "train.tar.gz", int(shards + spool + 1_000_000))
+    assert len(added) == (0 if dry_run else 24)
+    assert (tmp_path / "out" / "train").exists() != dry_run
 
 
 @pytest.mark.parametrize(
