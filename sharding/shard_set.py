@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sharding.descriptors import explained, make_room
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
 from sharding.shard import SUFFIX, ShardIndex, read_index, read_keys
@@ -204,8 +205,13 @@ class ShardSet:
 
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
-            with self._tar(shard).open("rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            tar = self._tar(shard)
+            try:
+                with tar.open("rb") as file:
+                    make_room(file.fileno(), len(self.shard_names))
+                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise explained(error, tar, len(self.shard_names)) from error
             if self._scattered:
                 self._maps[shard].madvise(mmap.MADV_RANDOM)
         return self._maps[shard]
