@@ -101,8 +101,10 @@ def decode(data: bytes) -> np.ndarray:
         if header.components in (1, 3) and header.precision_bits == 8:
             try:
                 return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-            except ValueError:
-                return _decode_by_pillow(data)  # stricter than need be: Pillow tells harmless faults from truncation
+            except ValueError as error:
+                if "premature end" in str(error).lower():  # of the file, or (which Pillow passes over) of the scan
+                    raise RejectedImage(f"does not decode: {error}") from None
+                return _decode_by_pillow(data)  # stricter than need be: harmless rubbish between segments, say
     return _decode_by_pillow(data)
 
 

@@ -134,11 +134,14 @@ def with_frame_size(jpeg: bytes, height: int, width: int) -> bytes:
 
 def bad_files(scene: np.ndarray, file: MakeFile, png: MakeFile) -> dict[str, tuple[bytes, str]]:
     jpeg = file(scene, quality=95)
+    smooth = file(scene, quality=95, progressive=True)
     floats = Image.fromarray(np.zeros((4, 4), np.float32))
     return {
         "empty": (b"", "empty file"),
         "text": (b"<html>404 Not Found</html>", "not a picture"),
         "truncated JPEG": (jpeg[: len(jpeg) // 2], "does not decode"),
+        "half a JPEG with an end": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "does not decode: .*premature end of data"),
+        "half a progressive JPEG with an end": (smooth[: len(smooth) // 2] + b"\xff\xd9", "premature end of data"),
         "JPEG header alone": (jpeg[:200], "not a picture|does not decode"),
         "truncated PNG": (png(scene)[:-4000], "does not decode"),
         "CMYK cut short": (file(Image.fromarray(scene).convert("CMYK"))[:5000], "does not decode"),
@@ -154,7 +157,7 @@ def test_what_cannot_be_packed_is_rejected_with_its_reason(
     scene: np.ndarray, as_file: MakeFile, as_png: MakeFile
 ) -> None:
     cases = bad_files(scene, as_file, as_png)
-    assert len(cases) == 11
+    assert len(cases) == 13
     for name, (data, reason) in cases.items():
         with pytest.raises(RejectedImage, match=reason):
             decode(data)
@@ -164,6 +167,9 @@ def test_what_cannot_be_packed_is_rejected_with_its_reason(
 def test_harmless_rubbish_after_the_picture_costs_nothing(scene: np.ndarray, as_file: MakeFile) -> None:
     data = as_file(scene, quality=95)
     assert (decode(data + b"\0\0rubbish") == decode(data)).all()
+    with pytest.raises(ValueError, match="extraneous bytes before marker 0xd9"):
+        simplejpeg.decode_jpeg(data[:-2] + b"\0" * 6 + data[-2:], strict=True)
+    assert (decode(data[:-2] + b"\0" * 6 + data[-2:]) == decode(data)).all()
     broken_exif = as_file(scene, quality=95, exif=b"Exif\0\0MM\0*rubbish")
     assert jpeg_header(broken_exif).rotated
     assert (decode(broken_exif) == np.asarray(Image.open(io.BytesIO(data)))).all()
