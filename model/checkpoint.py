@@ -8,6 +8,7 @@ checksums, since torch itself does not compare those. In `<run>/checkpoints`:
     last.pt        the newest state; its predecessor stays as previous.pt, and is used only when asked for
     best.pt        the state of the lowest validation error
     epoch-0010.pt  every n-th epoch
+    replaced.pt    the last.pt in whose place --resume-from put another
 """
 
 import os
@@ -26,30 +27,33 @@ _TENSORS = ("model", "optimiser", "statistics")
 _ABOUT = ("format", "model_config", "train_config", "schedule", "data", "versions", "epoch", "step", "best")
 KEYS = frozenset(_TENSORS + _ABOUT)
 FOLDER = "checkpoints"
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+LAST, PREVIOUS, BEST, REPLACED = "last.pt", "previous.pt", "best.pt", "replaced.pt"
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, torn, foreign or cannot be written; the message names the file and the cause."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any], *names: str) -> None:
     """Write `state` (the keys of `KEYS`) so that `path` holds either all of it or what it held before.
 
-    Raises CheckpointError if the file cannot be written, as on a full disk; then the old file is intact.
+    `names`: other names in the folder that it gets first, whole too: once `path` is new, they are. Raises CheckpointError if the file cannot be written, as on a full disk; then the old file is intact.
     """
     wrong = KEYS.symmetric_difference(state)
     if wrong:
         raise CheckpointError(f"a checkpoint has the keys {sorted(KEYS)}; missing or unknown: {sorted(wrong)}")
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)  # after a kill it may be one file with one of `names`
         torch.save(state, part)
         with part.open("rb") as written:
             os.fsync(written.fileno())
+        for name in names:
+            publish(part, path.with_name(name))
         part.replace(path)
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, CheckpointError) as error:
         part.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise CheckpointError(
@@ -60,7 +64,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def publish(source: Path, target: Path) -> None:
     """Give the checkpoint `source` the second name `target`: a hard link, or a copy where links cannot be made."""
-    part = target.with_name(f"{target.name}.part")
+    part = _part(target)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)
@@ -71,7 +75,36 @@ def publish(source: Path, target: Path) -> None:
             part.unlink(missing_ok=True)
             raise CheckpointError(f"cannot copy {source} to {target}: {error}") from error
     part.replace(target)
+    part.unlink(missing_ok=True)  # it stays where both were one file before
     sync_folder(target.parent)
+
+
+def replace_checkpoint(source: Path, path: Path) -> None:
+    """Put the checkpoint `source` in the place of `path`, which stays as replaced.pt (and may have been `source`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if path.samefile(source):
+            return
+        part = _part(path)
+        publish(source, part)
+        publish(path, path.with_name(REPLACED))
+        part.replace(path)
+        sync_folder(path.parent)
+    else:
+        publish(source, path)
+
+
+def finish_save(path: Path) -> bool:
+    """Whether `path` is there; if a kill came between its other names and itself, it is put there."""
+    part = _part(path)
+    if not path.is_file() and part.is_file() and any(part.samefile(other) for other in path.parent.glob("*.pt")):
+        part.replace(path)
+        sync_folder(path.parent)
+    return path.is_file()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,10 +23,13 @@ from model.checkpoint import (
     FOLDER,
     LAST,
     PREVIOUS,
+    REPLACED,
     CheckpointError,
+    finish_save,
     first_line,
     load_checkpoint,
     publish,
+    replace_checkpoint,
     save_checkpoint,
 )
 from model.config import TrainConfig
@@ -134,14 +137,16 @@ class Keeper:
         return f"the last good checkpoint is {self.sound}" if self.sound else "there is no checkpoint yet"
 
     def take_up(self, source: Path, checkpoint: dict[str, Any]) -> Place:
-        """Go on from `checkpoint`, read from `source`, which becomes the run's last.pt; called by all ranks."""
+        """Go on from `checkpoint`, read from `source`, which becomes the run's last.pt; called by all ranks.
+
+        The last.pt of before stays as replaced.pt.
+        """
         restore(checkpoint, self.network)
         self.schedule.load_state_dict(checkpoint["schedule"])
         cause = None
         if self.network.mesh.first and source != self.path(LAST):
             try:
-                self.path(LAST).parent.mkdir(parents=True, exist_ok=True)
-                publish(source, self.path(LAST))
+                replace_checkpoint(source, self.path(LAST))
             except (CheckpointError, OSError) as error:
                 cause = str(error)
         self._agree(cause)
@@ -182,11 +187,10 @@ class Keeper:
             "step": place.step,
             "best": place.best,
         }
-        save_checkpoint(last, whole)
-        if best:
-            publish(last, self.path(BEST))
+        names = [BEST] if best else []
         if epoch_done and self.keep_every and place.epoch % self.keep_every == 0:
-            publish(last, self.path(f"epoch-{place.epoch:04d}.pt"))
+            names.append(f"epoch-{place.epoch:04d}.pt")
+        save_checkpoint(last, whole, *names)
 
 
 def after_restart(config: TrainConfig) -> TrainConfig:
@@ -227,7 +231,7 @@ def _newest(config: TrainConfig) -> Path | None:
     folder = config.run / FOLDER
     if not any(folder.glob("*.pt")):
         return None
-    if not (folder / LAST).is_file():
+    if not finish_save(folder / LAST):
         raise CheckpointError(f"{folder} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
     return folder / LAST
 
@@ -237,7 +241,9 @@ def read_matching(path: Path, config: TrainConfig, data: dict[str, Any]) -> dict
     try:
         checkpoint = load_checkpoint(path)
     except CheckpointError as error:
-        others = sorted(str(file) for file in (config.run / FOLDER).glob("*.pt") if file != path)
+        others = sorted(
+            str(file) for file in (config.run / FOLDER).glob("*.pt") if file.name not in (path.name, REPLACED)
+        )
         advice = f"; go on from an older one with --resume-from {others[-1]}" if others else ""
         raise CheckpointError(f"{error}{advice}") from error
     found = differences(checkpoint, config, data)

@@ -1,6 +1,7 @@
 """A run that is stopped and gone on with is the run that never stopped, bit by bit."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,58 @@ def test_killed_run_loses_only_what_came_after_its_checkpoint(
     assert main(arguments(run, "--resume", "auto")) == 0
     assert_same_state(whole / LAST, run / LAST)
     assert learned(run) == learned(whole)
+
+
+def kill_before_last(arguments: list[str]) -> int:
+    """A training that is killed where the first epoch's checkpoint has its other names, and is to become last.pt."""
+    rename = Path.replace
+
+    def kill(self: Path, target: Path) -> Path:
+        if Path(target).name == "last.pt" and Path(target).with_name("best.pt").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+
+    Path.replace = kill  # type: ignore[method-assign]
+    return train(arguments)
+
+
+@pytest.mark.parametrize("minutes", ["0", "10"])
+def test_best_is_never_behind_last_after_a_kill(
+    minutes: str, whole: Path, arguments: Arguments, tmp_path: Path
+) -> None:
+    """Killed between the two, the run has the best.pt of the new state, and last.pt at most that of the one before."""
+    run = tmp_path / "run"
+    killed = start(tmp_path, 1, kill_before_last, arguments(run, "--checkpoint-minutes", minutes))
+    assert killed.wait() == [-signal.SIGKILL]
+    best = run / "checkpoints" / "best.pt"
+    assert load_checkpoint(best)["step"] == STEPS_PER_EPOCH
+    assert (run / LAST).exists() == (minutes == "0")
+    before = best.read_bytes()
+    assert main(arguments(run, "--resume", "auto", "--checkpoint-minutes", "0", "--max-steps", "5")) == 0
+    assert len(before) == best.stat().st_size and load_checkpoint(best)["epoch"] == 1
+    assert main(arguments(run, "--resume", "auto")) == 0
+    assert_same_state(whole / LAST, run / LAST)
+    assert_same_state(whole / "checkpoints" / "best.pt", best)
+    assert learned(run) == learned(whole)
+    assert not list(run.rglob("*.part"))
+
+
+def test_last_checkpoint_that_another_takes_the_place_of_is_kept(
+    whole: Path, arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--resume-from an older one keeps the newer last.pt as replaced.pt, and --resume-from that brings it back."""
+    run = tmp_path / "run"
+    assert main(arguments(run, "--max-steps", "6")) == 0
+    last, replaced = run / LAST, run / "checkpoints" / "replaced.pt"
+    newest, older = last.read_bytes(), (run / "checkpoints" / "previous.pt").read_bytes()
+    for source, expected in (("previous.pt", newest), ("replaced.pt", older)):
+        options = ("--resume-from", str(run / "checkpoints" / source), "--max-steps", "1")
+        taken = (run / "checkpoints" / source).read_bytes()
+        assert main(arguments(run, *options, "--checkpoint-minutes", "100")) == 0
+        assert replaced.read_bytes() == expected
+        assert load_checkpoint(last)["step"] == (5 if taken == older else 6)
+        last.write_bytes(taken)
+    capsys.readouterr()
 
 
 def test_other_recipe_or_data_is_refused_with_the_difference(
