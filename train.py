@@ -157,6 +157,8 @@ class Training:
     def _finish_epoch(self) -> bool:
         """Validate, lower the rate perhaps, save. Stopped while validating, the run goes on with the validation."""
         best = False
+        if not self.keeper.finite():
+            raise NotFiniteError(f"the weights are not finite after step {self.place.step}")
         if self.val_feed is not None:
             scores = self._validate(self.val_feed)
             if scores is None:
@@ -264,6 +266,7 @@ def run(config: TrainConfig) -> None:
         folder = None
         if mesh.first:
             folder = stack.enter_context(contextlib.closing(open_folder(config, place, record, data)))
+            keeper.before_writing = folder.sync
         progress = stack.enter_context(
             contextlib.closing(Progress(mesh, control, folder, place.step, last_step, config.log_every))
         )

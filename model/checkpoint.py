@@ -37,7 +37,8 @@ class CheckpointError(ValueError):
 def save_checkpoint(path: Path, state: dict[str, Any], *names: str) -> None:
     """Write `state` (the keys of `KEYS`) so that `path` holds either all of it or what it held before.
 
-    `names`: other names in the folder that it gets first, whole too: once `path` is new, they are. Raises CheckpointError if the file cannot be written, as on a full disk; then the old file is intact.
+    `names`: other names in the folder that it gets first, whole too: once `path` is new, they are. Raises
+    CheckpointError if the file cannot be written, as on a full disk; then the old file is intact.
     """
     wrong = KEYS.symmetric_difference(state)
     if wrong:

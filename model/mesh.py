@@ -3,10 +3,11 @@
     rank            0      1      2      3        model axis 2: ranks 2d and 2d+1 are pair d, one tower each
     (data, model)   (0,0)  (0,1)  (1,0)  (1,1)    a data group joins the ranks of one tower: {0, 2} and {1, 3}
 
-Groups are made by hand rather than by `DeviceMesh`, whose own groups wait 30 minutes for a dead rank. Three kinds
+Groups are made by hand rather than by `DeviceMesh`, whose own groups wait 30 minutes for a dead rank. Four kinds
 carry one kind of traffic each, so that no two of them can be mixed up: the data and model groups (gradients,
 activations; NCCL on GPUs), the exchange group of a pair (pictures), and the control group of all ranks, which is
-gloo everywhere: it works on CPU tensors and notices at once that a process has gone.
+gloo everywhere: it works on CPU tensors and notices at once that a process has gone. The saving group is like it, but
+waits longer: while rank 0 writes a checkpoint to a slow disk, the others are not to give up.
 """
 
 import os
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
+SAVING_TIMEOUT_SECONDS = 1800.0
 
 
 class MeshError(ValueError):
@@ -37,6 +39,7 @@ class Mesh:
     model_group: dist.ProcessGroup | None = None
     exchange_group: dist.ProcessGroup | None = None
     control_group: dist.ProcessGroup | None = None
+    saving_group: dist.ProcessGroup | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -70,7 +73,7 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
     """The mesh of the processes that torchrun started, or of this one alone.
 
     `model_parallel`: 1, 2, or "auto" (2 if the number of processes is even). A rank that waits longer than
-    `timeout_seconds` for another gives up with an error. Raises MeshError.
+    `timeout_seconds` for another gives up with an error, half an hour while a checkpoint is written. Raises MeshError.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model_world = (1 if world % 2 else 2) if model_parallel == "auto" else int(model_parallel)
@@ -103,6 +106,7 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
         model_group=_own_group(pairs, data_rank, timeout),
         exchange_group=_own_group(pairs, data_rank, timeout),
         control_group=dist.new_group(backend="gloo", timeout=timeout),
+        saving_group=dist.new_group(backend="gloo", timeout=max(timeout, timedelta(seconds=SAVING_TIMEOUT_SECONDS))),
         device=device,
     )
 

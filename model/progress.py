@@ -29,7 +29,7 @@ STEPS_BEFORE_ESTIMATE = 20
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss or the weights became NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -122,6 +123,7 @@ class Keeper:
     network: ParallelNetwork
     schedule: Schedule
     control: Control
+    before_writing: Callable[[], None] | None = None  # what the steps left is to be on the disk before the checkpoint
     sound: Path | None = None  # the file that is known to be whole: read or written by this process
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -155,14 +157,18 @@ class Keeper:
 
     def _agree(self, cause: str | None) -> None:
         """Raise rank 0's `cause` on all ranks, if there is one."""
-        cause = self.control.tell(cause)
+        cause = self.control.tell(cause, saving=True)
         if cause is not None:
             raise CheckpointError(cause)
 
+    def finite(self) -> bool:
+        """Whether all weights of all ranks are finite; called by all ranks."""
+        finite = all(bool(torch.isfinite(value).all()) for value in self.network.net.state_dict().values())
+        return not self.control.any(not finite)
+
     def save(self, place: Place, *, best: bool = False, epoch_done: bool = False) -> None:
         """Write last.pt, and its other names; called by all ranks. Raises CheckpointError on all of them."""
-        finite = all(bool(torch.isfinite(value).all()) for value in self.network.net.state_dict().values())
-        if self.control.any(not finite):
+        if not self.finite():
             raise CheckpointError(f"weights are not finite after step {place.step}; not saved: {self.last_good()}")
         state = collect(self.network)
         cause = None
@@ -176,6 +182,8 @@ class Keeper:
 
     def _write(self, state: tuple[Tensors, Tensors], place: Place, *, best: bool, epoch_done: bool) -> None:
         weights, velocities = state
+        if self.before_writing is not None:
+            self.before_writing()
         last = self.path(LAST)
         if self.sound == last and last.exists():
             publish(last, self.path(PREVIOUS))
@@ -241,9 +249,8 @@ def read_matching(path: Path, config: TrainConfig, data: dict[str, Any]) -> dict
     try:
         checkpoint = load_checkpoint(path)
     except CheckpointError as error:
-        others = sorted(
-            str(file) for file in (config.run / FOLDER).glob("*.pt") if file.name not in (path.name, REPLACED)
-        )
+        folder = config.run / FOLDER
+        others = sorted(str(file) for file in folder.glob("*.pt") if file not in (path, folder / REPLACED))
         advice = f"; go on from an older one with --resume-from {others[-1]}" if others else ""
         raise CheckpointError(f"{error}{advice}") from error
     found = differences(checkpoint, config, data)

@@ -79,10 +79,11 @@ class Control:
         """Whether the flag is set on any rank."""
         return self.sum([float(flag)])[0] > 0
 
-    def tell(self, message: str | None) -> str | None:
-        """Rank 0's message on every rank."""
-        if self.mesh.control_group is None:
+    def tell(self, message: str | None, *, saving: bool = False) -> str | None:
+        """Rank 0's message on every rank; while it is `saving`, they wait longer for it."""
+        group = self.mesh.saving_group if saving else self.mesh.control_group
+        if group is None:
             return message
         box = [message]
-        dist.broadcast_object_list(box, src=0, group=self.mesh.control_group)
+        dist.broadcast_object_list(box, src=0, group=group)
         return box[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from model import state
 from model.checkpoint import load_checkpoint
 from model.run_folder import RunError, RunFolder, cut_back, refuse_to_overwrite
 from tests.train.conftest import BATCH, IMAGES, STEPS_PER_EPOCH, VALIDATED, Arguments
@@ -105,6 +106,17 @@ def test_run_writes_config_metrics_events_and_checkpoints(
     assert validated[best["epoch"] - 1]["top1_error"] == last["best"]
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [item.step for item in events.Scalars("train/loss")] == [2, 4, 6, 8, 10]
+
+
+def test_metrics_are_on_the_disk_before_a_checkpoint_says_that_their_steps_are_done(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    sync, save = RunFolder.sync, state.save_checkpoint
+    monkeypatch.setattr(RunFolder, "sync", lambda self: (happened.append("sync"), sync(self)))
+    monkeypatch.setattr(state, "save_checkpoint", lambda *all: (happened.append("save"), save(*all)))
+    assert main(arguments(tmp_path / "run")) == 0
+    assert happened == ["sync", "save"] * 2
 
 
 def test_without_val_there_is_no_validation_and_a_line_says_so(

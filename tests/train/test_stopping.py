@@ -3,15 +3,21 @@
 import re
 import resource
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 import model.schedule
+from model import ModelConfig
 from model.checkpoint import load_checkpoint
+from model.config import TrainConfig
+from model.mesh import make_mesh
+from model.parallel import ParallelNetwork
 from model.progress import Progress, Step
-from model.stopping import LostRankError, StopSignals, noticing_lost_ranks
+from model.state import Keeper, Place
+from model.stopping import Control, LostRankError, StopSignals, noticing_lost_ranks
 from tests.train.conftest import STEPS_PER_EPOCH, Arguments
 from tests.train.ranks import start, train, train_and_signal
 from train import main
@@ -96,6 +102,39 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert main(arguments(run, "--recipe", "paper", "--max-steps", "1")) == 1
     assert "weights are not finite after step 1; not saved: there is no checkpoint yet" in capsys.readouterr().err
     assert not (run / "checkpoints").exists()
+
+
+def test_weights_that_are_not_finite_are_not_validated(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last step of an epoch spoils them: the error has the step, and no score has been made."""
+    monkeypatch.setattr(model.schedule, "PAPER_RATE", float("inf"))
+    run = tmp_path / "run"
+    assert main(arguments(run, "--recipe", "paper", "--batch-size", "20")) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == "error: the weights are not finite after step 1; there is no checkpoint yet"
+    assert "validation" not in (run / "metrics.jsonl").read_text()
+
+
+def save_slowly(folder: Path) -> int:
+    """A rank of two: those who wait for a step give up after a second, and rank 0 takes two and a half to save."""
+    torch.distributed.init_process_group("gloo")
+    mesh = make_mesh("1", "cpu", timeout_seconds=1.0)
+    control = Control(mesh)
+    config = TrainConfig(shards=folder, run=folder)
+    network = ParallelNetwork(ModelConfig(recipe="paper", classes=8, width=1 / 32), config, mesh)
+    Keeper._write = lambda *_args, **_names: threading.Event().wait(2.5)  # type: ignore[method-assign, assignment]
+    keeper = Keeper(
+        run=folder, keep_every=0, constant={}, network=network, schedule=None, control=control  # type: ignore[arg-type]
+    )  # fmt: skip
+    torch.distributed.barrier()
+    keeper.save(Place())
+    return 0 if control.sum([1.0]) == [2.0] else 1
+
+
+def test_slow_save_is_no_lost_rank(tmp_path: Path) -> None:
+    ranks = start(tmp_path, 2, save_slowly, tmp_path)
+    assert ranks.wait() == [0, 0], ranks.text() + ranks.text(1)
 
 
 def fill_disk(arguments: list[str], after: int) -> int:
