@@ -55,8 +55,8 @@ class _Idle:
         try:
             yield from run.outputs(plans, stream)
         except GeneratorExit:
-            run.drain()
-            self._put_back(run)
+            if run.drain():
+                self._put_back(run)
             raise
         self._put_back(run)
 

@@ -1,5 +1,6 @@
 """One DALI pipeline, fed with plans and giving its outputs in their order."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from dali_pipelines.config import LoaderError
 from dali_pipelines.graph import Source
 from dali_pipelines.plan import Plan
 from sharding import ShardSet
+
+logger = logging.getLogger(__name__)
 
 Arrays = tuple[Any, ...]
 FREE = np.float32(IMAGE - CROP)  # what a crop leaves free each way
@@ -81,21 +84,35 @@ class GraphRun:
         finally:
             source.plans = iter(())
 
-    def drain(self) -> None:
-        """Let go of what a consumer that stopped early left in the pipeline."""
-        while self._next_output(None) is not None:
-            pass
-        self._source.taken.clear()
+    def drain(self) -> bool:
+        """Let go of what a consumer that stopped early left in the pipeline. Whether the pipeline can run again.
+
+        It cannot where a picture of those does not decode: an error of a batch that nobody asked for, so not told.
+        """
+        try:
+            while self._run(None) is not None:
+                pass
+        except RuntimeError as error:
+            logger.debug("%s: a batch that was not asked for failed: %s", self._shards.path, _cause(error))
+            return False
+        finally:
+            self._source.taken.clear()
+        return True
 
     def _next_output(self, stream: Any) -> Any:
+        """What `_run` gives; raises LoaderError for an image that cannot be decoded."""
+        try:
+            return self._run(stream)
+        except RuntimeError as error:
+            raise self._explained(error) from error
+
+    def _run(self, stream: Any) -> Any:
         """The next batch's output; None at the end of the epoch, after which the pipeline can run again."""
         try:
             return self._pipeline.run(stream)[0]
         except StopIteration:
             self._pipeline.reset()
             return None
-        except RuntimeError as error:
-            raise self._explained(error) from error
 
     def _explained(self, error: RuntimeError) -> LoaderError:
         """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
