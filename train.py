@@ -24,10 +24,11 @@ from model.feed import Feed, decoding_place
 from model.mesh import Mesh, MeshError, close_mesh, make_mesh
 from model.parallel import ParallelNetwork, set_up_torch
 from model.progress import NotFiniteError, Progress, Step, announce
+from model.restart import after_restart
 from model.run_folder import RunError, RunFolder
 from model.schedule import Schedule
 from model.scores import ScoreError, Scores
-from model.state import Keeper, Place, after_restart, as_tensors, read_matching, versions, where_to_start
+from model.state import Keeper, Place, as_tensors, read_matching, versions, where_to_start
 from model.stopping import Control, LostRankError, StopSignals, noticing_lost_ranks
 from sharding import ShardError, ShardSet
 

@@ -5,12 +5,10 @@ another training than the one asked for.
 """
 
 import contextlib
-import json
-import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,8 @@ from model.checkpoint import (
 )
 from model.config import TrainConfig
 from model.parallel import ParallelNetwork
-from model.run_folder import CONFIG, RunError, refuse_to_overwrite
+from model.restart import agents_of_all, record_agents
+from model.run_folder import RunError, refuse_to_overwrite
 from model.schedule import Schedule
 from model.stopping import Control
 from model.two_tower import join_state, split_state
@@ -201,30 +200,20 @@ class Keeper:
         save_checkpoint(last, whole, *names)
 
 
-def after_restart(config: TrainConfig) -> TrainConfig:
-    """The config for this start: one by `torchrun --max-restarts` goes on from where the last one got to."""
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return config
-    config = replace(config, resume="auto")
-    written = config.run / CONFIG
-    if config.resume_from is not None and written.is_file():
-        before = json.loads(written.read_text(encoding="utf-8"))["train"]["resume_from"]
-        if before == str(config.resume_from):  # the first start took it up as last.pt
-            return replace(config, resume_from=None)
-    return config
-
-
 def where_to_start(config: TrainConfig, control: Control) -> Path | None:
     """The checkpoint that a run goes on from, None to start anew; rank 0's answer, on all ranks.
 
     --resume-from, else last.pt. Raises RunError or CheckpointError if the folder does not fit what is asked.
     """
     found, cause = None, None
+    agents = agents_of_all(control)
     if control.mesh.first:
         try:
             refuse_to_overwrite(config.run, config.resuming)
+            if agents is not None:
+                record_agents(config.run, agents)
             found = _newest(config)
-        except (RunError, CheckpointError) as error:
+        except (RunError, CheckpointError, OSError) as error:
             cause = str(error)
     cause = control.tell(cause)
     if cause is not None:

@@ -117,6 +117,25 @@ def test_failed_slurm_job_is_not_requeued(cluster: dict[str, str], tmp_path: Pat
     assert usage.returncode == 2 and b"SHARDS RUN" in usage.stderr
 
 
+def test_restart_by_torchrun_does_not_take_up_another_run(arguments: Arguments, tmp_path: Path) -> None:
+    """What the first start refuses, the second one refuses too, even with the same id as the torchrun of before."""
+    (tmp_path / "train.py").write_text(f"import sys; sys.path[0] = {str(ROOT)!r}; import train; sys.exit(train.main())")
+    run = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    launch += ["--rdzv-id=same", "--nproc-per-node=1", "--max-restarts=1", "--", "train.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    statuses, files = [], []
+    for steps in ("1", "2"):
+        command = [*launch, *arguments(run, "--max-steps", steps)]
+        job = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        statuses.append(job.returncode)
+        files.append({path: path.read_bytes() for path in run.rglob("*") if path.is_file()})
+    assert statuses == [0, 1], job.stderr
+    assert job.stderr.count("holds a run already") == 2
+    assert files[0] == files[1]
+    assert len(json.loads((run / "torchrun.json").read_text())) == 1
+
+
 def test_restart_by_torchrun_goes_on_by_itself(arguments: Arguments, tmp_path: Path) -> None:
     """One node, two processes, one killed: without --resume the second start takes up the checkpoint of the first."""
     (tmp_path / "train.py").write_text(TRAIN.replace("step.step == 6", "False"))
