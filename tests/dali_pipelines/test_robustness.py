@@ -78,6 +78,36 @@ def test_a_loader_goes_on_after_a_picture_that_did_not_decode(copied: Path, stat
             assert len(next(batches).ids) == 10
 
 
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "forgotten"])
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "whole graph"])
+@pytest.mark.parametrize("damaged", [5, 10, 15])
+def test_a_consumer_that_stops_hears_nothing_of_batches_it_did_not_ask_for(
+    copied: Path,
+    statistics: Statistics,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    damaged: int,
+    fused: bool,
+    closed: bool,
+) -> None:
+    """However far ahead the damaged picture lies of the first batch: in the queue of batches or of DALI, or beyond."""
+    heard: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda event: heard.append(repr(event.exc_value)))
+    overwrite(copied, damaged, bytes(100))
+    config = DataConfig(batch_size=5, training=False, threads=1, prefetch=2, fused=fused)
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        for _ in range(2):  # the second time with the pipeline of the first, or with a new one
+            batches = loader.epoch(0)
+            assert next(batches).ids.tolist() == [0, 1, 2, 3, 4]
+            if closed:
+                batches.close()
+            del batches
+            gc.collect()
+        with pytest.raises(LoaderError, match="does not decode"):
+            list(loader.epoch(0))
+    assert heard == [] and capfd.readouterr().err == ""
+
+
 def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, statistics: Statistics) -> None:
     small = io.BytesIO()
     Image.new("RGB", (230, 240)).save(small, "JPEG", quality=20)
