@@ -30,6 +30,7 @@ from model.checkpoint import CheckpointError
 from model.mesh import Mesh, MeshError, close_mesh, make_mesh
 from model.scores import ScoreError, Scores
 from model.state import versions
+from model.stopping import LostRankError, noticing_lost_ranks
 from report.errors import METHODS, class_errors_csv, error_table
 from report.files import publish
 from report.forward import Forward
@@ -42,7 +43,7 @@ from report.views import Classifier, average_views
 from sharding import RejectedImage, ShardError, ShardSet, Statistics, prepare_image
 from sharding.resize import decode_stored
 
-OURS = (CheckpointError, LoaderError, MeshError, ReportError, ScoreError, ShardError, OSError)
+OURS = (CheckpointError, LoaderError, LostRankError, MeshError, ReportError, ScoreError, ShardError, OSError)
 BEST = 5
 BATCH_SIZE = {"cpu": 25, "cuda": 128}  # ten views each
 RANK_TIMEOUT_SECONDS = 600.0
@@ -217,12 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.predict:
             return run_prediction(options)
-        run_evaluation(options)
+        with noticing_lost_ranks():
+            run_evaluation(options)
     except OURS as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    finally:
-        close_mesh()
+    close_mesh()  # after an error it could wait for a process that has gone
     return 0
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import eval_tenpatch
 from eval_tenpatch import Evaluation, evaluate, main
 from model import AlexNet, ModelConfig
 from model.mesh import Mesh
@@ -24,6 +26,7 @@ from report.views import TenPatch, average_views
 from sharding import ShardSet, prepare_image
 from sharding.resize import decode_stored
 from tests.handmade import WIDTH, make_run
+from tests.train.ranks import start
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("ten_patch", "ten_patch_mean_logits", "center_crop")
@@ -146,6 +149,23 @@ def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_pat
 
 
 @pytest.mark.parametrize("batch_size", [4, 7, 2])
+def evaluate_and_lose_a_rank(arguments: list[str]) -> int:
+    """A rank of an evaluation; the second one is killed when it is to give its part."""
+    if os.environ["RANK"] == "1":
+        eval_tenpatch.gather = lambda *_all: os.kill(os.getpid(), signal.SIGKILL)
+    return main(arguments)
+
+
+def test_a_lost_rank_is_one_line_and_exit_1(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
+    ranks = start(tmp_path, 2, evaluate_and_lose_a_rank, ["--run", str(run), "--device", "cpu"])
+    assert ranks.wait() == [1, -signal.SIGKILL], ranks.text()
+    assert ranks.text().splitlines()[-1].startswith("error: another process is gone or does not answer")
+    assert "Traceback" not in ranks.text()
+    assert not (run / "report.json").exists()
+
+
 def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: int) -> None:
     """Three ranks, one after the other in this process: 7 images in global batches of 4 leave 3, of 2 leave 1."""
     network, parts = AlexNet(ModelConfig(classes=3, width=WIDTH), seed=0).eval(), []
