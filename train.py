@@ -21,6 +21,7 @@ from model import ModelConfig, make_schedule
 from model.checkpoint import FORMAT, LAST, CheckpointError
 from model.config import TrainConfig, parse_arguments
 from model.feed import Feed, decoding_place
+from model.memory import advising_on_memory
 from model.mesh import Mesh, MeshError, close_mesh, make_mesh
 from model.parallel import ParallelNetwork, set_up_torch
 from model.progress import NotFiniteError, Progress, Step, announce
@@ -34,7 +35,8 @@ from sharding import ShardError, ShardSet
 
 logger = logging.getLogger("train")
 ERRORS = (
-    ShardError, LoaderError, CheckpointError, RunError, MeshError, NotFiniteError, ScoreError, LostRankError, OSError
+    ShardError, LoaderError, CheckpointError, RunError, MeshError, NotFiniteError, ScoreError, LostRankError,
+    MemoryError, OSError,
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     level = logging.INFO if rank == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     try:
-        with noticing_lost_ranks(), logging_redirect_tqdm():
+        with noticing_lost_ranks(), advising_on_memory(), logging_redirect_tqdm():
             run(after_restart(config))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

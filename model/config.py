@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
+MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
+MOST_TIMEOUT_SECONDS = 1e6  # torch's clocks count milliseconds in fewer bits than a float can hold
 RATE_EXPONENT = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
@@ -79,6 +81,9 @@ class TrainConfig:
         for name in ("width", "timeout_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{_flag(name)} is above 0, got {getattr(self, name)}")
+        for name, most in (("seed", MOST_SEED), ("timeout_seconds", MOST_TIMEOUT_SECONDS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{_flag(name)} is at most {most}, got {getattr(self, name)}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
 

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from model.memory import advising_on_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -35,6 +38,22 @@ def page_faults(how: str) -> int:
 def test_tensors_of_the_same_sizes_meet_no_new_pages_after_a_few_turns() -> None:
     assert page_faults("as it is") > 10_000
     assert page_faults("keep") < 500
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nadvice"), MemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), MemoryError),
+        (MemoryError(), MemoryError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+    ],
+)
+def test_only_failed_allocations_get_advice(error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught, advising_on_memory():
+        raise error
+    assert ("--batch-size" in str(caught.value)) == (kind is MemoryError)
+    assert "\n" not in str(caught.value)
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ CONFIG = TrainConfig(shards=Path("shards"), run=Path("run"))
         ({"log_every": 0}, "--log-every is at least 1, got 0"),
         ({"threads": 0}, "--threads is at least 1, got 0"),
         ({"seed": -1}, "--seed is at least 0, got -1"),
+        ({"seed": 2**63}, f"--seed is at most {2**63 - 1}, got {2**63}"),
+        ({"timeout_seconds": 1e300}, r"--timeout-seconds is at most 1000000.0, got 1e\+300"),
         ({"keep_every": -1}, "--keep-every is at least 0, got -1"),
         ({"checkpoint_minutes": -0.5}, "--checkpoint-minutes is at least 0, got -0.5"),
         ({"checkpoint_minutes": float("nan")}, "--checkpoint-minutes is at least 0, got nan"),
@@ -59,7 +61,15 @@ def test_each_field_is_an_option_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [["--batch-size", "0"], ["--batch-size", "many"], ["--no-such-option"], ["--recipe", "seed"]]
+    "more",
+    [
+        ["--batch-size", "0"],
+        ["--batch-size", "many"],
+        ["--no-such-option"],
+        ["--seed", "9" * 20],
+        ["--seed", "-1"],
+        ["--recipe", "seed"],
+    ],
 )
 def test_wrong_command_line_is_one_line_and_status_2(
     more: list[str], arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -113,8 +123,26 @@ def pairs_of_one(shards: Path, tmp_path: Path) -> tuple[list[str], str]:
     return ["--model-parallel", "2"], "--model-parallel 2 needs a number of processes that 2 divides, got 1"
 
 
+def too_wide(shards: Path, tmp_path: Path) -> tuple[list[str], str]:
+    return ["--width", "2000"], "try a higher --accumulate, or a lower --batch-size or --width"
+
+
+def far_too_wide(shards: Path, tmp_path: Path) -> tuple[list[str], str]:
+    return ["--width", "1e8"], "try a higher --accumulate, or a lower --batch-size or --width"
+
+
 @pytest.mark.parametrize(
-    "mistake", [missing_folder, no_manifest, run_is_a_file, batch_above_images, missing_checkpoint, pairs_of_one]
+    "mistake",
+    [
+        missing_folder,
+        no_manifest,
+        run_is_a_file,
+        batch_above_images,
+        missing_checkpoint,
+        pairs_of_one,
+        too_wide,
+        far_too_wide,
+    ],
 )
 def test_mistakes_are_told_in_one_line_with_status_1(
     mistake: object, arguments: Arguments, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
