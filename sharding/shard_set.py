@@ -208,7 +208,7 @@ class ShardSet:
             tar = self._tar(shard)
             try:
                 with tar.open("rb") as file:
-                    make_room(file.fileno(), len(self.shard_names))
+                    make_room(file.fileno() + len(self._maps), len(self.shard_names))
                     self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
                 raise explained(error, tar, len(self.shard_names)) from error
