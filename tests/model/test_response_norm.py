@@ -196,6 +196,11 @@ def test_many_shapes_stay_within_the_limit_of_recompilations(monkeypatch: pytest
         x = random_images(shape, torch.float64)
         assert_close(response_norm(x, 0.1, 2), pytorch_norm(x, 0.1, 2), 1e-12)
         assert_close(spatial_norm(x, 0.1), _plain_spatial(x, 0.1, 1), 1e-12)
+    pixels = [(n, c, size, size) for n in range(1, 4) for c in (12, 24, 2) for size in (1, 2, 3, 6)]
+    assert len(pixels) == 36
+    for shape in pixels:  # more than dynamo's own choice of what is dynamic would bear
+        for x in (random_images(shape, torch.float64), random_images(shape, torch.float64).detach()):
+            assert_close(spatial_norm(x, 0.1), _plain_spatial(x, 0.1, 1), 1e-12)
     _compiled.cache_clear()
 
 
