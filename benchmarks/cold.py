@@ -71,7 +71,13 @@ def reading(shards: ShardSet) -> list[Row]:
     def case(name: str) -> Case:
         order, cold = orders[name]
         opened = scattered if "as the loader does" in name else shards
-        return Case(name=name, repeat=lambda: read(opened, order, cold, from_disk[name]))
+
+        def repeat() -> Repeat:
+            shards.close()  # pages that are mapped stay in the cache
+            scattered.close()
+            return read(opened, order, cold, from_disk[name])
+
+        return Case(name=name, repeat=repeat)
 
     rows = interleave([case(name) for name in orders])
     return [
@@ -84,7 +90,6 @@ def reading(shards: ShardSet) -> list[Row]:
 
 def read(shards: ShardSet, order: Callable[[], Iterable[np.ndarray]], cold: bool, from_disk: list[float]) -> Repeat:
     """One repeat: touches every byte of the first quarter; appends bytes from the disk per byte touched."""
-    shards.close()
     if cold:
         drop(shards)
     before, touched = disk_bytes(), 0

@@ -10,17 +10,12 @@ SPARE = 256
 """What is left for everything else that a process opens: other shards' indexes, checkpoints, logs, libraries."""
 
 
-def make_room(descriptor: int, files: int) -> None:
-    """Raise this process's limit for `files` more after the newest `descriptor`, where the hard limit lets it.
-
-    Descriptors are given out from the lowest on, so the newest tells about how many are in use.
-    """
+def make_room(files: int) -> None:
+    """Raise this process's limit for `files` more than are open now, as far as the hard limit lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or descriptor + SPARE < soft:
-        return
-    needed = descriptor + files + 2 * SPARE
+    needed = len(list(Path("/proc/self/fd").iterdir())) + files + SPARE
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if wanted > soft:
+    if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 

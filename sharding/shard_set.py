@@ -206,9 +206,10 @@ class ShardSet:
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
             tar = self._tar(shard)
+            if not self._maps:
+                make_room(len(self.shard_names))
             try:
                 with tar.open("rb") as file:
-                    make_room(file.fileno() + len(self._maps), len(self.shard_names))
                     self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
                 raise explained(error, tar, len(self.shard_names)) from error
