@@ -54,6 +54,13 @@ def test_a_repeat_reads_the_first_quarter(split: Path) -> None:
         assert len(from_disk) == 1 and from_disk[0] >= 0
 
 
+def test_a_warm_repeat_takes_nothing_from_the_disk(split: Path) -> None:
+    with ShardSet.open(split) as shards:
+        from_disk: list[float] = []
+        assert read(shards, lambda: batches(np.arange(len(shards))), False, from_disk).images == 3 * BATCH
+        assert from_disk[0] < 0.02
+
+
 def test_dropping_leaves_the_bytes_as_they_were(split: Path) -> None:
     with ShardSet.open(split) as shards:
         before = (split / shards.shard_names[0]).read_bytes()
