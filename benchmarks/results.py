@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row, Spread
 
+LOGARITHMIC_FROM = 30  # times the smallest bar, above which a linear axis would show it as nothing
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = [
     "torch",
@@ -164,7 +165,10 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
             continue
         whisker = [[value.median - value.low], [value.high - value.median]]
         axes.barh(place, value.median, xerr=whisker, color="#4477aa", ecolor="#222222", capsize=2)
-        axes.text(value.high, place, f"  {value.median:,.4g}", va="center", fontsize=8)
+        axes.text(value.high, place, f"  {value.median:,.{0 if value.median >= 100 else 2}f}", va="center", fontsize=8)
+    medians = [row.images_per_cpu_second.median for row in rows if row.images_per_cpu_second]
+    if medians and max(medians) > LOGARITHMIC_FROM * min(medians):
+        axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
     axes.margins(x=0.12)
