@@ -148,7 +148,6 @@ def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_pat
         np.testing.assert_array_equal(first["best"], second["best"])
 
 
-@pytest.mark.parametrize("batch_size", [4, 7, 2])
 def evaluate_and_lose_a_rank(arguments: list[str]) -> int:
     """A rank of an evaluation; the second one is killed when it is to give its part."""
     if os.environ["RANK"] == "1":
@@ -166,6 +165,7 @@ def test_a_lost_rank_is_one_line_and_exit_1(evaluated: tuple[Path, str], tmp_pat
     assert not (run / "report.json").exists()
 
 
+@pytest.mark.parametrize("batch_size", [4, 7, 2])
 def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: int) -> None:
     """Three ranks, one after the other in this process: 7 images in global batches of 4 leave 3, of 2 leave 1."""
     network, parts = AlexNet(ModelConfig(classes=3, width=WIDTH), seed=0).eval(), []
