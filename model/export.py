@@ -1,16 +1,15 @@
 """A run's checkpoint in, one `.safetensors` file out: weights, mean image, and what is needed to use them elsewhere.
 
 Tensors: the unsplit weights by name, float32 and contiguous, and `mean_image` float32 [256, 256, 3] RGB 0..255.
-Metadata, all text: `recipe`, `width`, `conv1_padding` (left, right, above, below), `norm_alpha`, `spatial_alpha` (the
-response norms' factors as PyTorch counts them, of the mean square), `classes` (JSON list of [label, wnid, name]),
-`data_fingerprint`, `checkpoint_sha256`, `tensor_sha256` (JSON, of each tensor's little-endian bytes), `epoch`, `step`.
+Metadata, all text: `recipe`, `width`, `layers` (JSON: the network as PyTorch's own calls, see `model.pytorch_calls`),
+`classes` (JSON list of [label, wnid, name]), `data_fingerprint`, `checkpoint_sha256`, `tensor_sha256` (JSON, of each
+tensor's little-endian bytes), `epoch`, `step`.
 
     python -m model export RUN FILE.safetensors [--checkpoint last|best]
 """
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from torch import Tensor
 
 from model.alexnet import ModelConfig
 from model.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_network
-from model.recipe import recipe
-from model.response_norm import SPATIAL_SCALE
+from model.pytorch_calls import pytorch_calls
 
 MEAN_IMAGE = "mean_image"
 
@@ -55,25 +53,17 @@ def export(run: Path, target: Path, name: str = "last") -> Path:
 def describe(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, str]:
     """The metadata that the checkpoint and its tensors tell."""
     config = ModelConfig(**checkpoint["model_config"])
-    rules = recipe(config.recipe)
     return {
         "format": "pt",
         "recipe": config.recipe,
         "width": repr(config.width),
-        "conv1_padding": json.dumps(rules.conv1_padding),
-        "norm_alpha": repr(rounded(5 * rules.norm_scale)),
-        "spatial_alpha": repr(rounded(25 * SPATIAL_SCALE) if rules.spatial_norm else 0.0),
+        "layers": json.dumps(pytorch_calls(config)),
         "classes": json.dumps(checkpoint["data"]["classes"], ensure_ascii=False),
         "data_fingerprint": checkpoint["data"]["fingerprint"],
         "tensor_sha256": json.dumps({name: checksum(tensor) for name, tensor in tensors.items()}),
         "epoch": str(checkpoint["epoch"]),
         "step": str(checkpoint["step"]),
     }
-
-
-def rounded(factor: float) -> float:
-    """`factor` to twelve digits: 0.0001, not 0.00010000000000000002."""
-    return round(factor, 11 - math.floor(math.log10(factor)))
 
 
 def checksum(tensor: Tensor) -> str:

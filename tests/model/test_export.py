@@ -17,6 +17,7 @@ from safetensors import safe_open
 from model import AlexNet, ModelConfig, make_optimiser, make_schedule
 from model.__main__ import main
 from model.checkpoint import save_checkpoint
+from model.pytorch_calls import pytorch_calls
 
 CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]
 
@@ -95,25 +96,49 @@ def test_the_file_holds_weights_mean_image_and_checksums(tmp_path: Path, capsys:
     checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
     assert about["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert json.loads(about["classes"]) == CLASSES
-    expected = {"recipe": "original", "width": "0.125", "norm_alpha": "0.0001", "spatial_alpha": "0.001"}
-    expected |= {
-        "conv1_padding": "[0, 3, 0, 3]",
-        "data_fingerprint": "f00d",
-        "epoch": "3",
-        "step": "33",
-        "format": "pt",
-    }
+    expected = {"recipe": "original", "width": "0.125", "data_fingerprint": "f00d"}
+    expected |= {"epoch": "3", "step": "33", "format": "pt"}
     assert {name: about[name] for name in expected} == expected
     assert sorted(path.name for path in target.parent.iterdir()) == ["net.safetensors"]
 
 
-def test_the_papers_numbers_are_its_own(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", "paper")
+@pytest.mark.parametrize(
+    ("recipe", "padding", "norms"),
+    [
+        ("original", [0, 3, 0, 3], [(5, 0.0001, 2.0), (5, 0.0001, 2.0), (25, 0.001, 1.0)]),  # layer-params-145-2010.cfg
+        ("paper", [2, 2, 2, 2], [(5, 0.0005, 2.0), (5, 0.0005, 2.0)]),  # §3.3
+    ],
+)
+def test_each_recipes_numbers_are_its_own(
+    recipe: str, padding: list[int], norms: list[tuple[int, float, float]], tmp_path: Path
+) -> None:
+    make_run(tmp_path / "run", recipe)
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "net.safetensors")]) == 0
     with safe_open(tmp_path / "net.safetensors", "pt") as file:
-        about = file.metadata()
-    expected = {"recipe": "paper", "norm_alpha": "0.0005", "spatial_alpha": "0.0", "conv1_padding": "[2, 2, 2, 2]"}
-    assert {name: about[name] for name in expected} == expected
+        calls = json.loads(file.metadata()["layers"])
+    assert calls[0] == ["pad", {"pad": padding}]
+    found = [options for name, options in calls if name == "local_response_norm"]
+    assert [(norm["size"], norm["alpha"], norm["k"]) for norm in found] == norms
+
+
+@pytest.mark.parametrize("recipe", ["original", "paper"])
+def test_pytorchs_calls_give_the_networks_logits(recipe: str) -> None:
+    config = ModelConfig(recipe=recipe, classes=7, width=0.13)
+    net = AlexNet(config, seed=1).double().eval()
+    weights = net.state_dict()
+    images = torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 70
+    x = images
+    for name, options in pytorch_calls(config):
+        given = {key: weights[value] if isinstance(value, str) else value for key, value in options.items()}
+        x = getattr(torch.nn.functional, name, getattr(torch.Tensor, name, None))(x, **given)
+    with torch.no_grad():
+        expected = net(images)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_readme_needs_ten_lines() -> None:
+    assert len([line for line in SNIPPET.splitlines() if line]) == 10
 
 
 def test_mistakes_get_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
