@@ -176,7 +176,9 @@ def growth_row(costs: list[Cost], place: int, name: str) -> Row:
     if found is costs[-1]:
         samples = [cost_.samples for cost_ in costs]
         memory = [cost_.memory_bytes[name] for cost_ in costs]
-        note += f"; time ∝ samples^{exponent(samples, seconds):.2f}, memory ∝ samples^{exponent(samples, memory):.2f}"
+        note += f"; time ∝ samples^{exponent(samples, seconds):.2f}"
+        if min(memory) > 0:  # else too little to tell
+            note += f", memory ∝ samples^{exponent(samples, memory):.2f}"
     case = Case(name=f"{name}: {found.samples:,} samples", repeat=lambda: found.repeats[name][0])
     return dataclasses.replace(row_of(case, found.repeats[name], None, None), peak_bytes=0, note=note)
 
@@ -188,4 +190,4 @@ def whole_seconds(found: Cost, name: str) -> float:
 
 def exponent(samples: list[int], values: list[float] | list[int]) -> float:
     """k of values ∝ samples^k, by least squares on logarithms."""
-    return float(np.polyfit(np.log(samples), np.log(np.maximum(values, 1e-9)), 1)[0])
+    return float(np.polyfit(np.log(samples), np.log(values), 1)[0])

@@ -58,14 +58,19 @@ def installed(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit of this tree, with `+changes` when tracked files differ; `unknown` outside git."""
-    run = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() if run.returncode == 0 else "unknown"
+    """The commit of this tree, with `+changes` when other tracked files differ than what benchmarks write.
+
+    `unknown` outside git.
+    """
+    head = _git("rev-parse", "--short", "HEAD")
+    if head.returncode:
+        return "unknown"
+    written = (":!benchmarks/results", ":!README.md")
+    return head.stdout.strip() + ("+changes" if _git("diff", "--quiet", "HEAD", "--", ".", *written).returncode else "")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
 
 
 def publish(

@@ -4,6 +4,7 @@ Enters: a number of shards and of samples in each. Leaves: a split whose shards 
 tiny pictures, and the cost of opening it, ordering an epoch, and going through the epoch's steps.
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -94,7 +95,12 @@ def _measure(connection: Connection, split: Path, steps: int, repeats: int) -> N
 
 
 def own_bytes() -> int:
-    """Resident memory of this process that belongs to it alone; pages of mapped files do not count."""
+    """Resident memory of this process that belongs to it alone; pages of mapped files do not count.
+
+    What was freed goes back to the system first: a process that was forked from one that had done much would else take
+    what that one had left, and seem to need nothing.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["RssAnon"].split()[0]) * 1024
 

@@ -82,6 +82,7 @@ class Loader:
         self.data_rank, self.data_world = data_rank, data_world
         self.statistics = shards.statistics if statistics is None else statistics
         self._closed = False
+        self._last_order: tuple[int, NDArray[np.int64]] | None = None
         self._producer = make_producer(shards, self.config, self.statistics, self._capacity)
 
     @property
@@ -97,6 +98,18 @@ class Loader:
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
         return self._delivered(epoch, start_step, self._producer.batches(self._plans(epoch, start_step)))
+
+    def part(
+        self, epoch: int, step: int, rank: int, world: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Augmentation]:
+        """Ids and labels, int64 [n], and augmentation of part `rank` of `world` of a global batch; decodes nothing.
+
+        For ranks that compute with what others decode. Raises ValueError for a step that the epoch does not have.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise ValueError(f"step {step}: expected 0 to {self.steps_per_epoch - 1}")
+        ids, positions, _ = self._members(epoch, step, rank, world)
+        return ids, self.shards.labels(ids), self._augmentation(epoch, ids, positions)
 
     def close(self) -> None:
         """Let go of DALI's threads and of the buffers; the shards stay open."""
@@ -138,15 +151,21 @@ class Loader:
         config, order = self.config, self._order(epoch)
         groups = windows_of(self.shards, config.seed, epoch, config.window, config.training)
         with reading_ahead(self.shards, groups) as reading:
-            for first in range(start_step * config.batch_size, len(order), config.batch_size):
-                samples = min(config.batch_size, len(order) - first)
-                if samples < config.batch_size and config.training:
-                    return
-                part = rank_part(samples, self.data_rank, self.data_world)
-                positions = np.arange(first + part.start, first + part.stop)
-                ids, upcoming = order[positions], positions + config.batch_size
-                reading.reach(first, ids, order[upcoming[upcoming < len(order)]])
+            for step in range(start_step, self.steps_per_epoch):
+                ids, positions, samples = self._members(epoch, step, self.data_rank, self.data_world)
+                upcoming = positions + config.batch_size
+                reading.reach(step * config.batch_size, ids, order[upcoming[upcoming < len(order)]])
                 yield self._plan(epoch, ids, positions, samples)
+
+    def _members(
+        self, epoch: int, step: int, rank: int, world: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Ids and places in the epoch's order of one rank's part of a global batch, and the batch's samples."""
+        order, first = self._order(epoch), step * self.config.batch_size
+        samples = min(self.config.batch_size, len(order) - first)
+        part = rank_part(samples, rank, world)
+        positions = np.arange(first + part.start, first + part.stop)
+        return order[positions], positions, samples
 
     def _plan(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64], samples: int) -> Plan:
         return Plan(
@@ -159,10 +178,15 @@ class Loader:
         )
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        config = self.config
-        if not config.training:
-            return np.arange(len(self.shards))
-        return epoch_order(self.shards.shard_sizes, config.seed, epoch, config.window)
+        """The order of `epoch`, kept until another is asked for."""
+        known = self._last_order
+        if known is None or known[0] != epoch:
+            config = self.config
+            order = np.arange(len(self.shards))
+            if config.training:
+                order = epoch_order(self.shards.shard_sizes, config.seed, epoch, config.window)
+            known = self._last_order = (epoch, order)
+        return known[1]
 
     def _augmentation(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64]) -> Augmentation:
         config = self.config

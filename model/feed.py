@@ -2,19 +2,18 @@
 
 A pair of ranks computes one network on the same samples. Each decodes half of them, as uint8, and both swap halves in
 the main thread and on a group of their own, so that nothing can get between the messages of the network; then each
-standardises the whole. So a pair decodes each sample once.
+standardises the whole, by what the loader says of both halves: pixels are all that travels, and nothing comes back from
+a GPU. So a pair decodes each sample once.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from model.exchange import part_size, swap_halves
 from model.mesh import Mesh
-
-_DRAWN = ("crop_y", "crop_x", "mirror", "rgb_offset")  # an augmentation's arrays of n entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +59,14 @@ class Feed:
             )
 
     def _swapped(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        mesh, drawn = self.mesh, batch.augmentation
+        mesh = self.mesh
         assert mesh.exchange_group is not None
         first, parts = 2 * mesh.data_rank, 2 * mesh.data_world
         sizes = (part_size(batch.samples, first, parts), part_size(batch.samples, first + 1, parts))
-        columns = [torch.from_numpy(getattr(drawn, name)) for name in _DRAWN]
         rows_last = batch.images.permute(0, 2, 3, 1)  # channels-last memory: no copy
-        halves = [half.to(mesh.device) for half in (rows_last, batch.labels, batch.ids, *columns)]
-        images, labels, ids, *whole = swap_halves(halves, sizes, mesh.model_rank, mesh.exchange_group)
-        arrays = {name: column.cpu().numpy() for name, column in zip(_DRAWN, whole)}
-        return self.standardise(images.permute(0, 3, 1, 2), replace(drawn, **arrays)), labels, ids
+        (images,) = swap_halves([rows_last.to(mesh.device)], sizes, mesh.model_rank, mesh.exchange_group)
+        ids, labels, drawn = self.loader.part(batch.epoch, batch.step, mesh.data_rank, mesh.data_world)
+        return self.standardise(images.permute(0, 3, 1, 2), drawn), torch.from_numpy(labels), torch.from_numpy(ids)
 
     def close(self) -> None:
         self.loader.close()

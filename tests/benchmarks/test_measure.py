@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import results
 from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave, timed
 from benchmarks.results import markdown, publish, spread
 
@@ -96,6 +97,22 @@ def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == table
     assert (tmp_path / "loader.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loader.json", "loader.md", "loader.png"]
+
+
+def test_what_benchmarks_write_is_no_change_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    assert results.commit() == "unknown"
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    files = [tmp_path / "README.md", tmp_path / "benchmarks" / "results" / "cold.json", tmp_path / "train.py"]
+    for file in files:
+        file.write_text("one")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
+    for file, expected in zip(files, (head.strip(), head.strip(), f"{head.strip()}+changes")):
+        file.write_text("two")
+        assert results.commit() == expected
 
 
 def test_spread_keeps_three_figures() -> None:

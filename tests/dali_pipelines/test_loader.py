@@ -98,6 +98,26 @@ def test_ranks_decode_the_pixels_of_the_whole_batch(jpeg_shards: ShardSet, stati
         torch.testing.assert_close(torch.cat(share), images, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_any_part_is_told_without_decoding_it(raw_shards: ShardSet, statistics: Statistics, training: bool) -> None:
+    """Rank 1 of 3, asked in the middle of another epoch, knows what ranks 0 and 3 of 4 get."""
+    config = DataConfig(recipe="original", batch_size=10, seed=2, output="uint8", training=training)
+    with Loader(raw_shards, config, 1, 3, statistics) as asked:
+        under_way = asked.epoch(1)
+        next(under_way)
+        for rank in (0, 3):
+            with Loader(raw_shards, config, rank, 4, statistics) as loader:
+                for batch in loader.epoch(5):
+                    ids, labels, drawn = asked.part(5, batch.step, rank, 4)
+                    assert ids.tolist() == batch.ids.tolist() and labels.tolist() == batch.labels.tolist()
+                    for name in ("crop_y", "crop_x", "mirror", "rgb_offset", "divisor"):
+                        np.testing.assert_array_equal(getattr(drawn, name), getattr(batch.augmentation, name))
+        order = np.arange(45) if not training else epoch_order(raw_shards.shard_sizes, 2, 1)
+        assert next(under_way).ids.tolist() == order[10:20][3:6].tolist()
+        with pytest.raises(ValueError, match="step 9: expected 0 to"):
+            asked.part(5, 9, 0, 4)
+
+
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (3, 4), (13, 2)])  # 13: three threads for the tail
 def test_threads_and_prefetch_change_nothing(
     jpeg_shards: ShardSet, statistics: Statistics, threads: int, prefetch: int
