@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
 MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
+MOST_WIDTH = 1e12  # a layer's size is a signed 64-bit number too; memory ends long before
 MOST_TIMEOUT_SECONDS = 1e6  # torch's clocks count milliseconds in fewer bits than a float can hold
 RATE_EXPONENT = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
@@ -81,7 +82,7 @@ class TrainConfig:
         for name in ("width", "timeout_seconds"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{_flag(name)} is above 0, got {getattr(self, name)}")
-        for name, most in (("seed", MOST_SEED), ("timeout_seconds", MOST_TIMEOUT_SECONDS)):
+        for name, most in (("seed", MOST_SEED), ("width", MOST_WIDTH), ("timeout_seconds", MOST_TIMEOUT_SECONDS)):
             if getattr(self, name) > most:
                 raise ValueError(f"{_flag(name)} is at most {most}, got {getattr(self, name)}")
         if self.accumulate > self.batch_size:

@@ -30,6 +30,7 @@ CONFIG = TrainConfig(shards=Path("shards"), run=Path("run"))
         ({"checkpoint_minutes": -0.5}, "--checkpoint-minutes is at least 0, got -0.5"),
         ({"checkpoint_minutes": float("nan")}, "--checkpoint-minutes is at least 0, got nan"),
         ({"width": 0.0}, "--width is above 0, got 0.0"),
+        ({"width": 1e30}, r"--width is at most 1000000000000.0, got 1e\+30"),
         ({"width": float("inf")}, "--width is above 0, got inf"),
         ({"timeout_seconds": 0.0}, "--timeout-seconds is above 0, got 0.0"),
         ({"recipe": "seed"}, "--recipe is one of original, paper, got 'seed'"),
