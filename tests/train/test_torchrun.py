@@ -48,6 +48,7 @@ export SRUN_PID=$$
 "$@" & second=$!
 trap 'kill -USR1 $first $second' USR1
 for process in $first $second; do
+    wait $process; result=$?  # also of one that has ended already
     while kill -0 $process 2>/dev/null; do wait $process; result=$?; done
     echo "node ended with $result" >> "$NOTES"
 done
