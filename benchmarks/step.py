@@ -38,7 +38,6 @@ class Workers:
         self.name = name
         self.repeats: list[Repeat] = []
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([serve.__module__])  # imported once, not by each process: 2.5 s of a core each
         self._running = []
         for job in jobs:
             ours, theirs = context.Pipe()
@@ -123,6 +122,7 @@ def ratio(of: Sequence[Repeat], to: Sequence[Sequence[Repeat]]) -> dict[str, Spr
 
 def run(quick: bool, out: Path) -> None:
     """Measure all groups and write `out`/step.{json,md,png}."""
+    multiprocessing.set_forkserver_preload([serve.__module__])  # imported once, not by each: 2.5 s of a core
     width, batch, batches, repeats = SETTINGS[quick]
     cores = len(os.sched_getaffinity(0))
     base = Job(recipe=RECIPE, width=width, batch=batch, threads=cores)
