@@ -1,5 +1,6 @@
 """The step benchmark: its cases compute what they are compared for, its ratios are right, its processes answer."""
 
+import json
 import multiprocessing
 import threading
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import data, step
 from benchmarks.data import shards
 from benchmarks.measure import Repeat
 from benchmarks.step import Workers, measure, norm_cases, ratio
@@ -93,3 +95,20 @@ def test_a_process_that_dies_is_named() -> None:
             workers.await_ready()
     finally:
         workers.close()
+
+
+def test_quick_run_publishes_every_case_and_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "WORK", tmp_path / "work")
+    monkeypatch.setattr(multiprocessing, "set_forkserver_preload", lambda modules: None)  # tests share one server
+    step.run(quick=True, out=tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "step.json").read_text())
+    images = {row["name"]: row["images"] for row in document["rows"]}
+    norms = ["our norms", "PyTorch's norms", "no norms", "our norms, memory kept"]
+    split = ["split in two"] if torch.cuda.device_count() != 1 else []
+    together = ["loader alone", "step alone", "loader and step together"]
+    assert images == dict.fromkeys([*norms, *split], 16) | dict.fromkeys(together, 32)
+    assert all(row["images_per_second"]["median"] > 0 and row["peak_bytes"] > 1e8 for row in document["rows"])
+    names = ["ours to PyTorch's", "ours to none", "memory kept to not", *(["split to unsplit"] if split else [])]
+    assert list(document["ratios"]) == [*names, "together to the slower of the two"]
+    assert all(ratio["cpu_seconds"]["median"] > 0 for ratio in document["ratios"].values())
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".md", ".png"}
