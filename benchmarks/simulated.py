@@ -87,7 +87,8 @@ def _measure(connection: Connection, split: Path, steps: int, repeats: int) -> N
         walk = Walk(split, epoch, steps)
         for name, work in zip(found, (walk.open, walk.order, walk.step)):
             repeat = timed(work)
-            memory.setdefault(name, own_bytes() - before)
+            if name not in memory:  # once: what gives memory back would make the next repeats ask for it anew
+                memory[name] = own_bytes() - before
             if epoch >= warm_ups:
                 found[name].append(repeat)
         walk.shards.close()
