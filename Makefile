@@ -73,7 +73,7 @@ train: setup  ## train on all GPUs of this node, else on the CPU: make train SHA
 	@test -n "$(SHARDS)" -a -n "$(RUN)" || { echo "error: make train needs SHARDS=… (made by make shards) and RUN=… (folder for the run)" >&2; exit 2; }
 	@$(LAUNCH) train.py --shards "$(SHARDS)" --run "$(RUN)" $(ARGS)
 
-eval: setup  ## ten-patch and centre-crop errors of a run, on all GPUs: make eval RUN=…
+eval: setup  ## ten-patch and center-crop errors of a run, on all GPUs: make eval RUN=…
 	@test -n "$(RUN)" || { echo "error: make eval needs RUN=… (a folder made by make train)" >&2; exit 2; }
 	@$(LAUNCH) eval_tenpatch.py --run "$(RUN)" $(ARGS)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, interleave, row_of, timed
-from benchmarks.results import publish
+from benchmarks.results import write_tables
 from benchmarks.simulated import BATCH, Cost, cost, simulate
 from dali_pipelines import epoch_order
 from dali_pipelines.order import shard_order
@@ -43,7 +43,7 @@ def run(quick: bool, out: Path) -> None:
     samples, in_shard = SIZES[quick]
     shards = data.shards(samples, samples_per_shard=in_shard)
     rows = reading(shards) + size(quick)
-    publish(
+    write_tables(
         "cold",
         rows,
         out=out,

@@ -19,7 +19,7 @@ from benchmarks.peers import GPU, LIMIT, MODES, OURS, PEERS, RAW
 from benchmarks.peers.ours import RECIPE, SEED
 from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError, Pictures
 from benchmarks.peers.work import ROW, Job, write_files
-from benchmarks.results import publish
+from benchmarks.results import write_tables
 from dali_pipelines.augmentation import draw
 from sharding import ShardSet, Statistics
 
@@ -28,7 +28,7 @@ RAW_SAMPLES = {False: 1024, True: 128}  # raw pixels, gone through several times
 
 OPERATIONS = (
     "read a 256×256 JPEG, decode, random 224×224 crop, mirror with p ½, subtract the mean image's same crop, add PCA "
-    "colour noise (recipe `paper`); output float32 [128, 3, 224, 224], channels-last memory (planes where noted), "
+    "color noise (recipe `paper`); output float32 [128, 3, 224, 224], channels-last memory (planes where noted), "
     "0..255 scale, delivered to the main thread and dropped; 2 threads or 2 worker processes. `uint8`: decode, crop, "
     "mirror only. Limit: decode to 256×256 from memory, one thread. CPU time from the end of one repeat to the "
     "end of the next, children included; peak memory is the sum of each process's own peak (shared pages count in "
@@ -59,7 +59,7 @@ def run(quick: bool, out: Path) -> None:
             process.await_ready()
         compare(processes)
         rows = interleave([case_of(process) for process in processes])
-    publish(
+    write_tables(
         "loader",
         rows,
         out=out,
@@ -72,7 +72,7 @@ def run(quick: bool, out: Path) -> None:
 
 
 def covariance_root(statistics: Statistics) -> np.ndarray:
-    """[3, 3]: three N(0, 1) deviates → grey levels of R, G, B, as `paper`'s noise has it (Krizhevsky 2012 §4.1)."""
+    """[3, 3]: three N(0, 1) deviates → gray levels of R, G, B, as `paper`'s noise has it (Krizhevsky 2012 §4.1)."""
     return statistics.eigenvectors * (0.1 * statistics.eigenvalues / 255)
 
 
@@ -87,7 +87,7 @@ def plan_rows(shards: ShardSet) -> np.ndarray:
 
 
 def compare(processes: Sequence[LoaderProcess]) -> None:
-    """Holds a part of each peer's first batch against ours of the same ids, crops, mirrors and colours."""
+    """Holds a part of each peer's first batch against ours of the same ids, crops, mirrors and colors."""
     able = [process for process in processes if process.entry.compared and not process.missing]
     with ThreadPoolExecutor() as pool:
         theirs = dict(zip([process.entry.name for process in able], pool.map(pictures_or_missing, able)))

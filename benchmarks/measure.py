@@ -3,7 +3,7 @@
 Enters: cases, each a function that does one repeat of the work and returns what it measured.
 Leaves: rows (images/s, images per CPU-second, ratios, peak memory, p99 wait for a batch).
 
-A case is run once to warm up; then all cases take turns, so that a noisy neighbour disturbs all of them
+A case is run once to warm up; then all cases take turns, so that a noisy neighbor disturbs all of them
 alike. CPU time counts this process, its threads and its children, living or gone.
 """
 

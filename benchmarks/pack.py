@@ -24,10 +24,10 @@ from PIL import Image
 
 from benchmarks.data import Photographs, photographs
 from benchmarks.measure import Case, Repeat, Row, interleave, timed
-from benchmarks.results import publish
+from benchmarks.results import write_tables
 from benchmarks.simulated import cost, own_bytes, simulate
 from sharding import PackOptions, pack
-from sharding.plan import Plan, Sample
+from sharding.pack_index import PackIndex, Sample
 from sharding.record import Record
 from sharding.resize import Resample
 from sharding.shard import Encoding
@@ -56,7 +56,7 @@ def run(quick: bool, out: Path) -> None:
         rows = interleave(cases, repeats)
         each = {case.name: mean_bytes(work / folder) for case, folder in zip(cases, ("seed", "area", "lanczos", "raw"))}
         shards, samples = (8, 500) if quick else (SHARDS, SAMPLES_PER_SHARD)
-        publish(
+        write_tables(
             "pack",
             rows,
             out=out,
@@ -182,7 +182,7 @@ def plan_cost(path: Path, samples: int) -> dict[str, float]:
             wnid = f"n{number % 1000:08d}"
             yield Record(f"{wnid}/{wnid}_{number}.JPEG", wnid, f"/data/imagenet/train/{wnid}/{wnid}_{number}.JPEG")
 
-    before, plan = own_bytes(), Plan(path, seed=0)
+    before, plan = own_bytes(), PackIndex(path, seed=0)
 
     def work() -> int:
         plan.fill(records(), {}, None)

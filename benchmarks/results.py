@@ -73,7 +73,7 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
 
 
-def publish(
+def write_tables(
     name: str,
     rows: Sequence[Row],
     *,

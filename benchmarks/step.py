@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, Spread, interleave
-from benchmarks.results import publish, spread
+from benchmarks.results import spread, write_tables
 from benchmarks.step_worker import Job, serve
 from dali_pipelines.augmentation import Recipe
 
@@ -148,7 +148,7 @@ def run(quick: bool, out: Path) -> None:
         ratios["together to the slower of the two"] = ratio(
             times["loader and step together"], [times["loader alone"], times["step alone"]]
         )
-        publish(
+        write_tables(
             "step",
             rows,
             out=out,

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from benchmarks.measure import timed
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import Recipe
-from model import AlexNet, DropoutKey, ModelConfig, TwoTowerAlexNet, make_optimiser
-from model.memory import keep_freed_memory
+from model import AlexNet, DropoutKey, ModelConfig, TwoTowerAlexNet, make_optimizer
 from model.response_norm import SPATIAL_SCALE
 from sharding import ShardSet
+from training.memory import keep_freed_memory
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
 
@@ -94,13 +94,13 @@ def make_step(job: Job, classes: int) -> Callable[[Tensor, Tensor, Tensor], None
         assert dist.group.WORLD is not None
         net = TwoTowerAlexNet(config, dist.group.WORLD)
     net.to(device)
-    optimiser = make_optimiser(net, job.recipe)
+    optimizer = make_optimizer(net, job.recipe)
 
     def step(images: Tensor, labels: Tensor, ids: Tensor) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         logits = net(images, DropoutKey(0, 0, ids.to(device)))
         F.cross_entropy(logits, labels.to(device)).backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 

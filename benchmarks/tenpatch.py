@@ -1,8 +1,8 @@
 """Do ten views cost their convolutions and little else, and what did the seed's way cost?
 
     limit   the network alone, one plain call a batch, on views that lie ready, a tenth of an image each
-    spread  the same views by `report.forward.Forward`: single-threaded passes side by side, as the evaluation runs it
-    ours    `eval_tenpatch.evaluate`: each image decoded once, ten views, averages, scores
+    spread  the same views by `evaluation.inference`: single-threaded passes side by side, as the evaluation runs it
+    ours    `evaluation.ten_patch`: each image decoded once, ten views, averages, scores
     seed    the seed's way (`benchmarks.seed_tenpatch`): a pool of processes, one a core, that cut view by view
 
 All run the same weights (recipe paper, as the seed's network) at the same number of views a batch.
@@ -20,13 +20,13 @@ import torch
 
 from benchmarks.data import describe, shards
 from benchmarks.measure import Case, Repeat, interleave, timed
-from benchmarks.results import publish
+from benchmarks.results import write_tables
 from benchmarks.seed_tenpatch import CORNERS, SEED, answers, start_worker, ten_views
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, Recipe
 from eval_tenpatch import evaluate
+from evaluation.inference import Inference
 from model import AlexNet, ModelConfig
-from report.forward import Forward
 from sharding import ShardSet
 
 RECIPE: Recipe = "paper"
@@ -40,7 +40,7 @@ def run(quick: bool, out: Path) -> None:
         network = AlexNet(config, seed=SEED).eval()
         context = multiprocessing.get_context("spawn")
         with context.Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
-            apart = grey_levels_apart(data, batch)
+            apart = gray_levels_apart(data, batch)
             cases = [
                 Case(
                     name="network alone, plain",
@@ -52,7 +52,7 @@ def run(quick: bool, out: Path) -> None:
                 Case(name="the seed's way", repeat=partial(seed, data, batch, pool), note=f"{cores()} processes"),
             ]
             rows = interleave(cases, repeats)
-        publish(
+        write_tables(
             "tenpatch",
             rows,
             out=out,
@@ -62,7 +62,7 @@ def run(quick: bool, out: Path) -> None:
             f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views",
             cache="page cache warm",
             quick=quick,
-            extra={"grey_levels_apart_from_the_seed": apart},
+            extra={"gray_levels_apart_from_the_seed": apart},
         )
 
 
@@ -72,7 +72,7 @@ def cores() -> int:
 
 
 def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, batch: int) -> Repeat:
-    """A forward function on standardised views made before the clock starts."""
+    """A forward function on standardized views made before the clock starts."""
     views = torch.randn(batch * VIEWS, 3, CROP, CROP).mul_(60).contiguous(memory_format=torch.channels_last)
 
     def work() -> int:
@@ -86,7 +86,7 @@ def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, 
 
 def spread(network: AlexNet, images: int, batch: int) -> Repeat:
     """The network as `ours` runs it, without anything else."""
-    with Forward(network) as forward:
+    with Inference(network) as forward:
         return network_alone(forward, images, batch)
 
 
@@ -112,8 +112,8 @@ def encoded_batches(data: ShardSet, batch: int) -> list[list[bytes]]:
     ]
 
 
-def grey_levels_apart(data: ShardSet, batch: int) -> dict[str, float]:
-    """Before timing: mean and largest difference between our views and the seed's of one batch, in grey levels.
+def gray_levels_apart(data: ShardSet, batch: int) -> dict[str, float]:
+    """Before timing: mean and largest difference between our views and the seed's of one batch, in gray levels.
 
     The decoders may differ by a few levels here and there; a view cut in the wrong place differs by tens on average.
     """

@@ -7,8 +7,8 @@ for batch in loader.epoch(0): …
 from dali_pipelines.augmentation import Augmentation, draw
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.loader import Batch, Loader
+from dali_pipelines.normalize import Normalize
 from dali_pipelines.order import epoch_order
-from dali_pipelines.standardise import Standardise
 
 __all__ = [
     "Augmentation",
@@ -16,7 +16,7 @@ __all__ = [
     "DataConfig",
     "Loader",
     "LoaderError",
-    "Standardise",
+    "Normalize",
     "draw",
     "epoch_order",
 ]

@@ -1,9 +1,9 @@
-"""What is done to each image: (recipe, seed, epoch, ids, positions) → crop, mirror, colour offset.
+"""What is done to each image: (recipe, seed, epoch, ids, positions) → crop, mirror, color offset.
 
 Everything is keyed, nothing is streamed: the answer for a sample depends on what it is asked for, never on what
 was asked before, by which rank, or in which order. Images are 256×256, crops 224×224.
 
-recipe      crop and mirror                               colour noise, keyed on the id
+recipe      crop and mirror                               color noise, keyed on the id
 `original`  33 offsets; keyed on position // 32           0.1·N(0,1)·√λ along the eigenvectors, then ÷1.1
 `paper`     32 offsets; a walk of its own for each id     N(0, 0.1)·λ/255² along the eigenvectors, ×255
 """
@@ -22,7 +22,7 @@ Recipe = Literal["original", "paper"]
 Crops = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]  # y, x, mirror
 
 IMAGE, CROP = 256, 224
-CENTRE = (IMAGE - CROP) // 2
+CENTER = (IMAGE - CROP) // 2
 ORIGINAL_OFFSETS = IMAGE - CROP + 1  # `randint(0, 2*16+1)`, convdata.py
 ORIGINAL_CHUNK = 32  # "This many images will be cropped in the same way", convdata.py
 NOISE = 0.1  # Krizhevsky 2012 §4.1; `color_noise`, convdata.py
@@ -30,19 +30,19 @@ ORIGINAL_DIVISOR = 1 + NOISE  # keeps the scale of training data near that of te
 VARIANT_BITS = 11  # "a factor of 2048": 32 · 32 crops, each mirrored or not, Krizhevsky 2012 §4.1
 _CROP_BITS, _HALF_BITS = 5, (5, 6)
 VIEWS = 10
-# the five crops of the ten views, as (y, x): corners and centre in the order of convdata.py, then mirrored
-VIEW_OFFSETS = ((0, 0), (0, 32), (CENTRE, CENTRE), (32, 0), (32, 32))
+# the five crops of the ten views, as (y, x): corners and center in the order of convdata.py, then mirrored
+VIEW_OFFSETS = ((0, 0), (0, 32), (CENTER, CENTER), (32, 0), (32, 32))
 
-_CHUNK, _WALK, _COLOUR = 11, 12, 13  # what a key is for
+_CHUNK, _WALK, _COLOR = 11, 12, 13  # what a key is for
 _ROUNDS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Crop, mirror and colour of n images (times the views, sample by sample).
+    """Crop, mirror and color of n images (times the views, sample by sample).
 
     crop_y, crop_x: int32 [n], the crop's first row and column, 0..32. mirror: bool [n], after the crop.
-    rgb_offset: float32 [n, 3], grey levels to add to R, G, B on the 0..255 scale. divisor: what the sum of
+    rgb_offset: float32 [n, 3], gray levels to add to R, G, B on the 0..255 scale. divisor: what the sum of
     pixel, minus mean, plus offset is divided by (1.1 while `original` adds noise, else 1).
     """
 
@@ -90,7 +90,7 @@ def draw(
 ) -> Augmentation:
     """The training augmentation of samples `ids` [n] that stand at `positions` [n] of the epoch's global order.
 
-    `statistics` None means no colour noise (and no division). Sources: Krizhevsky 2012 §4.1 and convdata.py.
+    `statistics` None means no color noise (and no division). Sources: Krizhevsky 2012 §4.1 and convdata.py.
     """
     if recipe == "original":
         crop_y, crop_x, mirror = _chunk_crops(seed, epoch, positions)
@@ -99,17 +99,17 @@ def draw(
     offset = np.zeros((len(ids), 3), np.float32)
     divisor = 1.0
     if statistics is not None:
-        offset = _rgb_offset(recipe, keyed_normals(mixed_key(seed, epoch, _COLOUR), ids, 3), statistics)
+        offset = _rgb_offset(recipe, keyed_normals(mixed_key(seed, epoch, _COLOR), ids, 3), statistics)
         divisor = ORIGINAL_DIVISOR if recipe == "original" else 1.0
     return Augmentation(crop_y=crop_y, crop_x=crop_x, mirror=mirror, rgb_offset=offset, divisor=divisor)
 
 
 def fixed_views(samples: int, views: int) -> Augmentation:
-    """The centre crop (`views` 1) or the ten test views of each of `samples` images: no noise, no division.
+    """The center crop (`views` 1) or the ten test views of each of `samples` images: no noise, no division.
 
     Sample by sample: entries 10·i to 10·i+9 belong to image i, five crops and then the five mirrored.
     """
-    offsets, mirror = [(CENTRE, CENTRE)], [False]
+    offsets, mirror = [(CENTER, CENTER)], [False]
     if views == VIEWS:
         offsets, mirror = list(VIEW_OFFSETS) * 2, [False] * len(VIEW_OFFSETS) + [True] * len(VIEW_OFFSETS)
     crop_y, crop_x = np.tile(np.asarray(offsets, np.int32), (samples, 1)).T
@@ -128,8 +128,8 @@ def mean_crops(recipe: Recipe, choice: Augmentation) -> Crops:
     """
     if recipe == "paper":
         return choice.crop_y, choice.crop_x, choice.mirror
-    centre = np.full_like(choice.crop_y, CENTRE)
-    return centre, centre, np.zeros_like(choice.mirror)
+    center = np.full_like(choice.crop_y, CENTER)
+    return center, center, np.zeros_like(choice.mirror)
 
 
 def _chunk_crops(seed: int, epoch: int, positions: NDArray[np.int64]) -> Crops:
@@ -165,7 +165,7 @@ def _permuted(places: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[n
 
 
 def _rgb_offset(recipe: Recipe, deviates: NDArray[np.float64], statistics: Statistics) -> NDArray[np.float32]:
-    """Grey levels to add, float32 [n, 3], from N(0, 1) deviates [n, 3] along the eigenvectors (columns)."""
+    """Gray levels to add, float32 [n, 3], from N(0, 1) deviates [n, 3] along the eigenvectors (columns)."""
     # `paper`: λ of 0..1 data is λ/255²; back on the 0..255 scale that is λ/255
     spread = np.sqrt(statistics.eigenvalues) if recipe == "original" else statistics.eigenvalues / 255
     return ((deviates * NOISE * spread) @ statistics.eigenvectors.T).astype(np.float32)

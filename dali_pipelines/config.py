@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common.errors import UserError
 from dali_pipelines.augmentation import VIEWS, Recipe
 
 
-class LoaderError(RuntimeError):
+class LoaderError(UserError):
     """Data cannot be delivered as asked: says what, where, and the next command."""
 
 
@@ -23,17 +24,17 @@ class DataConfig:
     device: str = "cpu"
     """Where batches are made and delivered: `cpu`, `cuda` or `cuda:1`."""
     training: bool = True
-    """Shuffle, augment and drop the last incomplete global batch; else split order, centre crop or ten views."""
+    """Shuffle, augment and drop the last incomplete global batch; else split order, center crop or ten views."""
     augment: bool = True
-    """Training only: random crops, mirrors and colour noise; else the centre crop."""
+    """Training only: random crops, mirrors and color noise; else the center crop."""
     noise_epochs: int | None = None
-    """Training only: the number of epochs, from the first, with colour noise; None means all."""
+    """Training only: the number of epochs, from the first, with color noise; None means all."""
     views: int = 1
-    """Evaluation only: 1 (centre crop) or 10 (five crops, then the five mirrored, of each image in turn)."""
+    """Evaluation only: 1 (center crop) or 10 (five crops, then the five mirrored, of each image in turn)."""
     window: int | None = None
     """Training only: shuffle within this many shards at a time, reading ahead; None shuffles all samples."""
     output: Literal["float32", "uint8"] = "float32"
-    """Standardised batches, or mirrored crops for `Standardise`."""
+    """Standardized batches, or mirrored crops for `Normalize`."""
     prefetch: int = 2
     """Batches made ahead of the one in use."""
     threads: int = 0
@@ -69,7 +70,7 @@ class DataConfig:
         return self.device != "cpu"
 
     def has_noise(self, epoch: int) -> bool:
-        """Whether `epoch` (from 0) has colour noise."""
+        """Whether `epoch` (from 0) has color noise."""
         return self.training and self.augment and (self.noise_epochs is None or epoch < self.noise_epochs)
 
 

@@ -1,4 +1,4 @@
-"""The tail of the graph as one compiled pass on the CPU: mirror, mean, colour, scale, or mirror alone.
+"""The tail of the graph as one compiled pass on the CPU: mirror, mean, color, scale, or mirror alone.
 
 Enters: addresses of decoded uint8 RGB images, rows one after the other. Leaves: crops in a channels-last buffer.
 DALI's own operators for this pass over the pixels several times, each pass into other memory; this one reads each
@@ -86,7 +86,7 @@ def mirrored_crops(
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
-def standardised_crops(
+def normalized_crops(
     addresses: NDArray[np.int64],
     width: int,
     y: NDArray[np.int32],

@@ -1,9 +1,9 @@
-"""The DALI graph, written once: decode, crop, mirror, mean image, colour; `device` says where it runs.
+"""The DALI graph, written once: decode, crop, mirror, mean image, color; `device` says where it runs.
 
 Enters: `GraphSource`, which hands DALI one batch of views and arrays at a time. Leaves: uint8 or float32
 [n, 224, 224, 3] (`views` 10: [n, 10, 224, 224, 3]).
 
-    jpeg ──decode──▶ 256×256 ──crop, mirror, +colour, ÷──▶ (−) ──▶ float32        device cuda: decode "mixed",
+    jpeg ──decode──▶ 256×256 ──crop, mirror, +color, ÷──▶ (−) ──▶ float32        device cuda: decode "mixed",
     mean image ────────────────crop, mirror, ÷────────────▶ ┘                     everything after it on the GPU
 
 Nothing here is only for the CPU or only for the GPU, except `cropped_graph`: the front of the graph with DALI's
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from dali_pipelines.augmentation import CENTRE, CROP, IMAGE, VIEW_OFFSETS, VIEWS
+from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEW_OFFSETS, VIEWS
 from dali_pipelines.config import DataConfig
 
 Node = Any  # DALI's DataNode has no useful type
 Source = Callable[[], tuple[Any, ...]]  # one batch a call; StopIteration at the end of an epoch
 
-# what is fed beside the images: crop_y, crop_x (0..1), mirror, minus the colour offset [3], divisor [3]
+# what is fed beside the images: crop_y, crop_x (0..1), mirror, minus the color offset [3], divisor [3]
 _CROP_CHOICES, _UINT8_CHOICES, _FLOAT32_CHOICES = 2, 3, 5
 
 
@@ -51,7 +51,7 @@ def batch_graph(
             batch = _per_view(config, choices, lambda chosen: _crop(images, chosen, types.DALIDataType.UINT8))
         else:
             constant = types.Constant(mean_image.astype(np.float32), device=device, layout="HWC")
-            batch = _per_view(config, choices, lambda chosen: _standardised(images, constant, chosen, config))
+            batch = _per_view(config, choices, lambda chosen: _normalized(images, constant, chosen, config))
         pipeline.set_outputs(batch)
     return pipeline
 
@@ -135,11 +135,11 @@ def _crop(images: Node, chosen: list[Any], dtype: types.DALIDataType, **arithmet
     )
 
 
-def _standardised(images: Node, mean_image: Node, chosen: list[Any], config: DataConfig) -> Node:
-    """(crop + colour offset) ÷ divisor − mean ÷ divisor; `original` always takes the mean's centre as it is."""
+def _normalized(images: Node, mean_image: Node, chosen: list[Any], config: DataConfig) -> Node:
+    """(crop + color offset) ÷ divisor − mean ÷ divisor; `original` always takes the mean's center as it is."""
     minus_offset, divisor = chosen[3:]
     mean_at: list[Any] = chosen[:3]
     if config.recipe == "original":
-        mean_at = [CENTRE / (IMAGE - CROP), CENTRE / (IMAGE - CROP), 0]
+        mean_at = [CENTER / (IMAGE - CROP), CENTER / (IMAGE - CROP), 0]
     pixels = _crop(images, chosen, types.DALIDataType.FLOAT, mean=minus_offset, std=divisor)
     return pixels - _crop(mean_image, mean_at, types.DALIDataType.FLOAT, std=divisor)

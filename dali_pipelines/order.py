@@ -43,6 +43,6 @@ def epoch_order(shard_sizes: NDArray[np.int64], seed: int, epoch: int, window: i
     return np.concatenate(parts)
 
 
-def rank_part(samples: int, rank: int, world: int) -> slice:
+def slice_range(samples: int, rank: int, world: int) -> slice:
     """The places of a global batch of `samples` that rank `rank` of `world` decodes (contiguous)."""
     return slice(rank * samples // world, (rank + 1) * samples // world)

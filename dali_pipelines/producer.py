@@ -1,10 +1,11 @@
 """Plans → images: the whole DALI graph, or its front with the compiled tail where that is faster."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import cycle
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,21 +14,21 @@ from numpy.typing import NDArray
 from dali_pipelines.augmentation import CROP, IMAGE
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.graph import batch_graph, cropped_graph, fed_choices
-from dali_pipelines.order import rank_part
-from dali_pipelines.plan import Plan
-from dali_pipelines.prefetch import prefetched
-from dali_pipelines.run_graph import GraphRun
-from dali_pipelines.standardise import Decoded, FusedTail
+from dali_pipelines.normalize import CropNormalize, Decoded
+from dali_pipelines.order import slice_range
+from dali_pipelines.pipeline_runner import BatchSpec, PipelineRunner
 from sharding import ShardSet, Statistics
 
-Made = tuple[Plan, torch.Tensor]
+Item = TypeVar("Item")
+_END = object()
+Made = tuple[BatchSpec, torch.Tensor]
 DECODERS_PER_TAIL = 6  # decoding a picture takes about 7 times as long as the compiled pass over it
 
 
 class Producer(Protocol):
     """Makes the images of plans, in their order."""
 
-    def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
+    def batches(self, specs: Iterator[BatchSpec]) -> Generator[Made]:
         """Each plan with its images [n·views, 3, 224, 224], valid until the next is asked for."""
 
     def close(self) -> None:
@@ -41,26 +42,26 @@ def make_producer(shards: ShardSet, config: DataConfig, statistics: Statistics, 
     return FusedProducer(shards, config, statistics, capacity)
 
 
-class _Idle:
+class PipelinePool:
     """Built pipelines that wait for another epoch (several, if epochs run side by side)."""
 
-    def __init__(self, build: Callable[[], GraphRun]) -> None:
+    def __init__(self, build: Callable[[], PipelineRunner]) -> None:
         self._build = build
-        self._waiting: list[GraphRun] = []
+        self._waiting: list[PipelineRunner] = []
         self.closed = False
 
-    def outputs(self, plans: Iterator[Plan], stream: object = None) -> Iterator[tuple[Plan, object]]:
+    def outputs(self, specs: Iterator[BatchSpec], stream: object = None) -> Iterator[tuple[BatchSpec, object]]:
         """The outputs of a pipeline that is taken for this epoch, and put back unless it failed."""
         run = self._waiting.pop() if self._waiting else self._build()
         try:
-            yield from run.outputs(plans, stream)
+            yield from run.outputs(specs, stream)
         except GeneratorExit:
             if run.drain():
                 self._put_back(run)
             raise
         self._put_back(run)
 
-    def _put_back(self, run: GraphRun) -> None:
+    def _put_back(self, run: PipelineRunner) -> None:
         if not self.closed:
             self._waiting.append(run)
 
@@ -75,31 +76,31 @@ class GraphProducer:
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
         self._config = config
 
-        def build() -> GraphRun:
-            return GraphRun(
+        def build() -> PipelineRunner:
+            return PipelineRunner(
                 shards,
                 fed_choices(config, whole_graph=True),
                 lambda source: batch_graph(config, statistics.mean_image, shards.encoding, source, capacity),
             )
 
-        self._idle = _Idle(build)
+        self._idle = PipelinePool(build)
 
-    def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
+    def batches(self, specs: Iterator[BatchSpec]) -> Generator[Made]:
         """See `Producer`. On a GPU, where DALI alone runs ahead, the tensors are bound to the current stream."""
         config = self._config
         if config.is_cuda:
-            return self._made(plans, torch.cuda.current_stream(config.device))
-        return prefetched(self._made(plans), config.prefetch)
+            return self._made(specs, torch.cuda.current_stream(config.device))
+        return prefetched(self._made(specs), config.prefetch)
 
-    def _made(self, plans: Iterator[Plan], stream: torch.cuda.Stream | None = None) -> Generator[Made]:
+    def _made(self, specs: Iterator[BatchSpec], stream: torch.cuda.Stream | None = None) -> Generator[Made]:
         config = self._config
         dtype = torch.float32 if config.output == "float32" else torch.uint8
-        for plan, output in self._idle.outputs(plans, stream):
+        for spec, output in self._idle.outputs(specs, stream):
             if output is None:
                 images = torch.empty((0, CROP, CROP, 3), dtype=dtype, device=config.device)
             else:
                 images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)  # type: ignore[attr-defined]
-            yield plan, images.permute(0, 3, 1, 2)
+            yield spec, images.permute(0, 3, 1, 2)
 
     def close(self) -> None:
         """See `Producer`."""
@@ -112,41 +113,41 @@ class FusedProducer:
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
         self._shards = shards
         self._config, self._capacity, self._raw = config, capacity, shards.encoding == "raw"
-        self._tail = FusedTail(statistics, config.recipe)
+        self._tail = CropNormalize(statistics, config.recipe)
         self._tails = -(-config.threads // DECODERS_PER_TAIL)
         self._rings: list[list[torch.Tensor]] = []
 
-        def build() -> GraphRun:
+        def build() -> PipelineRunner:
             choices = fed_choices(config, whole_graph=False)
-            return GraphRun(shards, choices, lambda source: cropped_graph(config, source, capacity))
+            return PipelineRunner(shards, choices, lambda source: cropped_graph(config, source, capacity))
 
-        self._idle = _Idle(build)
+        self._idle = PipelinePool(build)
 
-    def batches(self, plans: Iterator[Plan]) -> Generator[Made]:
+    def batches(self, specs: Iterator[BatchSpec]) -> Generator[Made]:
         """See `Producer`; the images lie in `prefetch` + 1 buffers, used in turn and kept for the next epoch.
 
         A consumer that stops early may go on holding its last batch: those buffers are not used again.
         """
         depth = self._config.prefetch
         ring = self._rings.pop() if self._rings else [self._buffer() for _ in range(depth + 1)]
-        yield from prefetched(self._made(plans, cycle(ring)), depth)
+        yield from prefetched(self._made(specs, cycle(ring)), depth)
         if not self._idle.closed:
             self._rings.append(ring)
 
-    def _made(self, plans: Iterator[Plan], buffers: Iterator[torch.Tensor]) -> Generator[Made]:
-        decoded = self._stored(plans) if self._raw else self._decoded(plans)
+    def _made(self, specs: Iterator[BatchSpec], buffers: Iterator[torch.Tensor]) -> Generator[Made]:
+        decoded = self._stored(specs) if self._raw else self._decoded(specs)
         with ThreadPoolExecutor(self._tails, thread_name_prefix="tail") as workers:
-            for plan, pictures in decoded:
-                images = next(buffers)[: len(plan.augmentation)]
-                parts = [rank_part(len(images), tail, self._tails) for tail in range(self._tails)]
+            for spec, pictures in decoded:
+                images = next(buffers)[: len(spec.augmentation)]
+                parts = [slice_range(len(images), tail, self._tails) for tail in range(self._tails)]
                 if len(parts) == 1:
-                    self._fill(plan, pictures, images, parts[0])
+                    self._fill(spec, pictures, images, parts[0])
                 else:
-                    list(workers.map(partial(self._fill, plan, pictures, images), parts))
-                yield plan, images
+                    list(workers.map(partial(self._fill, spec, pictures, images), parts))
+                yield spec, images
 
-    def _fill(self, plan: Plan, pictures: Decoded, images: torch.Tensor, part: slice) -> None:
-        self._tail.fill(images[part], pictures.part(part), plan.augmentation.part(part))
+    def _fill(self, spec: BatchSpec, pictures: Decoded, images: torch.Tensor, part: slice) -> None:
+        self._tail.fill(images[part], pictures.part(part), spec.augmentation.part(part))
 
     def close(self) -> None:
         """See `Producer`."""
@@ -158,21 +159,21 @@ class FusedProducer:
         shape = (self._capacity * self._config.views, CROP, CROP, 3)
         return torch.empty(shape, dtype=dtype, pin_memory=torch.cuda.is_available()).permute(0, 3, 1, 2)
 
-    def _decoded(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, Decoded]]:
+    def _decoded(self, specs: Iterator[BatchSpec]) -> Iterator[tuple[BatchSpec, Decoded]]:
         """What DALI decoded: 224×224 where its decoder cropped, 256×256 for ten views."""
-        for plan, output in self._idle.outputs(plans):
+        for spec, output in self._idle.outputs(specs):
             if output is None:
-                yield plan, self._crops_in(plan, np.zeros(0, np.int64), IMAGE)
+                yield spec, self._crops_in(spec, np.zeros(0, np.int64), IMAGE)
             else:
-                self._check_shapes(plan, output.shape())  # type: ignore[attr-defined]
+                self._check_shapes(spec, output.shape())  # type: ignore[attr-defined]
                 pixels = np.asarray(output.as_tensor())  # type: ignore[attr-defined]
-                addresses = pixels.ctypes.data + np.arange(len(plan)) * pixels.strides[0]
-                yield plan, self._crops_in(plan, addresses, pixels.shape[2])
+                addresses = pixels.ctypes.data + np.arange(len(spec)) * pixels.strides[0]
+                yield spec, self._crops_in(spec, addresses, pixels.shape[2])
 
-    def _check_shapes(self, plan: Plan, shapes: list[tuple[int, ...]]) -> None:
+    def _check_shapes(self, spec: BatchSpec, shapes: list[tuple[int, ...]]) -> None:
         """The compiled pass reads memory by these sizes: nothing else may come near it."""
         side = CROP if self._config.views == 1 else IMAGE
-        for sample, shape in zip(plan.ids, shapes):
+        for sample, shape in zip(spec.ids, shapes):
             if shape != (side, side, 3):
                 shard, key = self._shards.locate(int(sample))
                 raise LoaderError(
@@ -180,16 +181,34 @@ class FusedProducer:
                     f"check the set with: python -m sharding verify {self._shards.path}"
                 )
 
-    def _stored(self, plans: Iterator[Plan]) -> Iterator[tuple[Plan, Decoded]]:
+    def _stored(self, specs: Iterator[BatchSpec]) -> Iterator[tuple[BatchSpec, Decoded]]:
         """The pixels in the mapped shards, as they lie there."""
-        for plan in plans:
-            addresses = [image.__array_interface__["data"][0] for image in plan.images]
-            yield plan, self._crops_in(plan, np.asarray(addresses, np.int64), IMAGE)
+        for spec in specs:
+            addresses = [image.__array_interface__["data"][0] for image in spec.images]
+            yield spec, self._crops_in(spec, np.asarray(addresses, np.int64), IMAGE)
 
-    def _crops_in(self, plan: Plan, addresses: NDArray[np.int64], width: int) -> Decoded:
+    def _crops_in(self, spec: BatchSpec, addresses: NDArray[np.int64], width: int) -> Decoded:
         """The plan's views in pictures at `addresses`; a picture that is already cropped is a view as it is."""
-        choice = plan.augmentation
+        choice = spec.augmentation
         addresses = np.repeat(addresses, self._config.views)
         if width == CROP:
             return Decoded(addresses, width, np.zeros_like(choice.crop_y), np.zeros_like(choice.crop_x), choice.mirror)
         return Decoded(addresses, width, choice.crop_y, choice.crop_x, choice.mirror)
+
+
+def prefetched(items: Generator[Item], depth: int) -> Generator[Item]:
+    """`items`, with up to `depth` of them made or being made while the consumer is busy.
+
+    An error in `items` comes out where its item would have. However the iteration ends (at the end, by an error,
+    or because the consumer stopped), the thread has ended and `items` is closed when it is over.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as worker:
+        pending: deque[Future[object]] = deque(worker.submit(next, items, _END) for _ in range(depth))
+        try:
+            while (item := pending.popleft().result()) is not _END:
+                pending.append(worker.submit(next, items, _END))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in pending:
+                future.cancel()
+            worker.submit(items.close).result()

@@ -1,8 +1,8 @@
-"""Networks, recipes, optimisers and checkpoints. Standardised images go in; this package knows nothing of data sets."""
+"""Networks, recipes, optimizers and checkpoints. Standardized images go in; this package knows nothing of data sets."""
 
 from model.alexnet import AlexNet, ModelConfig
 from model.dropout import DropoutKey
-from model.optimiser import RecipeSGD, make_optimiser
+from model.optimizer import RecipeSGD, make_optimizer
 from model.schedule import make_schedule
 from model.two_tower import TwoTowerAlexNet, join_state, split_state
 
@@ -13,7 +13,7 @@ __all__ = [
     "RecipeSGD",
     "TwoTowerAlexNet",
     "join_state",
-    "make_optimiser",
+    "make_optimizer",
     "make_schedule",
     "split_state",
 ]

@@ -1,4 +1,4 @@
-"""AlexNet of 2012, unsplit: standardised images in, logits out. Both towers in one module, as grouped convolutions.
+"""AlexNet of 2012, unsplit: standardized images in, logits out. Both towers in one module, as grouped convolutions.
 
     images [n, 3, 224, 224] → conv1 55 → norm, pool 27 → conv2 27 → norm(s), pool 13 → conv3 13 → conv4 13 → conv5 13
     → pool 6 → fc6 → fc7 → fc8 [n, classes]
@@ -67,7 +67,7 @@ def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
 
 
 class Towers(nn.Module):
-    """One tower, or both side by side, with uninitialised weights. Parameters `conv1.weight` … `fc8.bias`."""
+    """One tower, or both side by side, with uninitialized weights. Parameters `conv1.weight` … `fc8.bias`."""
 
     first_tower = 0
 
@@ -118,7 +118,7 @@ class Towers(nn.Module):
         return self.add_up(F.linear(hidden, self.fc8.weight)) + self.fc8.bias
 
     def features(self, images: Tensor) -> Tensor:
-        """fc7's outputs after ReLU, [n, fc7's units of both towers], as in evaluation; for neighbours (§6.1)."""
+        """fc7's outputs after ReLU, [n, fc7's units of both towers], as in evaluation; for neighbors (§6.1)."""
         return self.exchange(self._features(images, None))
 
     def _features(self, images: Tensor, dropout: DropoutKey | None) -> Tensor:

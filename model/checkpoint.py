@@ -1,9 +1,9 @@
 """Checkpoints: the unsplit state of a run in, one file out, and back, whole or not at all.
 
 A file holds the unsplit layout whatever the number of ranks that wrote it: `{"format", "model": {name: tensor},
-"model_config", "optimiser": {name: velocity}, "schedule", "train_config", "data", "statistics", "epoch", "step",
-"best", "versions"}`. It appears by write, fsync and rename, and is read with `weights_only=True`, after its
-checksums, since torch itself does not compare those. In `<run>/checkpoints`:
+"optimizer": {name: velocity}, "statistics", "schedule", "epoch", "step", "best", "train_config", "data_config",
+"model_config", "dataset", "versions"}`. It is read with `weights_only=True`, after its checksums, since torch itself
+does not compare those. In `<run>/checkpoints`:
 
     last.pt        the newest state; its predecessor stays as previous.pt, and is used only when asked for
     best.pt        the state of the lowest validation error
@@ -11,73 +11,61 @@ checksums, since torch itself does not compare those. In `<run>/checkpoints`:
     replaced.pt    the last.pt in whose place --resume-from put another
 """
 
-import os
+import contextlib
 import pickle
+import platform
 import shutil
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.errors import UserError
+from common.files import hardlink, sync_folder, write_atomically
 from model.alexnet import AlexNet, ModelConfig
 
-FORMAT = 1
-_TENSORS = ("model", "optimiser", "statistics")
-_ABOUT = ("format", "model_config", "train_config", "schedule", "data", "versions", "epoch", "step", "best")
-KEYS = frozenset(_TENSORS + _ABOUT)
+FORMAT = 2
+_TENSORS = ("model", "optimizer", "statistics")
+_PLACE = ("schedule", "epoch", "step", "best")
+_ABOUT = ("format", "train_config", "data_config", "model_config", "dataset", "versions")
+KEYS = frozenset(_TENSORS + _PLACE + _ABOUT)
 FOLDER = "checkpoints"
 LAST, PREVIOUS, BEST, REPLACED = "last.pt", "previous.pt", "best.pt", "replaced.pt"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is missing, torn, foreign or cannot be written; the message names the file and the cause."""
+
+
+def versions() -> dict[str, str]:
+    """What computes here: Python and the packages that numbers depend on."""
+    known = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            known[name] = metadata.version(name)
+    return known
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], *names: str) -> None:
     """Write `state` (the keys of `KEYS`) so that `path` holds either all of it or what it held before.
 
-    `names`: other names in the folder that it gets first, whole too: once `path` is new, they are. Raises
-    CheckpointError if the file cannot be written, as on a full disk; then the old file is intact.
+    `names`: other names in the folder that it gets first. Raises CheckpointError if the file cannot be written, as on
+    a full disk; then the old file is intact.
     """
     wrong = KEYS.symmetric_difference(state)
     if wrong:
         raise CheckpointError(f"a checkpoint has the keys {sorted(KEYS)}; missing or unknown: {sorted(wrong)}")
-    part = _part(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)  # after a kill it may be one file with one of `names`
-        torch.save(state, part)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        for name in names:
-            publish(part, path.with_name(name))
-        part.replace(path)
-        sync_folder(path.parent)
-    except (OSError, RuntimeError, CheckpointError) as error:
-        part.unlink(missing_ok=True)
+        with write_atomically(path, *names) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise CheckpointError(
             f"cannot write {path} ({first_line(error)}); {free:,} bytes are free there. "
-            "What stood there before is intact: make room, then go on with --resume auto"
+            "What stood there before is intact: make room, then give the same command again"
         ) from error
-
-
-def publish(source: Path, target: Path) -> None:
-    """Give the checkpoint `source` the second name `target`: a hard link, or a copy where links cannot be made."""
-    part = _part(target)
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:  # a file system without hard links
-        try:
-            shutil.copyfile(source, part)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise CheckpointError(f"cannot copy {source} to {target}: {error}") from error
-    part.replace(target)
-    part.unlink(missing_ok=True)  # it stays where both were one file before
-    sync_folder(target.parent)
 
 
 def replace_checkpoint(source: Path, path: Path) -> None:
@@ -86,35 +74,28 @@ def replace_checkpoint(source: Path, path: Path) -> None:
     if path.exists():
         if path.samefile(source):
             return
-        part = _part(path)
-        publish(source, part)
-        publish(path, path.with_name(REPLACED))
-        part.replace(path)
+        incoming = path.with_name("incoming.part")
+        hardlink(source, incoming)
+        hardlink(path, path.with_name(REPLACED))
+        incoming.replace(path)
         sync_folder(path.parent)
     else:
-        publish(source, path)
+        hardlink(source, path)
 
 
 def finish_save(path: Path) -> bool:
-    """Whether `path` is there; if a kill came between its other names and itself, it is put there."""
-    part = _part(path)
-    if not path.is_file() and part.is_file() and any(part.samefile(other) for other in path.parent.glob("*.pt")):
-        part.replace(path)
-        sync_folder(path.parent)
+    """Whether `path` is there; if a kill came between its other names and itself, it is put there.
+
+    What other kills left half-written in its folder is removed.
+    """
+    for part in path.parent.glob("*.part"):
+        first_save = not path.is_file() and part.name.startswith(path.name)
+        if first_save and any(part.samefile(other) for other in path.parent.glob("*.pt")):
+            part.replace(path)
+            sync_folder(path.parent)
+        else:
+            part.unlink()
     return path.is_file()
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -142,7 +123,9 @@ def _checked(path: Path, state: object) -> dict[str, Any]:
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no format number")
     if state["format"] != FORMAT:
-        raise CheckpointError(f"{path} has checkpoint format {state['format']!r}, this program reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has checkpoint format {state['format']!r}, this program reads {FORMAT} (0.1 wrote 1)"
+        )
     missing = KEYS.difference(state)
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of this program: it lacks {', '.join(sorted(missing))}")

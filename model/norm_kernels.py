@@ -6,7 +6,7 @@ With s = constant + scale · Σ a² over a window of 5 (channels) or 5×5 (pixel
     backward  ∂a = ∂b · s^-0.75 − 1.5 · scale · a · Σ t,   t = ∂b · a · s^-1.75,  Σ over the same (symmetric) window
 
 Both recompute s from a, so that nothing but a is kept for the backward pass. s^-0.75 = r·√r with r = 1/√s: two roots
-and a division, where a power costs ten times more. All loops run over flat memory, so that they vectorise at any width.
+and a division, where a power costs ten times more. All loops run over flat memory, so that they vectorize at any width.
 Every output is computed alone and in one order: the number of threads changes nothing.
 """
 
@@ -22,13 +22,13 @@ from numba import njit
 BLOCK = 2048  # elements at a time across channels: the scratch stays in the first-level cache
 PIECES_PER_THREAD = 4  # smaller pieces even out what other work on the machine takes away
 
-# Without the error model of NumPy each division is first compared with zero, and no loop vectorises.
+# Without the error model of NumPy each division is first compared with zero, and no loop vectorizes.
 _compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy", cache=True)
 
 
 @functools.cache
 def edge_masks(channels: int, dtype: np.dtype) -> np.ndarray:
-    """Whether the neighbours at −2, −1, +1, +2 are channels of the same tower: 0 or 1, [4, block], whole pixels."""
+    """Whether the neighbors at −2, −1, +1, +2 are channels of the same tower: 0 or 1, [4, block], whole pixels."""
     place = np.arange(channels * max(1, BLOCK // channels)) % channels
     return np.stack([(place + step >= 0) & (place + step < channels) for step in (-2, -1, 1, 2)]).astype(dtype)
 

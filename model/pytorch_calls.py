@@ -1,7 +1,7 @@
 """The network in evaluation as a chain of PyTorch's own calls, as data: what an exported file tells those without us.
 
 Each call is `[function, options]`: a function of torch.nn.functional, or a method of Tensor, that takes what the call
-before it gave; an option that is text names a weight. The first takes standardised images [n, 3, 224, 224], the last
+before it gave; an option that is text names a weight. The first takes standardized images [n, 3, 224, 224], the last
 gives logits [n, classes]. PyTorch has no response norm over 5×5 pixels; `_spatial_norm` says how its other one serves.
 """
 
@@ -13,7 +13,7 @@ from model.recipe import recipe
 from model.response_norm import CHANNEL_CONSTANT, SPATIAL_CONSTANT, SPATIAL_SCALE
 
 Call = tuple[str, dict[str, Any]]
-NEIGHBOURS = 5  # channels that a response norm sums over, and rows and columns of the spatial one
+NEIGHBORS = 5  # channels that a response norm sums over, and rows and columns of the spatial one
 
 
 def pytorch_calls(config: ModelConfig) -> list[Call]:
@@ -48,19 +48,19 @@ def _channel_norm(scale: float, channels: int, side: int) -> list[Call]:
     """Each tower's `channels` among themselves: the towers stand as images of their own meanwhile."""
     return [
         ("reshape", {"shape": [-1, channels, side, side]}),
-        _norm(NEIGHBOURS, scale, CHANNEL_CONSTANT),
+        _norm(NEIGHBORS, scale, CHANNEL_CONSTANT),
         ("reshape", {"shape": [-1, 2 * channels, side, side]}),
     ]
 
 
 def _spatial_norm(channels: int, side: int) -> list[Call]:
-    """The norm over pixels by that over channels: a pixel's 25 neighbours become channels, and the middle one stays.
+    """The norm over pixels by that over channels: a pixel's 25 neighbors become channels, and the middle one stays.
 
     The zeros that `unfold` and the norm put around the edge count in no sum.
     """
-    window = NEIGHBOURS**2
+    window = NEIGHBORS**2
     return [
-        ("unfold", {"kernel_size": NEIGHBOURS, "padding": NEIGHBOURS // 2}),
+        ("unfold", {"kernel_size": NEIGHBORS, "padding": NEIGHBORS // 2}),
         ("reshape", {"shape": [-1, window, side * side]}),
         _norm(window, SPATIAL_SCALE, SPATIAL_CONSTANT),
         ("narrow", {"dim": 1, "start": window // 2, "length": 1}),

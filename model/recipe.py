@@ -1,6 +1,6 @@
-"""The two recipes, `paper` and `original`, as data: every number in which their networks and optimisers differ.
+"""The two recipes, `paper` and `original`, as data: every number in which their networks and optimizers differ.
 
-A name goes in (`recipe("original")`), a frozen `Recipe` comes out; networks, optimiser and schedule read it.
+A name goes in (`recipe("original")`), a frozen `Recipe` comes out; networks, optimizer and schedule read it.
 Sources: Krizhevsky, Sutskever, Hinton 2012, §3 and §5 (`paper`); `layers-145.cfg` and `layer-params-145-2010.cfg` of
 the released program (`original`).
 """

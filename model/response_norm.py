@@ -1,4 +1,4 @@
-"""Local response normalisation, and the original's spatial one, with their own backward: float [n, C, H, W] in and out.
+"""Local response normalization, and the original's spatial one, with their own backward: float [n, C, H, W] in and out.
 
     across channels   b = a / (2 + scale · Σ a²)^0.75   Σ over 5 channels of one tower (Krizhevsky 2012 §3.3)
     over pixels       b = a / (1 + scale · Σ a²)^0.75   Σ over 5×5 pixels of a channel (`rnorm`, layers-145.cfg)
@@ -34,7 +34,7 @@ Over = Callable[[tuple[Tensor, ...], float, int], None]
 
 
 def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
-    """Normalise each channel by five neighbours of its tower.
+    """Normalize each channel by five neighbors of its tower.
 
     x: float [n, C, H, W], any layout; C is `towers` equal parts that do not see each other. float16 and bfloat16 are
     computed in float32. Returns the same shape and dtype; on the CPU channels_last. scale multiplies each square:
@@ -46,14 +46,14 @@ def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
 
 
 def spatial_norm(x: Tensor, scale: float = SPATIAL_SCALE) -> Tensor:
-    """Normalise each pixel by the 5×5 pixels around it in its own channel. Shapes and dtypes as in `response_norm`."""
+    """Normalize each pixel by the 5×5 pixels around it in its own channel. Shapes and dtypes as in `response_norm`."""
     if x.ndim != 4:
         raise ValueError(f"spatial norm got {list(x.shape)}, expected [n, C, H, W]")
     return _dispatch(x, _plain_spatial, _over_images, scale, 1)
 
 
 def implementation(device: torch.device) -> str:
-    """How tensors on `device` are normalised here and now: `numba`, `compiled` or `plain`."""
+    """How tensors on `device` are normalized here and now: `numba`, `compiled` or `plain`."""
     if torch.compiler.is_compiling():
         return "plain"
     return "numba" if device.type == "cpu" else "compiled"

@@ -21,7 +21,7 @@ _WEIGHTS: _Steps = ((1, 1e-2), (23, 1e-3), (51, 1e-4), (78, 1e-5))
 _CONV1_WEIGHTS: _Steps = ((1, 1e-2), (23, 1e-3), (51, 1e-4), (68, 1e-5), (72, 0.0))
 _BIASES: _Steps = ((1, 2e-2), (23, 2e-3))  # epsB
 _CONV1_BIASES: _Steps = ((1, 2e-2), (23, 2e-3), (72, 0.0))
-NOISE_OFF = 68  # colour noise (and the division by 1.1) stop at the epoch where conv1's rate falls
+NOISE_OFF = 68  # color noise (and the division by 1.1) stop at the epoch where conv1's rate falls
 
 # Krizhevsky 2012 §5: ÷10 "when the validation error rate stopped improving with the current learning rate", three times
 # in about 90 epochs. The patience is ours: 8 epochs of 90, as in the 2024 replication.
@@ -34,7 +34,7 @@ PAPER_PATIENCE = 8
 class Schedule(ABC):
     """What `make_schedule` returns.
 
-    noise_epochs: how many epochs, from the first, have colour noise; None for all.
+    noise_epochs: how many epochs, from the first, have color noise; None for all.
     """
 
     recipe: str
@@ -48,10 +48,10 @@ class Schedule(ABC):
     def observe(self, validation_error: float) -> None:
         """Take note of the validation error at the end of an epoch."""
 
-    def apply(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-        """Write the rates of `epoch`, times each group's rate_scale, into `optimiser`."""
+    def apply(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+        """Write the rates of `epoch`, times each group's rate_scale, into `optimizer`."""
         rates = self.rates(epoch)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * group["rate_scale"]
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from common.errors import UserError
+
 CONFIDENCE_DEVIATE = 1.959963984540054  # two-sided 95 % point of the standard normal distribution
 _IMAGES, _TOP1, _TOP5, _LOSS, _LOSS_SQUARED = range(5)
 
 
-class ScoreError(ValueError):
+class ScoreError(UserError):
     """What was to be scored cannot be: wrong shapes, labels outside the classes, NaN, or no image at all."""
 
 

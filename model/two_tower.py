@@ -23,7 +23,7 @@ CUT_ACROSS_INPUTS = "fc8.weight"
 SHARED = "fc8.bias"
 
 
-def swap(mine: Tensor, group: dist.ProcessGroup) -> Tensor:
+def exchange_activations(mine: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The other rank's tensor of the same shape and dtype; maps [n, C, H, W] in channels_last memory, as they come.
 
     Both ranks of the pair must call it.
@@ -44,14 +44,14 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        parts = [x, swap(x, group)]
+        parts = [x, exchange_activations(x, group)]
         return torch.cat(parts if dist.get_rank(group) == 0 else parts[::-1], dim=1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         parts = gradient.chunk(2, dim=1)
         tower = dist.get_rank(ctx.group)
-        return parts[tower] + swap(parts[1 - tower], ctx.group), None
+        return parts[tower] + exchange_activations(parts[1 - tower], ctx.group), None
 
 
 class _AddUp(torch.autograd.Function):
@@ -59,7 +59,7 @@ class _AddUp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
-        return part + swap(part, group)
+        return part + exchange_activations(part, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

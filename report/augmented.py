@@ -5,22 +5,22 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from dali_pipelines import Batch, Standardise
+from dali_pipelines import Batch, Normalize
 from report.drawing import STYLE, blank, show_image
 from report.filters import tile
 
 COLUMNS = 8
 
 
-def with_mean(batch: Batch, standardise: Standardise) -> np.ndarray:
-    """Undo division and mean of a standardised training batch: uint8 [n, 224, 224, 3], clipped to 0..255.
+def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
+    """Undo division and mean of a standardized training batch: uint8 [n, 224, 224, 3], clipped to 0..255.
 
-    Crop, mirror and colour noise stay. What the recipe makes of black pixels without noise is minus its mean over its
+    Crop, mirror and color noise stay. What the recipe makes of black pixels without noise is minus its mean over its
     divisor, so taking that away leaves pixel plus noise.
     """
     augmentation = batch.augmentation
     black = torch.zeros(len(augmentation), 3, *batch.images.shape[2:], dtype=torch.uint8, device=batch.images.device)
-    minus_mean = standardise(black, augmentation, noise=False)
+    minus_mean = normalize(black, augmentation, noise=False)
     seen = (batch.images * augmentation.divisor - minus_mean).clamp(0, 255).round()
     return seen.to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import confusion_matrix
 
-from report.drawing import BLUE, ORANGE, STYLE, blank
-from report.names import short_name
+from report.drawing import BLUE, ORANGE, STYLE, blank, short_name
 
 SHOWN = 12  # classes at each end
 MATRIX_CLASSES = 30

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from report.drawing import BLACK, BLUE, GREY, ORANGE, STYLE, blank
+from report.drawing import BLACK, BLUE, GRAY, ORANGE, STYLE, blank
 from report.metrics import Metrics, binned
 
 PANELS = (
@@ -55,7 +55,7 @@ def _published_lines(axes: Axes, column: str, published: dict[str, np.ndarray]) 
     ):
         if name in published:
             steps = "steps-pre" if name == "rate" else "default"
-            axes.plot(published["epoch"], published[name], style, color=GREY, lw=1, label=label, drawstyle=steps)
+            axes.plot(published["epoch"], published[name], style, color=GRAY, lw=1, label=label, drawstyle=steps)
 
 
 def _finish(axes: Axes, column: str, title: str) -> None:
@@ -63,7 +63,7 @@ def _finish(axes: Axes, column: str, title: str) -> None:
     axes.set_xlabel("epochs")
     axes.grid(alpha=0.25, linewidth=0.5)
     if not axes.lines:
-        axes.text(0.5, 0.5, "not logged in this run", ha="center", va="center", transform=axes.transAxes, color=GREY)
+        axes.text(0.5, 0.5, "not logged in this run", ha="center", va="center", transform=axes.transAxes, color=GRAY)
         axes.set_xticks([])
         axes.set_yticks([])
         return

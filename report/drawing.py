@@ -1,4 +1,4 @@
-"""What every picture of the report shares: size, colours, and figure → PNG bytes."""
+"""What every picture of the report shares: size, colors, and figure → PNG bytes."""
 
 import io
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart
-BLUE, ORANGE, GREEN, GREY, BLACK = "#0072b2", "#d55e00", "#009e73", "#8a8a8a", "#222222"
+# Okabe and Ito's colors, which color-blind readers can tell apart
+BLUE, ORANGE, GREEN, GRAY, BLACK = "#0072b2", "#d55e00", "#009e73", "#8a8a8a", "#222222"
 STYLE: Any = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
 DOTS_PER_INCH = 110
 
@@ -44,3 +44,9 @@ def show_image(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
+
+
+def short_name(name: str, length: int = 24) -> str:
+    """The first of a class's comma-separated names, cut with an ellipsis at `length` letters."""
+    first = name.split(",")[0].strip()
+    return first if len(first) <= length else first[: length - 1].rstrip() + "…"

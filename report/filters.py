@@ -10,7 +10,7 @@ COLUMNS = 16
 
 
 def filter_pictures(weights: np.ndarray) -> np.ndarray:
-    """conv1 weights float [filters, 3, k, k] → uint8 [filters, k, k, 3]: 0 is mid grey, each filter fills its range.
+    """conv1 weights float [filters, 3, k, k] → uint8 [filters, k, k, 3]: 0 is mid gray, each filter fills its range.
 
     Each filter is divided by its own largest absolute weight, so that faint filters are seen as well.
     """

@@ -7,8 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from report.drawing import BLACK, BLUE, ORANGE, STYLE, blank, show_image
-from report.names import short_name
+from report.drawing import BLACK, BLUE, ORANGE, STYLE, blank, short_name, show_image
 
 COLUMNS = 4
 
@@ -41,8 +40,8 @@ def draw_guesses(
 
 def _bars(axes: Axes, label: int, best: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> None:
     places = range(len(best))
-    colours = [ORANGE if guess == label else BLUE for guess in best]
-    axes.barh(places, probabilities, color=colours, alpha=0.45, height=0.86)
+    colors = [ORANGE if guess == label else BLUE for guess in best]
+    axes.barh(places, probabilities, color=colors, alpha=0.45, height=0.86)
     for place, guess in zip(places, best):
         mark = "✓ " if guess == label else ""
         weight = "bold" if guess == label else "normal"

@@ -8,39 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from model.state import versions
+from evaluation.references import published_curve
+from evaluation.tables import HEADER, error_rows
+from evaluation.trained_run import EvaluationError, TrainedRun
+from model.checkpoint import versions
 from report.classes import MATRIX_CLASSES, confusions, draw_class_errors, draw_confusions, ends
 from report.curves import draw_curves
-from report.drawing import Picture, png
-from report.errors import HEADER, error_rows
+from report.drawing import Picture, png, short_name
 from report.filters import draw_filters
-from report.metrics import Metrics, ReportError, load_metrics
-from report.names import class_names, short_name
+from report.metrics import Metrics, load_metrics
 from report.page import Section, Table
-from report.references import published_curve
-from report.trained_run import TrainedRun
 
 EVALUATION_KEYS = frozenset(
-    ["date", "split", "images", "classes", "images_per_second", "machine", "reference_note", "checkpoint", "data"]
+    ["date", "split", "images", "classes", "images_per_second", "machine", "reference_note", "checkpoint", "dataset"]
 )
 WORDS = (("loss", "loss", "{:.3f}"), ("top1_error", "top-1 error", "{:.1%}"), ("top5_error", "top-5 error", "{:.1%}"))
-NOT_EVALUATED = "This run has not been evaluated yet: python eval_tenpatch.py --run {run}"
+NOT_EVALUATED = "This run has not been evaluated yet: python eval_tenpatch.py --run-dir {run}"
 
 
 def read_evaluation(run: TrainedRun) -> dict[str, Any] | None:
-    """The content of report.json, None if there is none. Raises ReportError if it is not what this program writes."""
+    """The content of report.json, None if there is none. Raises EvaluationError if this program did not write it."""
     path = run.path / "report.json"
     if not path.is_file():
         return None
-    again = f"make it again: python eval_tenpatch.py --run {run.path}"
+    again = f"make it again: python eval_tenpatch.py --run-dir {run.path}"
     try:
         content = json.loads(path.read_text())
         error_rows(content)
         missing = EVALUATION_KEYS - content.keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path}: not a report of this program ({type(error).__name__}: {error}); {again}") from None
+        raise EvaluationError(
+            f"{path}: not a report of this program ({type(error).__name__}: {error}); {again}"
+        ) from None
     if missing:
-        raise ReportError(f"{path}: not a report of this program, it lacks {', '.join(sorted(missing))}; {again}")
+        raise EvaluationError(f"{path}: not a report of this program, it lacks {', '.join(sorted(missing))}; {again}")
     return content
 
 
@@ -62,7 +63,7 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
     if measured["step"] != run.state["step"]:
         sentences.append(
             f"These errors are those of step {measured['step']}; everything else on this page is of step "
-            f"{run.state['step']}. Evaluate again: python eval_tenpatch.py --run {run.path}"
+            f"{run.state['step']}. Evaluate again: python eval_tenpatch.py --run-dir {run.path}"
         )
     table = Table(header=HEADER, rows=[tuple(row) for row in error_rows(evaluation)])
     return Section(name="errors", title=title, sentences=sentences, table=table)
@@ -77,14 +78,14 @@ def in_brief(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> list[str]
     try:
         speeds = _metrics(run).training["images_per_second"]
         lines.append(f"trained at {np.nanmedian(speeds):,.0f} images/s")
-    except (ReportError, KeyError) as error:
+    except (EvaluationError, KeyError) as error:
         lines.append(f"training speed unknown: {error}")
     return lines
 
 
 def _metrics(run: TrainedRun) -> Metrics:
-    """What the run logged. Raises ReportError."""
-    steps = run.state["data"]["samples"] // run.state["train_config"]["batch_size"]
+    """What the run logged. Raises EvaluationError."""
+    steps = run.state["dataset"]["samples"] // run.state["train_config"]["batch_size"]
     return load_metrics(run.path / "metrics.jsonl", steps or None)
 
 
@@ -93,13 +94,13 @@ def curves_section(run: TrainedRun) -> Section:
     title = "Training curves"
     try:
         metrics = _metrics(run)
-    except ReportError as error:
+    except EvaluationError as error:
         return Section(name="curves", title=title, sentences=[f"No curves: {error}"])
     published = published_curve() if run.challenge else None
-    caption = "One point is the mean over a run of steps; validation is the centre crop at the end of an epoch."
+    caption = "One point is the mean over a run of steps; validation is the center crop at the end of an epoch."
     if published is not None:
         caption += (
-            " Grey: github AsteroidHunter/replicatingAlexNet on ILSVRC-2010, two GPUs; its validation ran through "
+            " Gray: github AsteroidHunter/replicatingAlexNet on ILSVRC-2010, two GPUs; its validation ran through "
             "the training transform."
         )
     picture = Picture(
@@ -121,7 +122,7 @@ def _curves_in_words(metrics: Metrics, published: bool) -> str:
     if not metrics.validation:
         words.append("No validation was logged.")
     if published:
-        words.append("In grey, the seed's curves over 90 epochs.")
+        words.append("In gray, the seed's curves over 90 epochs.")
     return " ".join(words)
 
 
@@ -132,9 +133,9 @@ def filters_section(run: TrainedRun) -> Section:
     picture = Picture(
         name="filters",
         png=png(draw_filters(weights)),
-        alternative=f"The {len(weights)} filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in colour: "
+        alternative=f"The {len(weights)} filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color: "
         f"tower A's {half} above, tower B's {len(weights) - half} below.",
-        caption="Arranged as in Krizhevsky 2012, Figure 3. Grey is a weight of 0; each filter fills its own range.",
+        caption="Arranged as in Krizhevsky 2012, Figure 3. Gray is a weight of 0; each filter fills its own range.",
     )
     return Section(name="filters", title="First-layer filters", pictures=[picture])
 
@@ -146,7 +147,7 @@ def classes_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Se
     missing = [path for path in (table, predictions) if not path.is_file()]
     if evaluation is None or missing:
         return Section(name="classes", title=title, sentences=[NOT_EVALUATED.format(run=run.path)])
-    names = class_names(run.classes)
+    names = run.class_names
     images, top1, top5 = read_class_errors(table)
     pictures = [_class_errors_picture(images, top1, top5, names)]
     if len(names) <= MATRIX_CLASSES:
@@ -159,7 +160,7 @@ def classes_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Se
 
 
 def read_class_errors(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images int64, top-1 and top-5 errors float64 by class [classes], from class_errors.csv. Raises ReportError."""
+    """Images int64, top-1 and top-5 errors float64 [classes], from class_errors.csv. Raises EvaluationError."""
     try:
         with path.open(newline="") as lines:
             rows = [
@@ -167,7 +168,7 @@ def read_class_errors(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 for row in csv.DictReader(lines)
             ]
     except (KeyError, ValueError) as error:
-        raise ReportError(f"{path}: not the table that eval_tenpatch.py writes ({error}); evaluate again") from None
+        raise EvaluationError(f"{path}: not the table that eval_tenpatch.py writes ({error}); evaluate again") from None
     images, top1, top5 = zip(*rows)
     return np.array(images), np.array(top1), np.array(top5)
 
@@ -208,7 +209,7 @@ def configuration_section(run: TrainedRun, evaluation: Mapping[str, Any] | None)
     state = run.state
     rows = [(f"train: {name}", str(value)) for name, value in sorted(state["train_config"].items())]
     rows += [(f"model: {name}", str(value)) for name, value in sorted(state["model_config"].items())]
-    data = state["data"]
+    data = state["dataset"]
     rows += [
         ("training data", f"{data['shards']} ({data['samples']} images, {len(data['classes'])} classes)"),
         ("training data, checksum", data["fingerprint"]),
@@ -216,7 +217,7 @@ def configuration_section(run: TrainedRun, evaluation: Mapping[str, Any] | None)
         ("checkpoint, SHA-256", run.checksum()),
     ]
     if evaluation is not None:
-        held_out = evaluation["data"]
+        held_out = evaluation["dataset"]
         rows += [
             ("evaluated data", f"{held_out['shards']} ({held_out['samples']} images)"),
             ("evaluated data, checksum", held_out["fingerprint"]),

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.trained_run import EvaluationError
+
 TRAINING = ("loss", "top1_error", "top5_error", "rate", "images_per_second")
 VALIDATION = ("loss", "top1_error", "top5_error")
 BINS = 400
-
-
-class ReportError(ValueError):
-    """Something that a report needs is missing or broken; the message says what, where, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +32,11 @@ class Metrics:
 def load_metrics(path: Path, steps_per_epoch: int | None) -> Metrics:
     """Read a run's `metrics.jsonl`.
 
-    A torn last line (the run is going on, or was killed) is left out with a note. Raises ReportError when the file
+    A torn last line (the run is going on, or was killed) is left out with a note. Raises EvaluationError when the file
     is absent, has no training line, or has a broken line elsewhere.
     """
     if not path.is_file():
-        raise ReportError(f"{path}: no such file; has train.py run in this folder?")
+        raise EvaluationError(f"{path}: no such file; has train.py run in this folder?")
     lines = path.read_text().splitlines()
     records, notes = [], []
     for number, line in enumerate(lines, 1):
@@ -46,14 +44,14 @@ def load_metrics(path: Path, steps_per_epoch: int | None) -> Metrics:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ReportError(
+                raise EvaluationError(
                     f"{path}:{number}: expected one JSON object, got {line[:40]!r} ({error.msg})"
                 ) from None
             notes.append("The last line of metrics.jsonl is incomplete and was left out.")
     trained = [record for record in records if "validation" not in record]
     validated = [record for record in records if "validation" in record]
     if not trained:
-        raise ReportError(f"{path}: no training step is logged there yet")
+        raise EvaluationError(f"{path}: no training step is logged there yet")
     steps = np.array([record["step"] for record in trained], np.float64)
     return Metrics(
         steps=steps,

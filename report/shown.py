@@ -1,20 +1,19 @@
-"""The sections that show pictures of the data set: guesses, neighbours, augmented batches."""
+"""The sections that show pictures of the data set: guesses, neighbors, augmented batches."""
 
 import numpy as np
 
-from dali_pipelines import DataConfig, Loader, LoaderError, Standardise
+from dali_pipelines import DataConfig, Loader, LoaderError, Normalize
+from evaluation.trained_run import TrainedRun
+from evaluation.views import Classifier, pixels_of
 from model import make_schedule
 from report.augmented import draw_augmented, with_mean
-from report.drawing import Picture, png
+from report.drawing import Picture, png, short_name
 from report.guesses import draw_guesses
-from report.names import class_names, short_name
-from report.neighbours import draw_neighbours, nearest
+from report.neighbors import draw_neighbors, nearest
 from report.page import Section
-from report.trained_run import TrainedRun
-from report.views import Classifier, pixels_of
 from sharding import ShardSet
 
-GUESSED, QUERIES, NEIGHBOURS, BEST = 8, 5, 6, 5
+GUESSED, QUERIES, NEIGHBORS, BEST = 8, 5, 6, 5
 SHEET = 24  # pictures of each batch on the augmented sheet
 CHUNK = 250
 
@@ -27,7 +26,7 @@ def spread(samples: int, count: int, offset: float = 0.5) -> np.ndarray:
 
 def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet) -> Section:
     """Eight held-out images with their five best guesses."""
-    ids, names = spread(len(held_out), GUESSED), class_names(run.classes)
+    ids, names = spread(len(held_out), GUESSED), run.class_names
     pixels, labels = pixels_of(held_out, ids), held_out.labels(ids)
     table = classifier.probabilities(pixels)
     best = np.argsort(-table, axis=1, kind="stable")[:, :BEST]
@@ -47,37 +46,37 @@ def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet)
     return Section(name="guesses", title="Guesses on held-out images", pictures=[picture])
 
 
-def neighbours_section(
+def neighbors_section(
     run: TrainedRun, classifier: Classifier, held_out: ShardSet, training: ShardSet, among: int
 ) -> Section:
     """Five held-out images and the six training images nearest to each in fc7's outputs."""
-    names, searched = class_names(run.classes), min(among, len(training))
+    names, searched = run.class_names, min(among, len(training))
     ids = spread(len(held_out), QUERIES, offset=0.25)
     queries = pixels_of(held_out, ids)
     features = [
         classifier.features(pixels_of(training, np.arange(start, min(start + CHUNK, searched))))
         for start in range(0, searched, CHUNK)
     ]
-    found, _ = nearest(np.concatenate(features), classifier.features(queries), NEIGHBOURS)
+    found, _ = nearest(np.concatenate(features), classifier.features(queries), NEIGHBORS)
     labels, near = held_out.labels(ids), np.stack([training.labels(row) for row in found])
-    query_names, neighbour_names = [names[label] for label in labels], [[names[label] for label in row] for row in near]
+    query_names, neighbor_names = [names[label] for label in labels], [[names[label] for label in row] for row in near]
     same = near == labels[:, None]
     said = "; ".join(
-        f"{short_name(name)}: {', '.join(map(short_name, row))}" for name, row in zip(query_names, neighbour_names)
+        f"{short_name(name)}: {', '.join(map(short_name, row))}" for name, row in zip(query_names, neighbor_names)
     )
     picture = Picture(
-        name="neighbours",
+        name="neighbors",
         png=png(
-            draw_neighbours(
-                list(queries), query_names, [list(pixels_of(training, row)) for row in found], neighbour_names, same
+            draw_neighbors(
+                list(queries), query_names, [list(pixels_of(training, row)) for row in found], neighbor_names, same
             )
         ),
         alternative=f"{len(ids)} held-out images, each with its {found.shape[1]} nearest training images, "
         f"{same.sum()} of {found.size} of the same class. {said}.",
-        caption="Krizhevsky 2012, Figure 4, right: Euclidean distance of fc7's outputs for the centre crop, searched "
+        caption="Krizhevsky 2012, Figure 4, right: Euclidean distance of fc7's outputs for the center crop, searched "
         f"among {searched} of {len(training)} training images. Another class than the held-out image's is orange.",
     )
-    return Section(name="neighbours", title="Nearest training images", pictures=[picture])
+    return Section(name="neighbors", title="Nearest training images", pictures=[picture])
 
 
 def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
@@ -91,21 +90,21 @@ def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
         noise_epochs=make_schedule(run.recipe, options["epochs"]).noise_epochs,
         window=options["window"],
     )
-    standardise = Standardise(run.statistics, run.recipe, "cpu")
+    normalize = Normalize(run.statistics, run.recipe, "cpu")
     sheets, titles = [], []
     try:
         with Loader(training, config, statistics=run.statistics) as loader:
             for epoch in (0, 1):
                 batch = next(iter(loader.epoch(epoch)))
                 noise = float(np.abs(batch.augmentation.rgb_offset[:SHEET]).max())
-                sheets.append(with_mean(batch, standardise)[:SHEET])
-                titles.append(f"first batch of epoch {epoch + 1}, colour noise of up to {noise:.0f} grey levels")
+                sheets.append(with_mean(batch, normalize)[:SHEET])
+                titles.append(f"first batch of epoch {epoch + 1}, color noise of up to {noise:.0f} gray levels")
     except LoaderError as error:
         return Section(name="augmented", title=title, sentences=[f"No batch: {error}"])
     what = (
-        "crops, mirrors and colour noise"
+        "crops, mirrors and color noise"
         if config.augment
-        else "centre crops (the run was trained without augmentation)"
+        else "center crops (the run was trained without augmentation)"
     )
     picture = Picture(
         name="augmented",

@@ -1,7 +1,7 @@
 """The digits that ship inside scikit-learn → folders of JPEGs that stand for a small ImageNet.
 
 Enters: nothing. Leaves `OUT/train/<digit>/` and `OUT/val/<digit>/`, 1,797 scanned digits in ten classes as
-grey-on-RGB JPEGs of 180 to 400 pixels a side, every fifth one in `val`; the same files on every run.
+gray-on-RGB JPEGs of 180 to 400 pixels a side, every fifth one in `val`; the same files on every run.
 
     python scripts/digits.py OUT
 """
@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 HELD_OUT_EVERY = 5
-GREY_LEVELS = 16  # load_digits gives 0..16, ink bright
+GRAY_LEVELS = 16  # load_digits gives 0..16, ink bright
 
 
 def write_digits(out: Path) -> int:
@@ -30,8 +30,8 @@ def write_digits(out: Path) -> int:
         folder = part / split / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         height, width = (int(side) for side in random.integers(180, 401, size=2))
-        grey = Image.fromarray((pixels * (255 / GREY_LEVELS)).astype(np.uint8))
-        picture = grey.resize((min(height, width),) * 2, Image.Resampling.BICUBIC)
+        gray = Image.fromarray((pixels * (255 / GRAY_LEVELS)).astype(np.uint8))
+        picture = gray.resize((min(height, width),) * 2, Image.Resampling.BICUBIC)
         canvas = Image.new("RGB", (width, height))
         canvas.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
         canvas.save(folder / f"digit-{number:04d}.jpg", quality=90)

@@ -23,7 +23,7 @@ _METAVARS: dict[type, str] = {int: "N", str: "ADDRESS", Path: "PATH"}
 _PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or Hugging
 Face's parquet files, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job that was
 stopped or killed carries on when the same command is given again."""
-_EPILOG = """EXIF orientation and colour profiles are ignored, as in every ImageNet baseline. Transparent pictures are
+_EPILOG = """EXIF orientation and color profiles are ignored, as in every ImageNet baseline. Transparent pictures are
 laid on white. What cannot be decoded is listed under "rejects" in manifest.json."""
 
 

@@ -131,7 +131,7 @@ def _decode_by_pillow(data: bytes) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of a picture of any mode: 16-bit grey is scaled (not clipped), transparency is laid on white."""
+    """RGB of a picture of any mode: 16-bit gray is scaled (not clipped), transparency is laid on white."""
     image.load()
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).convert("L").convert("RGB")

@@ -1,7 +1,9 @@
 """The two errors that this package raises on what a user gave it."""
 
+from common.errors import UserError
 
-class ShardError(ValueError):
+
+class ShardError(UserError):
     """A source, a job or a shard set is not as it must be; the message says what, where and what to do."""
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.files import sync_folder, write_atomically
 from sharding.errors import ShardError
-from sharding.manifest import write_atomically
 from sharding.worker import Progress, ShardNote, ShardTask, pack_shard
 
 _POLL_SECONDS = 0.3
@@ -122,13 +121,9 @@ def check_rejects(notes: list[ShardNote], allowed: int, work: Path) -> None:
         )
 
 
-def publish(work: Path, final: Path) -> None:
+def commit_split(work: Path, final: Path) -> None:
     """Make a finished job the split: what the job alone needed goes, then the folder gets its name."""
     shutil.rmtree(work / "job")
     _sweep(work)
     work.rename(final)
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(final.parent)

@@ -1,14 +1,11 @@
 """manifest.json: what a packed split is. It appears last, so a split that has one is complete."""
 
-import contextlib
 import json
-import os
-import uuid
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from common.files import write_atomically
 from sharding.errors import ShardError
 from sharding.shard import Encoding
 
@@ -70,20 +67,3 @@ class Manifest:
                 raise
             why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"[:80]
             raise ShardError(f"{path}: cannot be read as a manifest ({why})") from None
-
-
-@contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under `path` when it is whole and on the disk, or not at all."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise

@@ -11,13 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.files import write_atomically
 from sharding import classes, job, source
 from sharding.errors import ShardError
 from sharding.estimate import estimate, in_words
 from sharding.executor import open_executor
-from sharding.manifest import ClassInfo, Manifest, ShardInfo, write_atomically
+from sharding.manifest import ClassInfo, Manifest, ShardInfo
 from sharding.options import PackOptions
-from sharding.plan import Plan, Spool
+from sharding.pack_index import PackIndex, Spool
 from sharding.record import Source, Split
 from sharding.statistics import Sums
 from sharding.worker import ShardNote, ShardTask, finished_note
@@ -74,15 +75,15 @@ class SplitPacking:
             self._check_published(identity)
             return True
         if self.options.dry_run:
-            plan = Plan(None, self.seed)
-            self._fill(plan, found, None)
-            probe = plan.probe or (sample.read() for sample in plan.spread(_PROBE))
-            self._announce(plan, found.layout, probe, [], _streamed_bytes(found))
+            pack_index = PackIndex(None, self.seed)
+            self._fill(pack_index, found, None)
+            probe = pack_index.probe or (sample.read() for sample in pack_index.spread(_PROBE))
+            self._announce(pack_index, found.layout, probe, [], _streamed_bytes(found))
             return False
         with job.open_job(self.work, identity) as place:
             if not (self.work / "manifest.json").exists():  # else it was killed while it was being published
                 self._make(place, found, identity)
-            job.publish(self.work, self.final)
+            job.commit_split(self.work, self.final)
         self._check_published(identity)
         return True
 
@@ -90,12 +91,12 @@ class SplitPacking:
         if not (place / "spooled.json").exists():  # a plan that is filled anew; a kill may have left half of one
             for name in ("plan.sqlite", "plan.sqlite-journal"):
                 (place / name).unlink(missing_ok=True)
-        with contextlib.closing(Plan(place / "plan.sqlite", self.seed)) as plan:
-            self._fill(plan, found, place)
-            self._check_unchanged(place / "listing.json", plan)
-            notes = self._finished(plan)
-            self._announce(plan, found.layout, (sample.read() for sample in plan.spread(_PROBE)), notes)
-            self._pack_shards(plan, place, notes)
+        with contextlib.closing(PackIndex(place / "plan.sqlite", self.seed)) as pack_index:
+            self._fill(pack_index, found, place)
+            self._check_unchanged(place / "listing.json", pack_index)
+            notes = self._finished(pack_index)
+            self._announce(pack_index, found.layout, (sample.read() for sample in pack_index.spread(_PROBE)), notes)
+            self._pack_shards(pack_index, place, notes)
         self._conclude(place, identity, sorted(notes, key=lambda note: note.name))
 
     def _check_published(self, identity: dict[str, Any]) -> None:
@@ -112,7 +113,7 @@ class SplitPacking:
             "%s: packed with these options: %d samples, %d rejects", self.final, manifest.samples, len(manifest.rejects)
         )
 
-    def _fill(self, plan: Plan, found: Source, place: Path | None) -> None:
+    def _fill(self, pack_index: PackIndex, found: Source, place: Path | None) -> None:
         """List the source into the plan, spooling what can only be read in order; give labels, settle the classes."""
         options = self.options
         patches = source.replacements(options.patch_images) if options.patch_images else {}
@@ -127,16 +128,16 @@ class SplitPacking:
         if spooled and place:
             with Spool(place / "spool", self.seed is not None, options.samples_per_shard) as spool:
                 found = self._check_spool(found)
-                plan.fill(_listed(found, self.split), patches, spool)
+                pack_index.fill(_listed(found, self.split), patches, spool)
         else:
-            plan.fill(_listed(found, self.split), patches, None)
-        if not len(plan):
+            pack_index.fill(_listed(found, self.split), patches, None)
+        if not len(pack_index):
             raise ShardError(f"{options.source}: no pictures found for split {self.split}; expected {found.expected}")
         if patches:
             logger.info(
-                "%s: %d of %d patch images take the place of others", self.split, len(plan.patched), len(patches)
+                "%s: %d of %d patch images take the place of others", self.split, len(pack_index.patched), len(patches)
             )
-        self._settle_classes(plan, found)
+        self._settle_classes(pack_index, found)
         if spooled:
             with write_atomically(spooled) as file:
                 file.write(
@@ -155,16 +156,16 @@ class SplitPacking:
         estimate(probe, pictures, shards, options, self.split == "train", needed).check_disk(options.out)
         return replace(found, records=itertools.chain(head, found.records))
 
-    def _settle_classes(self, plan: Plan, found: Source) -> None:
+    def _settle_classes(self, pack_index: PackIndex, found: Source) -> None:
         options = self.options
         kit_path = options.devkit or (source.find_devkit(options.source) if options.source.is_dir() else None)
         kit = classes.Devkit.load(kit_path) if kit_path else None
-        example = plan.unlabelled()
+        example = pack_index.unlabelled()
         if example is not None:
             text = source.ground_truth_text(options.ground_truth, options.source, kit_path, self.split)
             if text is None:
                 raise ShardError(f"{example}: its name tells no class; give --ground-truth TXT and --devkit META.mat")
-            plan.label(classes.ground_truth(text[1], text[0], kit), text[0])
+            pack_index.label(classes.ground_truth(text[1], text[0], kit), text[0])
         elif options.ground_truth:
             logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
         origin = "the training split"
@@ -175,12 +176,12 @@ class SplitPacking:
         elif not self.table and kit:
             self.table, origin = kit.table(), str(kit_path)
         elif not self.table:
-            self.table, origin = found.table() or classes.sorted_table(plan.wnids(), {}), str(options.source)
-        classes.check_known(plan.wnids(), self.table, origin)
+            self.table, origin = found.table() or classes.sorted_table(pack_index.wnids(), {}), str(options.source)
+        classes.check_known(pack_index.wnids(), self.table, origin)
 
-    def _check_unchanged(self, path: Path, plan: Plan) -> None:
+    def _check_unchanged(self, path: Path, pack_index: PackIndex) -> None:
         """Raise ShardError if the half-done job's shards were cut from another list of pictures, or other labels."""
-        now = {"samples": len(plan), "pictures": plan.digest(), "classes": classes.digest(self.table or [])}
+        now = {"samples": len(pack_index), "pictures": pack_index.digest(), "classes": classes.digest(self.table or [])}
         if not path.exists():
             with write_atomically(path) as file:
                 file.write(json.dumps(now).encode())
@@ -193,40 +194,41 @@ class SplitPacking:
     def _name(self, number: int) -> str:
         return f"{self.split}-{number:06d}.tar"
 
-    def _finished(self, plan: Plan) -> list[ShardNote]:
+    def _finished(self, pack_index: PackIndex) -> list[ShardNote]:
         """The notes of the shards that an earlier run finished."""
-        shards = -(-len(plan) // self.options.samples_per_shard)
+        shards = -(-len(pack_index) // self.options.samples_per_shard)
         notes = [finished_note(self.work, self._name(number)) for number in range(shards)]
         return [note for note in notes if note is not None]
 
     def _announce(
-        self, plan: Plan, layout: str, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
+        self, pack_index: PackIndex, layout: str, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
     ) -> None:
         """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk.
 
         `spool_bytes`: what a dry run has not spooled.
         """
         options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
-        shards = -(-len(plan) // options.samples_per_shard)
+        shards = -(-len(pack_index) // options.samples_per_shard)
         left = shards - len(notes)
-        expected = estimate(probe, len(plan) - done, left, options, self.split == "train", spool_bytes)
+        expected = estimate(probe, len(pack_index) - done, left, options, self.split == "train", spool_bytes)
         spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
         free = expected.check_disk(options.out)
         if done:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
-            f"{self.split}: {expected.pictures} pictures of {len(plan.wnids())} classes to pack (layout: {layout}); "
+            f"{self.split}: {expected.pictures} pictures of {len(pack_index.wnids())} classes to pack "
+            f"(layout: {layout}); "
             f"about {in_words(expected.bytes)} in {left} shard{'s' * (left != 1)}{spool}; {in_words(free)} free in "
             f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
         )
 
-    def _pack_shards(self, plan: Plan, place: Path, notes: list[ShardNote]) -> None:
+    def _pack_shards(self, pack_index: PackIndex, place: Path, notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
         options, whole = self.options, {note.name for note in notes}
         labels = {entry.wnid: entry.label for entry in self.table or []}
 
         def tasks() -> Iterator[ShardTask]:
-            for number, samples in enumerate(plan.shards(options.samples_per_shard)):
+            for number, samples in enumerate(pack_index.shards(options.samples_per_shard)):
                 if self._name(number) not in whole:
                     yield ShardTask(
                         number=number, name=self._name(number), folder=self.work.absolute(), samples=samples,
@@ -239,7 +241,7 @@ class SplitPacking:
         job.check_rejects(notes, options.max_rejects, self.work)
         with (
             open_executor(options.workers, options.scheduler) as (executor, slots),
-            tqdm(total=len(plan), initial=done, unit="image", desc=self.split, mininterval=0.5) as bar,
+            tqdm(total=len(pack_index), initial=done, unit="image", desc=self.split, mininterval=0.5) as bar,
         ):
             job.run_tasks(tasks(), executor, slots, place, bar, notes, options.max_rejects)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from common.files import write_atomically
 from sharding.errors import ShardError
-from sharding.manifest import write_atomically
 
 _SIDE = 256
 _DAMAGED = (
@@ -89,7 +89,7 @@ class Sums:
             [[(count * second[i][j] - total[i] * total[j]) / count**2 for j in range(3)] for i in range(3)]
         )
         values, vectors = np.linalg.eigh(covariance)
-        values = np.maximum(values, 0.0)  # grey pictures: a variance of 0 comes out as minus a rounding error
+        values = np.maximum(values, 0.0)  # gray pictures: a variance of 0 comes out as minus a rounding error
         values, vectors = values[::-1].copy(), vectors[:, ::-1].copy()
         largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(3)]
         return Statistics(
@@ -104,7 +104,7 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """What standardising and the colour noise need, of the packed training pictures, on 0..255 data, RGB.
+    """What standardizing and the color noise need, of the packed training pictures, on 0..255 data, RGB.
 
     `mean_image` float64 [256, 256, 3]; `rgb_mean` [3]; `rgb_covariance` [3, 3] about the RGB mean, over pictures and
     places; `eigenvalues` [3] descending; `eigenvectors` [3, 3] in columns, each with its largest component positive;

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.files import write_atomically
 from sharding.errors import RejectedImage, ShardError
-from sharding.manifest import write_atomically
-from sharding.plan import Sample
+from sharding.pack_index import Sample
 from sharding.resize import Resample, decode_stored, prepare_image
 from sharding.shard import Encoding, ShardWriter
 from sharding.statistics import Sums

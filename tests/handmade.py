@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from evaluation.views import pixels_of
 from model import AlexNet, ModelConfig
 from model.checkpoint import save_checkpoint
-from model.config import TrainConfig
-from model.state import as_tensors, versions
-from report.views import pixels_of
 from sharding import PackOptions, ShardSet, pack
+from training.checkpoints import as_tensors, versions
+from training.config import TrainConfig
 
 WIDTH = 1 / 16
 
@@ -44,7 +44,7 @@ def pack_splits(folder: Path, *, classes: int, train: int, val: int, encoding: s
 
 
 def fixed_network(config: ModelConfig, pixels: np.ndarray) -> AlexNet:
-    """Weights from seed 3, fc8 scaled: over the centres of `pixels` [n, 256, 256, 3] each logit has mean 0, spread 2.
+    """Weights from seed 3, fc8 scaled: over the centers of `pixels` [n, 256, 256, 3] each logit has mean 0, spread 2.
 
     So answers differ between images, and between views: a wrong crop, mean or mirror shows.
     """
@@ -62,14 +62,14 @@ def make_run(folder: Path, shards: Path, recipe: str = "original", **changes: ob
     """A run's folder: last.pt of `fixed_network`, config.json, and metrics of three epochs. `changes` to the state."""
     with ShardSet.open(shards / "train") as train:
         config = ModelConfig(recipe=recipe, classes=len(train.classes), width=WIDTH)
-        options = TrainConfig(shards=shards, run=folder, recipe=recipe, width=WIDTH, batch_size=4, epochs=3)
+        options = TrainConfig(shards=shards, run_dir=folder, recipe=recipe, width=WIDTH, batch_size=4, epochs=3)
         network = fixed_network(config, pixels_of(train, np.arange(min(16, len(train)))))
         statistics = {item.name: getattr(train.statistics, item.name) for item in dataclasses.fields(train.statistics)}
         state = {
             "format": 1,
             "model": network.state_dict(),
             "model_config": dataclasses.asdict(config),
-            "optimiser": {},
+            "optimizer": {},
             "schedule": {},
             "train_config": options.to_dict(),
             "data": {

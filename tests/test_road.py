@@ -26,7 +26,9 @@ def metrics(folder: Path) -> list[dict]:
 def test_300_photographs_train_the_full_width_network(photos: Path, tmp_path: Path) -> None:
     shards, folder = tmp_path / "shards", tmp_path / "run"
     run("-m", "sharding", "pack", photos, shards)
-    run("train.py", "--shards", shards, "--run", folder, "--batch-size", "32", "--max-steps", "3", "--device", "cpu")
+    run(
+        "train.py", "--shards", shards, "--run-dir", folder, "--batch-size", "32", "--max-steps", "3", "--device", "cpu"
+    )
 
     manifest = json.loads((shards / "train" / "manifest.json").read_text())
     classes = len({path.name.partition("_")[0] for path in photos.iterdir()})
@@ -46,9 +48,9 @@ def test_pack_train_evaluate_report(sample_photos: Path, tmp_path: Path) -> None
         (source / split / file.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(file, source / split / file.parent.name)
     run("-m", "sharding", "pack", source, shards)
-    run("train.py", "--shards", shards, "--run", folder, "--width", "0.0625", "--batch-size", "12", "--epochs", "2")
-    screen = run("eval_tenpatch.py", "--run", folder).stdout
-    run("-m", "report", "--run", folder)
+    run("train.py", "--shards", shards, "--run-dir", folder, "--width", "0.0625", "--batch-size", "12", "--epochs", "2")
+    screen = run("eval_tenpatch.py", "--run-dir", folder).stdout
+    run("-m", "report", "--run-dir", folder)
 
     assert {path.name for path in folder.iterdir()} >= {"config.json", "metrics.jsonl", "checkpoints", "report.html"}
     assert [line["step"] for line in metrics(folder) if "loss" in line] == [1, 2, 3, 4, 5, 6]

@@ -1,7 +1,7 @@
 """Loaders that are measured side by side, each in a process of its own: ours, the limit, and the field's.
 
 All do the same work on the same JPEG bytes (`work.py`), so that only the way of doing it differs: read a 256×256
-picture, decode it, crop 224×224, mirror, subtract the mean image's crop, add a colour offset, deliver float32
+picture, decode it, crop 224×224, mirror, subtract the mean image's crop, add a color offset, deliver float32
 batches of 128. Each module holds one `Peer`, written as somebody who knows that library well would write it.
 
     loader.py ──▶ process.py (parent) ──pipe──▶ child.py ──▶ torch_pillow, ffcv, …: Peer(job, plan).epoch()

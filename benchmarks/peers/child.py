@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Repeat, cpu_seconds, descendants, forget_peaks, peak_bytes
-from benchmarks.peers.work import Batch, Job, Peer, Plan
+from benchmarks.peers.work import AugmentationTable, Batch, Job, Peer
 
 COMPARED = 16  # pictures of the first batch
 Pictures = dict[int, np.ndarray]
@@ -32,13 +32,13 @@ class Measured:
     between, while others have their turn, is on its own bill.
     """
 
-    def __init__(self, peer: Peer, plan: Plan, epochs: int) -> None:
-        self._peer, self._plan, self._epochs = peer, plan, epochs
+    def __init__(self, peer: Peer, table: AugmentationTable, epochs: int) -> None:
+        self._peer, self._plan, self._epochs = peer, table, epochs
         self._random = np.random.default_rng(0)
         self._cpu_seconds = cpu_seconds()
 
     def repeat(self) -> Repeat:
-        """All epochs of one repeat, as fast as the peer delivers, with new crops and colours.
+        """All epochs of one repeat, as fast as the peer delivers, with new crops and colors.
 
         The batches that a peer has ready before it is asked are taken first and not counted.
         """
@@ -89,10 +89,10 @@ class Measured:
 
 def open_peer(job: Job, rows: np.ndarray, covariance_root: np.ndarray) -> tuple[Measured, str]:
     """The job's peer, ready to be measured, and its note for the table."""
-    plan = Plan(len(job.shards()), covariance_root)
-    plan.rows[:] = rows[: len(plan.rows)]
-    peer = importlib.import_module(f"benchmarks.peers.{job.module}").Peer(job, plan)
-    return Measured(peer, plan, job.epochs), peer.note
+    table = AugmentationTable(len(job.shards()), covariance_root)
+    table.rows[:] = rows[: len(table.rows)]
+    peer = importlib.import_module(f"benchmarks.peers.{job.module}").Peer(job, table)
+    return Measured(peer, table, job.epochs), peer.note
 
 
 def serve(parent: Connection) -> None:

@@ -1,7 +1,7 @@
 """DALI as its tutorials write it: `fn.readers.webdataset`, the fused decoder, operators, `DALIGenericIterator`.
 
 The reader's shuffle is local, its order has no ids, and its place cannot be told or set; so the pixels are compared
-on a pipeline that reads in order and takes crops and colours from the plan, and the timed one draws its own.
+on a pipeline that reads in order and takes crops and colors from the plan, and the timed one draws its own.
 """
 
 import itertools
@@ -13,24 +13,24 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-from benchmarks.peers.work import CROP, IMAGE, Delivered, Job, Plan
+from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job
 
 LAPS = 2  # times through the reader in one go, since what it has ready at the start is not counted
 Node = Any  # DALI's graph nodes have no useful type
 
 
 @pipeline_def
-def _graph(job: Job, root: np.ndarray, plan: np.ndarray | None) -> tuple[Node, Node]:
+def _graph(job: Job, root: np.ndarray, table: np.ndarray | None) -> tuple[Node, Node]:
     names = job.shards().shard_names
     read: Node = fn.readers.webdataset(
         paths=[str(job.split / name) for name in names],
         index_paths=[str((job.split / name).with_suffix(".idx")) for name in names],
         ext=["jpg", "cls"],
-        random_shuffle=plan is None,
+        random_shuffle=table is None,
         name="reader",
     )
     encoded, labels = read
-    left, top, mirror, offset = _drawn(root) if plan is None else _told(plan, job.batch_size)
+    left, top, mirror, offset = _drawn(root) if table is None else _told(table, job.batch_size)
     where = {"crop": (CROP, CROP), "crop_pos_x": left, "crop_pos_y": top}
     crop = fn.flip(fn.decoders.image_crop(encoded, **where), horizontal=mirror)
     mean = fn.flip(fn.crop(types.Constant(job.mean_image()), **where), horizontal=mirror)
@@ -43,11 +43,11 @@ def _drawn(root: np.ndarray) -> tuple[Node, ...]:
     return left, top, fn.random.coin_flip(), fn.reductions.sum(noise, axes=[1])
 
 
-def _told(plan: np.ndarray, batch_size: int) -> tuple[Node, ...]:
+def _told(table: np.ndarray, batch_size: int) -> tuple[Node, ...]:
     def feed() -> Iterator[list[np.ndarray]]:
         while True:
-            for start in range(0, len(plan) - batch_size + 1, batch_size):
-                rows = plan[start : start + batch_size]
+            for start in range(0, len(table) - batch_size + 1, batch_size):
+                rows = table[start : start + batch_size]
                 places = [(rows[name] / (IMAGE - CROP)).astype(np.float32) for name in ("crop_x", "crop_y")]
                 yield [*places, rows["mirror"].astype(np.int32), rows["rgb_offset"].copy()]
 
@@ -60,9 +60,9 @@ class Peer:
     note = "shuffles locally, no place to resume from"
     ahead = 3  # two in its queue, one in the iterator
 
-    def __init__(self, job: Job, plan: Plan) -> None:
-        self._job, self._root = job, plan.covariance_root
-        first = self._iterator(plan.rows)
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
+        self._job, self._root = job, table.covariance_root
+        first = self._iterator(table.rows)
         images = next(first)[0]["images"].clone().permute(0, 3, 1, 2)
         self.compared = Delivered(images=images, ids=torch.arange(job.batch_size))
         del first
@@ -72,11 +72,11 @@ class Peer:
         for (batch,) in itertools.chain(*[self._timed] * LAPS):
             yield Delivered(images=batch["images"].permute(0, 3, 1, 2), ids=torch.full([self._job.batch_size], -1))
 
-    def _iterator(self, plan: np.ndarray | None) -> DALIGenericIterator:
+    def _iterator(self, table: np.ndarray | None) -> DALIGenericIterator:
         graph = _graph(
             self._job,
             self._root,
-            plan,
+            table,
             batch_size=self._job.batch_size,
             num_threads=self._job.workers,
             device_id=None,

@@ -1,9 +1,9 @@
 """FFCV: a `.beton` file with the same JPEG bytes, its own decoder, and one compiled operation for all the rest.
 
-FFCV has no operation for a mean image, a plain random crop or colour noise; somebody who knows it writes one
+FFCV has no operation for a mean image, a plain random crop or color noise; somebody who knows it writes one
 operation with all of them (its transforms are functions that numba compiles). Its decoder asks libjpeg-turbo for the
 fast, less exact DCT (`TJFLAG_FASTDCT` in libffcv.cpp), so its pixels differ. numba freezes the arrays that a function
-refers to: crops and colours stay those of the start, a saving of a few random numbers for each picture.
+refers to: crops and colors stay those of the start, a saving of a few random numbers for each picture.
 
 Builds from PyPI with Debian's `libopencv-dev libturbojpeg0-dev pkg-config g++` (ffcv 1.0.2, numpy 2.4, numba 0.68).
 """
@@ -25,7 +25,7 @@ from ffcv.pipeline.state import State
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
 
-from benchmarks.peers.work import CROP, IMAGE, Delivered, Job, Plan, made_once
+from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job, made_once
 from sharding import ShardSet
 
 LAPS = 4
@@ -53,13 +53,13 @@ class _Samples:
         return self._shards.images([number])[0], number
 
 
-class _Standardise(Operation):
-    """Crop, mirror, mean and colour in one pass: uint8 [n, 256, 256, 3] → float32 [n, 224, 224, 3]."""
+class _Normalize(Operation):
+    """Crop, mirror, mean and color in one pass: uint8 [n, 256, 256, 3] → float32 [n, 224, 224, 3]."""
 
-    def __init__(self, mean_image: np.ndarray, plan: np.ndarray) -> None:
+    def __init__(self, mean_image: np.ndarray, table: np.ndarray) -> None:
         super().__init__()
         self._mean = mean_image
-        self._plan = tuple(np.ascontiguousarray(plan[name]) for name in plan.dtype.names or ())
+        self._plan = tuple(np.ascontiguousarray(table[name]) for name in table.dtype.names or ())
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (CROP, CROP, 3), np.dtype(np.float32)
@@ -72,7 +72,7 @@ class _Standardise(Operation):
             self._plan,
         )
 
-        def standardise(images: np.ndarray, out: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        def normalize(images: np.ndarray, out: np.ndarray, indices: np.ndarray) -> np.ndarray:
             for place in parallel_range(len(indices)):
                 number = indices[place]
                 top, left = crop_y[number], crop_x[number]
@@ -93,9 +93,9 @@ class _Standardise(Operation):
                             target[column, 2] = source[origin, 2] - average[origin, 2] + blue
             return out[: len(indices)]
 
-        standardise.is_parallel = True  # type: ignore[attr-defined]
-        standardise.with_indices = True  # type: ignore[attr-defined]
-        return standardise
+        normalize.is_parallel = True  # type: ignore[attr-defined]
+        normalize.with_indices = True  # type: ignore[attr-defined]
+        return normalize
 
 
 class Peer:
@@ -104,7 +104,7 @@ class Peer:
     note = "threads"
     ahead = 0
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
         beton = job.prepared / "train.beton"
         made_once(beton, lambda part: _write_beton(job, part))
         self._loader = Loader(
@@ -113,13 +113,13 @@ class Peer:
             num_workers=job.workers,
             order=OrderOption.RANDOM,
             os_cache=True,
-            indices=np.tile(np.arange(len(plan.rows)), laps(len(plan.rows))),
+            indices=np.tile(np.arange(len(table.rows)), laps(len(table.rows))),
             drop_last=True,
             custom_fields={"image": RGBImageField},
             pipelines={
                 "image": [
                     SimpleRGBImageDecoder(),
-                    _Standardise(job.mean_image(), plan.rows),
+                    _Normalize(job.mean_image(), table.rows),
                     ToTensor(),
                     ToTorchImage(),
                 ],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import simplejpeg
 import torch
 
-from benchmarks.peers.work import Delivered, Job, Plan
+from benchmarks.peers.work import AugmentationTable, Delivered, Job
 
 
 class Peer:
@@ -14,7 +14,7 @@ class Peer:
     note = "decodes 256×256, no crop, nothing kept"
     ahead = 0
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
         shards = job.shards()
         self._encoded = [view.tobytes() for view in shards.images(range(len(shards)))]
         self._batch_size = job.batch_size

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.work import Batch, Job, Plan
+from benchmarks.peers.work import AugmentationTable, Batch, Job
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import Recipe
 
@@ -20,7 +20,7 @@ class Peer:
     note = ""
     ahead = 0
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
         options: dict[str, Any] = dict(job.options)
         if options.get("device") == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("no GPU here")

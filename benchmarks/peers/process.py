@@ -14,19 +14,20 @@ import numpy as np
 from benchmarks.measure import Repeat
 from benchmarks.peers import Entry
 from benchmarks.peers.work import Job
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SAME = 1e-2  # grey levels: float32 sums in another order
+SAME = 1e-2  # gray levels: float32 sums in another order
 Pictures = dict[int, np.ndarray]
 
 
-class PeerError(RuntimeError):
+class PeerError(UserError):
     """A loader's process ended in mid-work: says which, and the last line that it printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far a peer's pictures are from ours, in grey levels, over `pictures` of the same ids and crops."""
+    """How far a peer's pictures are from ours, in gray levels, over `pictures` of the same ids and crops."""
 
     pictures: int
     mean: float
@@ -45,7 +46,7 @@ class Difference:
     def __str__(self) -> str:
         if self.highest <= SAME:
             return "same pixels"
-        return f"PIXELS DIFFER by {self.mean:.2f} grey levels, at most {self.highest:.0f}"
+        return f"PIXELS DIFFER by {self.mean:.2f} gray levels, at most {self.highest:.0f}"
 
 
 class LoaderProcess:

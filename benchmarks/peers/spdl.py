@@ -1,7 +1,7 @@
 """SPDL: a thread pipeline (`spdl.pipeline`) with its own FFmpeg decoder (`spdl.io`), or with simplejpeg in its place.
 
 Two threads each make a whole batch into buffers that are used in turn, so nothing is copied or allocated anew.
-FFmpeg's conversion to RGB takes chroma as nearest neighbours where libjpeg-turbo interpolates: its pixels differ.
+FFmpeg's conversion to RGB takes chroma as nearest neighbors where libjpeg-turbo interpolates: its pixels differ.
 SPDL finds FFmpeg's shared libraries when it first decodes (Debian: `ffmpeg`); without them it raises RuntimeError.
 """
 
@@ -14,7 +14,17 @@ import spdl.io
 import torch
 from spdl.pipeline import PipelineBuilder
 
-from benchmarks.peers.work import CROP, IMAGE, Decoder, Delivered, Job, Plan, Standardiser, turbo, write_files
+from benchmarks.peers.work import (
+    CROP,
+    IMAGE,
+    AugmentationTable,
+    Decoder,
+    Delivered,
+    Job,
+    Normalizer,
+    turbo,
+    write_files,
+)
 
 AHEAD = 2
 
@@ -32,15 +42,15 @@ class Peer:
     note = "threads"
     ahead = 0
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
         write_files(job.shards(), job.files)
-        self._job, self._rows = job, plan.rows
+        self._job, self._rows = job, table.rows
         self._decode = DECODERS[job.options["decoder"]]
         try:
             self._decode(job.read(0), np.empty((IMAGE, IMAGE, 3), np.uint8))
         except RuntimeError as error:
             raise RuntimeError(f"no FFmpeg for SPDL (Debian: apt-get install ffmpeg): {error}") from error
-        self._standardise = Standardiser(job.mean_image())
+        self._normalize = Normalizer(job.mean_image())
         self._random = np.random.default_rng(0)
         self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         for _ in range(job.workers + AHEAD + 2):
@@ -66,5 +76,5 @@ class Peer:
 
     def _batch(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = self._free.get()
-        self._standardise.batch(map(self._job.read, ids), self._rows[ids], images, self._decode)
+        self._normalize.batch(map(self._job.read, ids), self._rows[ids], images, self._decode)
         return images, ids

@@ -1,6 +1,6 @@
 """torch DataLoader + simplejpeg (libjpeg-turbo), as fast as two worker processes go.
 
-A worker is asked for a whole batch, decodes it, and standardises it straight into memory that it shares with the main
+A worker is asked for a whole batch, decodes it, and standardizes it straight into memory that it shares with the main
 process, so that nothing is collated, copied, or allocated anew; workers live through all epochs.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, get_worker_info
 
-from benchmarks.peers.work import CROP, Delivered, Job, Plan, Standardiser, turbo, write_files
+from benchmarks.peers.work import CROP, AugmentationTable, Delivered, Job, Normalizer, turbo, write_files
 
 AHEAD = 2  # batches that each worker makes ahead of need: torch's prefetch_factor
 
@@ -45,16 +45,16 @@ class SharedRing:
 
 
 class _Photographs(Dataset[tuple[tuple[int, int], torch.Tensor]]):
-    def __init__(self, job: Job, plan: Plan, ring: SharedRing) -> None:
-        self._job, self._rows, self._ring = job, plan.rows, ring
-        self._standardise = Standardiser(job.mean_image())
+    def __init__(self, job: Job, table: AugmentationTable, ring: SharedRing) -> None:
+        self._job, self._rows, self._ring = job, table.rows, ring
+        self._normalize = Normalizer(job.mean_image())
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, ids: list[int]) -> tuple[tuple[int, int], torch.Tensor]:
         place, out = self._ring.take()
-        self._standardise.batch(map(self._job.read, ids), self._rows[ids], out, turbo)
+        self._normalize.batch(map(self._job.read, ids), self._rows[ids], out, turbo)
         return place, torch.tensor(ids)
 
 
@@ -64,10 +64,10 @@ class Peer:
     note = "worker processes"
     ahead = 0
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
         write_files(job.shards(), job.files)
         self._ring = SharedRing(job.workers, job.batch_size)
-        photographs = _Photographs(job, plan, self._ring)
+        photographs = _Photographs(job, table, self._ring)
         self._loader = DataLoader(
             photographs,
             batch_size=None,

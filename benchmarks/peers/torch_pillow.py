@@ -1,7 +1,7 @@
 """torch DataLoader + Pillow, the way the seed does it (github AsteroidHunter/replicatingAlexNet, its training script).
 
 Kept from the seed: one file a sample, Pillow's decoder, the mean subtracted from the whole 256×256 picture and in
-planes, then crop, colour, mirror, float32, a tensor a sample, torch's own collation, workers started anew for each
+planes, then crop, color, mirror, float32, a tensor a sample, torch's own collation, workers started anew for each
 epoch. Not kept: the generator that it seeds with a hash of the file name for each crop; its five workers.
 """
 
@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.work import CROP, Delivered, Job, Plan, write_files
+from benchmarks.peers.work import CROP, AugmentationTable, Delivered, Job, write_files
 
 
 class _Photographs(Dataset[tuple[torch.Tensor, int]]):
-    def __init__(self, job: Job, plan: Plan) -> None:
-        self._folder, self._rows = job.files, plan.rows
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
+        self._folder, self._rows = job.files, table.rows
         self._mean = torch.from_numpy(job.mean_image()).permute(2, 0, 1)
 
     def __len__(self) -> int:
@@ -40,10 +40,10 @@ class Peer:
     note = "worker processes; planes"
     ahead = 0
 
-    def __init__(self, job: Job, plan: Plan) -> None:
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
         write_files(job.shards(), job.files)
         self._loader = DataLoader(
-            _Photographs(job, plan),
+            _Photographs(job, table),
             batch_size=job.batch_size,
             shuffle=True,
             drop_last=True,

@@ -1,7 +1,7 @@
 """The work that every loader is measured on, and the NumPy way of doing it that the Python peers share.
 
 Enters: a packed split and what each epoch does to each sample (`Plan`). Leaves: float32 pictures, channels last.
-The work is the recipe `paper`'s: (crop − mean image's crop), mirrored, + colour offset; all on the 0..255 scale.
+The work is the recipe `paper`'s: (crop − mean image's crop), mirrored, + color offset; all on the 0..255 scale.
 """
 
 import mmap
@@ -84,10 +84,10 @@ class Peer(Protocol):
         """Once through the samples, shuffled, in whole batches."""
 
 
-class Plan:
-    """Crop, mirror and colour offset of every sample, in memory that forked workers share: `rows[id]`.
+class AugmentationTable:
+    """Crop, mirror and color offset of every sample, in memory that forked workers share: `rows[id]`.
 
-    `covariance_root` [3, 3] turns three N(0, 1) deviates into grey levels of R, G, B: eigenvectors · 0.1 λ / 255.
+    `covariance_root` [3, 3] turns three N(0, 1) deviates into gray levels of R, G, B: eigenvectors · 0.1 λ / 255.
     """
 
     def __init__(self, samples: int, covariance_root: np.ndarray) -> None:
@@ -103,8 +103,8 @@ class Plan:
         self.rows["rgb_offset"] = random.standard_normal((samples, 3)) @ self.covariance_root.T
 
 
-class Standardiser:
-    """Pixels → standardised crop, as fast as NumPy and torch do it: no pass over bytes that the crop drops.
+class Normalizer:
+    """Pixels → standardized crop, as fast as NumPy and torch do it: no pass over bytes that the crop drops.
 
     NumPy's mirrored views of three-channel pixels cost 0.3 to 1 ms a picture; torch's `flip` of the uint8 crop
     and rows taken as flat arrays 0.15 ms.
@@ -118,9 +118,9 @@ class Standardiser:
         """JPEG files and their plan's rows → `out` float32 [n, 224, 224, 3], written in place."""
         buffer = np.empty((IMAGE, IMAGE, 3), np.uint8)
         for data, row, target in zip(encoded, rows, out):
-            self._standardise(decode(data, buffer), row, target)
+            self._normalize(decode(data, buffer), row, target)
 
-    def _standardise(self, pixels: np.ndarray, row: np.void, out: np.ndarray) -> None:
+    def _normalize(self, pixels: np.ndarray, row: np.void, out: np.ndarray) -> None:
         """`pixels` uint8 [256, 256, 3] → `out` float32 [224, 224, 3], written in place."""
         top, left, mirror = int(row["crop_y"]), int(row["crop_x"]), bool(row["mirror"])
         crop = torch.from_numpy(pixels)[top : top + CROP, left : left + CROP]

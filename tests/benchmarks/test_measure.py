@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave, timed
-from benchmarks.results import markdown, publish, spread
+from benchmarks.results import markdown, spread, write_tables
 
 
 def counted(calls: list[str], name: str, images: int, cpus: list[float]) -> Case:
@@ -77,7 +77,7 @@ def test_peak_memory_is_that_of_the_work_alone_with_its_children() -> None:
 
 def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast = Row(name="fast", repeats=5, images=9, images_per_cpu_second=Spread(median=1234.4, low=1200, high=1300))
-    publish(
+    write_tables(
         "loader",
         [fast, Row(name="absent", missing="not installed")],
         out=tmp_path,

@@ -19,11 +19,11 @@ from benchmarks.loader import covariance_root, plan_rows
 from benchmarks.peers import LIMIT, OURS, PEERS, Entry
 from benchmarks.peers.child import Measured
 from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError
-from benchmarks.peers.work import ROW, Delivered, Job, Plan, Standardiser, made_once, write_files
+from benchmarks.peers.work import ROW, AugmentationTable, Delivered, Job, Normalizer, made_once, write_files
 from sharding import PackOptions, ShardSet, pack
 
 SAMPLES, BATCH = 40, 8
-INEXACT = {"FFCV": 4.0, "SPDL (FFmpeg)": 4.0}  # mean grey levels that another DCT or chroma filter may cost
+INEXACT = {"FFCV": 4.0, "SPDL (FFmpeg)": 4.0}  # mean gray levels that another DCT or chroma filter may cost
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def told(entry: Entry, job: Job) -> Job:
 
 
 def expected(split: ShardSet, job: Job, number: int) -> np.ndarray:
-    """By hand: decode with Pillow, crop picture and mean alike, mirror, add the colour."""
+    """By hand: decode with Pillow, crop picture and mean alike, mirror, add the color."""
     row = plan_rows(split)[number]
     pixels = np.asarray(Image.open(job.files / f"{number:06d}.jpg")).astype(np.float64)
     top, left = row["crop_y"], row["crop_x"]
@@ -118,26 +118,26 @@ def test_a_process_that_dies_is_a_reason_with_its_last_words(
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (32, 32), (5, 11), (31, 0)])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_standardiser_against_numpy(top: int, left: int, mirror: bool, job: Job) -> None:
+def test_standardizer_against_numpy(top: int, left: int, mirror: bool, job: Job) -> None:
     random = np.random.default_rng(top)
     pixels = random.integers(0, 256, (256, 256, 3)).astype(np.uint8)
     mean = random.uniform(0, 255, (256, 256, 3)).astype(np.float32)
     rows = np.zeros(1, ROW)
     rows[0] = (top, left, mirror, (1.5, -2.25, 30.0))
     out = np.empty((1, 224, 224, 3), np.float32)
-    Standardiser(mean).batch([b""], rows, out, lambda encoded, buffer: pixels)
+    Normalizer(mean).batch([b""], rows, out, lambda encoded, buffer: pixels)
     crop = (pixels.astype(np.float64) - mean)[top : top + 224, left : left + 224]
     crop = (crop[:, ::-1] if mirror else crop) + np.array([1.5, -2.25, 30.0])
     np.testing.assert_allclose(out[0], crop, atol=1e-4)
 
 
-def draw_in_child(plan: Plan) -> None:
+def draw_in_child(plan: AugmentationTable) -> None:
     plan.draw(np.random.default_rng(7))
 
 
 def test_a_plan_is_drawn_over_its_whole_range_and_shared_with_forked_workers() -> None:
     root = np.array([[3.0, 0, 0], [1, 2, 0], [0, 0, 5]])
-    plan = Plan(20_000, root)
+    plan = AugmentationTable(20_000, root)
     assert not plan.rows["crop_y"].any()
     process = multiprocessing.get_context("fork").Process(target=draw_in_child, args=(plan,))
     process.start()
@@ -163,7 +163,7 @@ class Counted:
 
 
 def test_batches_that_were_ready_are_not_counted() -> None:
-    measured = Measured(Counted(), Plan(10, np.eye(3)), epochs=2)
+    measured = Measured(Counted(), AugmentationTable(10, np.eye(3)), epochs=2)
     repeat = measured.repeat()
     assert repeat.images == 16
     assert len(repeat.waits_seconds) == 5
@@ -177,7 +177,7 @@ def test_difference_of_pictures() -> None:
     theirs[5][0, 0, 0] -= 6
     gap = Difference.between(theirs, ours)
     assert (gap.pictures, gap.mean, gap.highest) == (2, 6 / 24, 6)
-    assert str(gap) == "PIXELS DIFFER by 0.25 grey levels, at most 6"
+    assert str(gap) == "PIXELS DIFFER by 0.25 gray levels, at most 6"
 
 
 def test_what_is_made_once_is_made_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_all_cases_do_the_same_images(written: Path) -> None:
     assert [row["images"] for row in document["rows"]] == [12] * 4
     assert all(row["images_per_second"]["median"] > 0 for row in document["rows"])
     assert document["rows"][0]["to_limit"]["median"] == document["rows"][2]["to_ours"]["median"] == 1
-    apart = document["grey_levels_apart_from_the_seed"]
+    apart = document["gray_levels_apart_from_the_seed"]
     assert apart["mean"] < 0.5 and apart["largest"] < 40  # two JPEG decoders, the same views
     assert (written / "tenpatch.png").stat().st_size > 1000
     assert "| the seed's way |" in (written / "tenpatch.md").read_text()

@@ -15,7 +15,7 @@ SAMPLES = 45
 
 @pytest.fixture(scope="session")
 def pictures(sample_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders: 40 crops of photographs, and five gradients in which each pixel differs from its neighbours."""
+    """Class folders: 40 crops of photographs, and five gradients in which each pixel differs from its neighbors."""
     folder = tmp_path_factory.mktemp("pictures") / "train"
     shutil.copytree(sample_photos, folder)
     (folder / "gradient").mkdir()
@@ -56,7 +56,7 @@ def raw_shards(raw_folder: Path) -> Iterator[ShardSet]:
 
 @pytest.fixture(scope="session")
 def statistics() -> Statistics:
-    """A mean image of noise over all grey levels, so that no shift of it passes, and ImageNet's eigenvalues."""
+    """A mean image of noise over all gray levels, so that no shift of it passes, and ImageNet's eigenvalues."""
     random = np.random.default_rng(5)
     eigenvectors, _ = np.linalg.qr(random.normal(size=(3, 3)))
     eigenvalues = np.array([14100.0, 1290.0, 410.0])

@@ -41,7 +41,7 @@ def float32_image(
     mirrored: bool,
     deviates: np.ndarray | None,
 ) -> np.ndarray:
-    """The standardised image; `deviates` are three N(0, 1) draws along the eigenvectors, None without noise."""
+    """The standardized image; `deviates` are three N(0, 1) draws along the eigenvectors, None without noise."""
     image = crop_of(picture, y, x, mirrored).astype(np.float64)
     if recipe == "original":
         image = image - statistics.mean_image[16:240, 16:240]

@@ -1,4 +1,4 @@
-"""Crops, mirrors and colour offsets of both recipes: what the sources say, and that chance looks like chance."""
+"""Crops, mirrors and color offsets of both recipes: what the sources say, and that chance looks like chance."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_paper_crops_and_mirrors_of_two_epochs_are_uncorrelated(lag: int) -> Non
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_the_covariance_of_the_colour_offsets_is_the_recipes(recipe: Recipe, statistics: Statistics) -> None:
+def test_the_covariance_of_the_color_offsets_is_the_recipes(recipe: Recipe, statistics: Statistics) -> None:
     ids = np.arange(200_000)
     offsets = draw(recipe, 1, 2, ids, ids, statistics).rgb_offset.astype(np.float64)
     if recipe == "original":
@@ -93,8 +93,8 @@ def test_the_offsets_have_the_size_that_the_sources_give(statistics: Statistics)
         recipe: np.linalg.norm(draw(recipe, 0, 0, IDS, IDS, statistics).rgb_offset, axis=1)
         for recipe in ("original", "paper")
     }
-    assert 11 < np.sqrt((sizes["original"] ** 2).mean()) < 14  # 0.1·119 = 11.9 grey levels along the first, and more
-    assert 5 < np.sqrt((sizes["paper"] ** 2).mean()) < 6  # 5.5 grey levels along the first
+    assert 11 < np.sqrt((sizes["original"] ** 2).mean()) < 14  # 0.1·119 = 11.9 gray levels along the first, and more
+    assert 5 < np.sqrt((sizes["paper"] ** 2).mean()) < 6  # 5.5 gray levels along the first
 
 
 def test_without_statistics_there_is_no_noise_and_no_division(statistics: Statistics) -> None:
@@ -112,8 +112,8 @@ def test_the_views_are_the_originals_image_by_image() -> None:
     places = list(zip(views.crop_y.tolist(), views.crop_x.tolist(), views.mirror.tolist()))
     assert places == ([(*place, False) for place in five] + [(*place, True) for place in five]) * 2
     assert views.rgb_offset.shape == (20, 3) and not views.rgb_offset.any() and views.divisor == 1
-    centre = fixed_views(3, 1)
-    assert centre.crop_y.tolist() == centre.crop_x.tolist() == [16] * 3 and not centre.mirror.any()
+    center = fixed_views(3, 1)
+    assert center.crop_y.tolist() == center.crop_x.tolist() == [16] * 3 and not center.mirror.any()
 
 
 def test_the_mean_image_follows_the_crop_in_the_paper_only() -> None:

@@ -5,7 +5,7 @@ import mmap
 import numpy as np
 import pytest
 
-from dali_pipelines.fused import mirrored_crops, standardised_crops
+from dali_pipelines.fused import mirrored_crops, normalized_crops
 
 MIRRORED = [False, True]
 
@@ -42,7 +42,7 @@ def test_mean_and_image_are_mirrored_each_on_its_own(mirror: bool, mean_mirror: 
     y, x, mean_y, mean_x = (np.array([value], np.int32) for value in (5, 30, 31, 2))
     offset, scale = np.array([[10.5, -20.25, 3.0]], np.float32), np.float32(0.5)
     out = np.full((1, 224, 224, 3), np.nan, np.float32)
-    standardised_crops(
+    normalized_crops(
         np.array([address]),
         256,
         y,

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dali_pipelines import DataConfig, Loader, Standardise
+from dali_pipelines import DataConfig, Loader, Normalize
 from dali_pipelines.augmentation import Recipe
 from sharding import ShardSet, Statistics
 
-GREY_LEVELS = 2.0  # the GPU's decoder rounds elsewhere; a crop off by one pixel is further away on every photograph
+GRAY_LEVELS = 2.0  # the GPU's decoder rounds elsewhere; a crop off by one pixel is further away on every photograph
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,23 +43,23 @@ def test_the_gpus_batches_are_the_cpus(
     for (*choices, images), (*gpu_choices, gpu_images) in zip(cpu, gpu):
         assert choices == gpu_choices
         differences = (images - gpu_images).abs().mean(dim=(1, 2, 3))
-        assert float(differences.max()) < (GREY_LEVELS if encoding == "jpeg" else 1e-3)
+        assert float(differences.max()) < (GRAY_LEVELS if encoding == "jpeg" else 1e-3)
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_uint8_crops_standardised_on_arrival_are_the_cpus_batches(
+def test_uint8_crops_standardized_on_arrival_are_the_cpus_batches(
     jpeg_shards: ShardSet, statistics: Statistics, recipe: Recipe
 ) -> None:
     config = DataConfig(recipe=recipe, batch_size=9)
     travelling = DataConfig(recipe=recipe, batch_size=9, output="uint8")
-    standardise = Standardise(statistics, recipe, "cuda")
+    normalize = Normalize(statistics, recipe, "cuda")
     compared = 0
     with (
         Loader(jpeg_shards, config, statistics=statistics) as loader,
         Loader(jpeg_shards, travelling, statistics=statistics) as crops,
     ):
         for batch, crop in zip(loader.epoch(0), crops.epoch(0)):
-            images = standardise(crop.images, crop.augmentation)
+            images = normalize(crop.images, crop.augmentation)
             torch.testing.assert_close(images.cpu(), batch.images, rtol=0, atol=1e-3)
             compared += 1
     assert compared == 5

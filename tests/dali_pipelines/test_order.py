@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dali_pipelines.order import epoch_order, rank_part, shard_order
+from dali_pipelines.order import epoch_order, shard_order, slice_range
 
 SIZES = np.array([10, 7, 10, 1, 10, 10, 4])
 ENDS = np.cumsum(SIZES)
@@ -75,7 +75,7 @@ def test_a_window_of_nothing_is_refused() -> None:
     ],
 )
 def test_parts_are_contiguous_and_cover_the_batch(samples: int, world: int, sizes: list[int]) -> None:
-    parts = [rank_part(samples, rank, world) for rank in range(world)]
+    parts = [slice_range(samples, rank, world) for rank in range(world)]
     assert [part.stop - part.start for part in parts] == sizes
     assert parts[0].start == 0 and parts[-1].stop == samples
     assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
@@ -85,6 +85,6 @@ def test_parts_are_contiguous_and_cover_the_batch(samples: int, world: int, size
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_two_ranks_of_twice_the_world_share_one_part(samples: int, world: int) -> None:
     for rank in range(world):
-        whole = rank_part(samples, rank, world)
-        halves = [rank_part(samples, 2 * rank + half, 2 * world) for half in (0, 1)]
+        whole = slice_range(samples, rank, world)
+        halves = [slice_range(samples, 2 * rank + half, 2 * world) for half in (0, 1)]
         assert (halves[0].start, halves[0].stop, halves[1].stop) == (whole.start, halves[1].start, whole.stop)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from dali_pipelines import Batch, DataConfig, Loader, draw
-from dali_pipelines.augmentation import _COLOUR, Augmentation, Recipe
+from dali_pipelines.augmentation import _COLOR, Augmentation, Recipe
 from dali_pipelines.keyed import keyed_normals, mixed_key
 from sharding import ShardSet, Statistics
 from tests.dali_pipelines.numpy_reference import decoded, float32_image, ten_views, uint8_image
 
-GREY_LEVELS = 1e-3
+GRAY_LEVELS = 1e-3
 ENCODINGS = ["jpeg", "raw"]
 TAILS = {"fused": True, "whole graph": False}
 
@@ -55,7 +55,7 @@ def test_training_batches_are_the_reference(
     compared, mirrored = 0, 0
     for batch, pictures, choice in batches(shards, statistics, config, epoch=1):
         assert_memory(batch.images, 15, torch.float32)
-        deviates = keyed_normals(mixed_key(6, 1, _COLOUR), batch.ids.numpy(), 3)
+        deviates = keyed_normals(mixed_key(6, 1, _COLOR), batch.ids.numpy(), 3)
         for i, picture in enumerate(pictures):
             expected = float32_image(
                 picture,
@@ -66,7 +66,7 @@ def test_training_batches_are_the_reference(
                 bool(choice.mirror[i]),
                 deviates[i] if noise_epochs is None else None,
             )
-            np.testing.assert_allclose(batch.images[i].numpy(), expected, rtol=0, atol=GREY_LEVELS)
+            np.testing.assert_allclose(batch.images[i].numpy(), expected, rtol=0, atol=GRAY_LEVELS)
             compared, mirrored = compared + 1, mirrored + int(choice.mirror[i])
     assert compared == 45 and 0 < mirrored < 45
 
@@ -90,7 +90,7 @@ def test_uint8_batches_are_the_crops_exactly(
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_evaluation_and_training_without_augmentation_give_the_centre_crop(
+def test_evaluation_and_training_without_augmentation_give_the_center_crop(
     shards: ShardSet, statistics: Statistics, fused: bool, recipe: Recipe, training: bool
 ) -> None:
     config = DataConfig(recipe=recipe, batch_size=15, training=training, augment=not training, fused=fused, threads=2)
@@ -98,7 +98,7 @@ def test_evaluation_and_training_without_augmentation_give_the_centre_crop(
     for batch, pictures, _ in batches(shards, statistics, config):
         for i, picture in enumerate(pictures):
             expected = float32_image(picture, statistics, recipe, 16, 16, False, None)
-            np.testing.assert_allclose(batch.images[i].numpy(), expected, rtol=0, atol=GREY_LEVELS)
+            np.testing.assert_allclose(batch.images[i].numpy(), expected, rtol=0, atol=GRAY_LEVELS)
             compared += 1
     assert compared == 45
 
@@ -122,7 +122,7 @@ def test_ten_views_are_five_crops_and_then_the_five_mirrored_of_each_image(
                 for view in range(10):
                     y, x = places[view % 5]
                     expected = float32_image(picture, statistics, recipe, y, x, view >= 5, None)
-                    np.testing.assert_allclose(views[i, view], expected, rtol=0, atol=GREY_LEVELS)
+                    np.testing.assert_allclose(views[i, view], expected, rtol=0, atol=GRAY_LEVELS)
             compared += 1
     assert compared == 45
 

@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from dali_pipelines.prefetch import prefetched
+from dali_pipelines.producer import prefetched
 
 
 class Source:

@@ -56,7 +56,7 @@ def test_a_failure_that_is_no_pictures_is_told_as_dali_tells_it(
     copied: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overwrite(copied, 3, bytes(100))
-    monkeypatch.setattr("dali_pipelines.run_graph.undecodable", lambda image: "")
+    monkeypatch.setattr("dali_pipelines.pipeline_runner.undecodable", lambda image: "")
     config = DataConfig(batch_size=10, training=False, threads=1)
     with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
         with pytest.raises(LoaderError, match=r"^DALI stopped: nvImageCodec failure: '#\d+'$"):

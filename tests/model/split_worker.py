@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model import DropoutKey, ModelConfig, TwoTowerAlexNet, make_optimiser, make_schedule
+from model import DropoutKey, ModelConfig, TwoTowerAlexNet, make_optimizer, make_schedule
 
 
 def groups(rank: int, world: int) -> tuple[dist.ProcessGroup, dist.ProcessGroup]:
@@ -35,21 +35,21 @@ def train(
     net: nn.Module = tower
     if world > 2:
         net = DistributedDataParallel(tower, process_group=data_group)
-    optimiser = make_optimiser(net, task["config"]["recipe"])
+    optimizer = make_optimizer(net, task["config"]["recipe"])
     schedule = make_schedule(task["config"]["recipe"], 93)
     parts = task["parts"]  # where the global batch is cut, one more than there are pairs
     part = slice(parts[rank // 2], parts[rank // 2 + 1])
     steps: list[dict[str, Any]] = []
     for step, epoch in enumerate(task["epochs"]):
-        schedule.apply(optimiser, epoch)
-        optimiser.zero_grad()
+        schedule.apply(optimizer, epoch)
+        optimizer.zero_grad()
         images, labels, ids = (task[name][step][part] for name in ("images", "labels", "ids"))
         logits = net(images, DropoutKey(task["seed"], step, ids))
         total = F.cross_entropy(logits, labels, reduction="sum") / task["labels"].shape[1]
         (total * (world // 2)).backward()
         gradients = {name: value.grad.clone() for name, value in tower.named_parameters() if value.grad is not None}
         steps.append({"logits": logits.detach(), "loss": total.detach(), "gradients": gradients})
-        optimiser.step()
+        optimizer.step()
     tower.eval()
     with torch.no_grad():
         evaluation: dict[str, Tensor] = {
@@ -57,7 +57,7 @@ def train(
             "features": tower.features(task["images"][0]),
             "empty": tower(task["images"][0][:0]),
         }
-    velocities = {name: value.clone() for name, value in optimiser.velocities().items()}
+    velocities = {name: value.clone() for name, value in optimizer.velocities().items()}
     return {
         "start": start,
         "steps": steps,

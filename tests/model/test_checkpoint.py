@@ -21,11 +21,11 @@ from model.checkpoint import (
     publish,
     save_checkpoint,
 )
-from model.config import TrainConfig
-from model.mesh import make_mesh
-from model.parallel import ParallelNetwork
-from model.state import collect, restore
-from tests.train.ranks import start
+from tests.training.ranks import start
+from training.checkpoints import collect, restore
+from training.config import TrainConfig
+from training.mesh import make_mesh
+from training.step import ParallelNetwork
 
 CONFIG = ModelConfig(recipe="original", classes=3, width=1 / 32)
 
@@ -33,9 +33,9 @@ CONFIG = ModelConfig(recipe="original", classes=3, width=1 / 32)
 @pytest.fixture
 def state(tmp_path: Path) -> dict[str, Any]:
     """A whole state of a small network, with velocities that are not zero."""
-    config = TrainConfig(shards=tmp_path, run=tmp_path)
+    config = TrainConfig(shards=tmp_path, run_dir=tmp_path)
     weights, velocities = numbered(ParallelNetwork(CONFIG, config, make_mesh("1", "cpu")))
-    small = dict.fromkeys(KEYS, None) | {"format": 1, "model": weights, "optimiser": velocities, "epoch": 1, "step": 5}
+    small = dict.fromkeys(KEYS, None) | {"format": 1, "model": weights, "optimizer": velocities, "epoch": 1, "step": 5}
     return small | {"model_config": {"recipe": "original", "classes": 3, "width": 1 / 32}}
 
 
@@ -60,7 +60,7 @@ def test_what_is_saved_is_loaded_and_no_part_file_stays(state: dict[str, Any], t
     save_checkpoint(path, state)
     loaded = load_checkpoint(path)
     assert_equal(loaded["model"], state["model"])
-    assert_equal(loaded["optimiser"], state["optimiser"])
+    assert_equal(loaded["optimizer"], state["optimizer"])
     assert (loaded["epoch"], loaded["step"]) == (1, 5)
     assert [item.name for item in path.parent.iterdir()] == ["last.pt"]
     network = load_network(loaded)
@@ -71,20 +71,20 @@ def test_what_is_saved_is_loaded_and_no_part_file_stays(state: dict[str, Any], t
 def change_layout(folder: Path, model_parallel: str) -> int:
     """Load a checkpoint into this layout, change each number by a step that depends on itself only, save it again."""
     mesh = make_mesh(model_parallel, "cpu")
-    config = TrainConfig(shards=folder, run=folder)
+    config = TrainConfig(shards=folder, run_dir=folder)
     network = ParallelNetwork(CONFIG, config, mesh)
     restore(load_checkpoint(folder / "before.pt"), network)
     with torch.no_grad():
         for parameter in network.net.parameters():
             parameter.mul_(2)
-        for velocity in network.optimiser.velocities().values():
+        for velocity in network.optimizer.velocities().values():
             velocity.mul_(-1)
     collected = collect(network)
-    if mesh.first:
+    if mesh.is_main:
         assert collected is not None
         weights, velocities = collected
         save_checkpoint(
-            folder / "after.pt", load_checkpoint(folder / "before.pt") | {"model": weights, "optimiser": velocities}
+            folder / "after.pt", load_checkpoint(folder / "before.pt") | {"model": weights, "optimizer": velocities}
         )
     return 0
 
@@ -96,11 +96,11 @@ def test_four_ranks_in_pairs_and_one_unsplit_read_each_other(state: dict[str, An
     assert ranks.wait() == [0] * 4, ranks.text()
     after = load_checkpoint(tmp_path / "after.pt")
     assert_equal(after["model"], {name: 2 * tensor for name, tensor in state["model"].items()})
-    assert_equal(after["optimiser"], {name: -tensor for name, tensor in state["optimiser"].items()})
-    network = ParallelNetwork(CONFIG, TrainConfig(shards=tmp_path, run=tmp_path), make_mesh("1", "cpu"))
+    assert_equal(after["optimizer"], {name: -tensor for name, tensor in state["optimizer"].items()})
+    network = ParallelNetwork(CONFIG, TrainConfig(shards=tmp_path, run_dir=tmp_path), make_mesh("1", "cpu"))
     restore(after, network)
     assert_equal(network.net.state_dict(), after["model"])
-    assert_equal(network.optimiser.velocities(), after["optimiser"])
+    assert_equal(network.optimizer.velocities(), after["optimizer"])
 
 
 def flipped(content: bytes) -> bytes:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from model import AlexNet, ModelConfig, make_optimiser, make_schedule
+from model import AlexNet, ModelConfig, make_optimizer, make_schedule
 from model.__main__ import main
 from model.checkpoint import save_checkpoint
 from model.pytorch_calls import pytorch_calls
@@ -33,12 +33,12 @@ def make_run(folder: Path, recipe: str) -> tuple[AlexNet, np.ndarray]:
     with torch.no_grad():
         net.fc8.weight.mul_(20)
     mean = np.random.default_rng(0).uniform(90, 130, (256, 256, 3))
-    optimiser, schedule = make_optimiser(net, recipe), make_schedule(recipe, 10)
+    optimizer, schedule = make_optimizer(net, recipe), make_schedule(recipe, 10)
     state: dict[str, Any] = {
         "format": 1,
         "model": net.state_dict(),
         "model_config": {"recipe": recipe, "classes": 3, "width": 0.125},
-        "optimiser": optimiser.velocities(),
+        "optimizer": optimizer.velocities(),
         "schedule": schedule.state_dict(),
         "train_config": {},
         "data": {"fingerprint": "f00d", "samples": 9, "shards": "shards", "classes": CLASSES},

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from model import AlexNet, DropoutKey, ModelConfig, make_optimiser
+from model import AlexNet, DropoutKey, ModelConfig, make_optimizer
 
 IMAGES, BATCH = 320, 32
 
@@ -35,14 +35,14 @@ def one_thread() -> Iterator[None]:
 def test_the_loss_falls_from_chance_to_below_one(recipe: str, steps: int) -> None:
     images, labels = digits()
     net = AlexNet(ModelConfig(recipe=recipe, classes=10, width=1 / 16))
-    optimiser = make_optimiser(net, recipe)
+    optimizer = make_optimizer(net, recipe)
     generator, losses = torch.Generator().manual_seed(0), []
     for step in range(steps):
         ids = torch.randint(IMAGES, (BATCH,), generator=generator)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.cross_entropy(net(images[ids], DropoutKey(0, step, ids)), labels[ids])
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(math.log(10), abs=0.7)  # chance
     assert sum(losses[-20:]) / 20 < 1.0

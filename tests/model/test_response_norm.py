@@ -129,7 +129,7 @@ def test_the_number_of_threads_changes_no_bit(norm: torch.nn.Module) -> None:
         assert torch.equal(result[1], results[0][1])
 
 
-def test_two_threads_of_a_program_may_normalise_at_once() -> None:
+def test_two_threads_of_a_program_may_normalize_at_once() -> None:
     x = random_images((8, 24, 31, 29), torch.float32).detach()
     expected, found = response_norm(x, 0.1, 2), []
     work = [threading.Thread(target=lambda: found.append(response_norm(x, 0.1, 2))) for _ in range(6)]

@@ -134,9 +134,9 @@ def test_apply_writes_the_scaled_rates_of_the_epoch() -> None:
     groups = [
         {"params": [torch.nn.Parameter(torch.zeros(1))], "name": name, "lr": 1.0, "rate_scale": 2.0} for name in NAMES
     ]
-    optimiser = torch.optim.SGD(groups)
-    make_schedule("original", 93).apply(optimiser, 70)
-    rates = {group["name"]: group["lr"] for group in optimiser.param_groups}
+    optimizer = torch.optim.SGD(groups)
+    make_schedule("original", 93).apply(optimizer, 70)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates["fc7.weight"] == pytest.approx(2e-4)
     assert rates["conv1.weight"] == pytest.approx(2e-5)
     assert rates["conv5.bias"] == pytest.approx(4e-3)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import AlexNet, DropoutKey, ModelConfig, join_state, make_optimiser, make_schedule, split_state
+from model import AlexNet, DropoutKey, ModelConfig, join_state, make_optimizer, make_schedule, split_state
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("split_worker.py")
@@ -65,17 +65,17 @@ def run_unsplit(task: dict[str, Any]) -> dict[str, Any]:
     """The same training in this process by the unsplit network, on the whole global batch."""
     net = AlexNet(ModelConfig(**task["config"]), seed=task["seed"]).to(task["dtype"])
     start = {name: value.clone() for name, value in net.state_dict().items()}
-    optimiser, schedule = make_optimiser(net, net.config.recipe), make_schedule(net.config.recipe, 93)
+    optimizer, schedule = make_optimizer(net, net.config.recipe), make_schedule(net.config.recipe, 93)
     steps = []
     for step, epoch in enumerate(task["epochs"]):
-        schedule.apply(optimiser, epoch)
-        optimiser.zero_grad()
+        schedule.apply(optimizer, epoch)
+        optimizer.zero_grad()
         logits = net(task["images"][step], DropoutKey(task["seed"], step, task["ids"][step]))
         loss = F.cross_entropy(logits, task["labels"][step])
         loss.backward()
         gradients = {name: value.grad.clone() for name, value in net.named_parameters() if value.grad is not None}
         steps.append({"logits": logits.detach(), "loss": loss.detach(), "gradients": gradients})
-        optimiser.step()
+        optimizer.step()
     net.eval()
     with torch.no_grad():
         evaluation = {"logits": net(task["images"][0]), "features": net.features(task["images"][0])}
@@ -83,7 +83,7 @@ def run_unsplit(task: dict[str, Any]) -> dict[str, Any]:
         "start": start,
         "steps": steps,
         "weights": net.state_dict(),
-        "velocities": optimiser.velocities(),
+        "velocities": optimizer.velocities(),
         "evaluation": evaluation,
     }
 

@@ -18,5 +18,5 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluated run; tests that change it work on a copy."""
     folder = make_run(tmp_path_factory.mktemp("evaluated") / "run", shards)
-    assert evaluate(["--run", str(folder), "--device", "cpu"]) == 0
+    assert evaluate(["--run-dir", str(folder), "--device", "cpu"]) == 0
     return folder

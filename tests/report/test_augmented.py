@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dali_pipelines import DataConfig, Loader, Standardise, draw
+from dali_pipelines import DataConfig, Loader, Normalize, draw
+from evaluation.views import pixels_of
 from report.augmented import draw_augmented, with_mean
-from report.views import pixels_of
 from sharding import ShardSet
 
 
@@ -19,7 +19,7 @@ def test_the_mean_is_added_back_and_the_noise_stays(shards: Path, recipe: str, n
         with Loader(training, config) as loader:
             batch = next(iter(loader.epoch(0)))
             ids, positions = batch.ids.numpy().copy(), batch.positions.numpy().copy()
-            seen = with_mean(batch, Standardise(training.statistics, recipe, "cpu"))
+            seen = with_mean(batch, Normalize(training.statistics, recipe, "cpu"))
         statistics = training.statistics if noise_epochs is None else None
         choice = draw(recipe, 5, 0, ids, positions, statistics)
         pixels = pixels_of(training, ids)
@@ -30,7 +30,7 @@ def test_the_mean_is_added_back_and_the_noise_stays(shards: Path, recipe: str, n
         crop = crop[:, ::-1] if choice.mirror[place] else crop
         expected.append(np.clip(crop + choice.rgb_offset[place].astype(np.float64), 0, 255))
     assert seen.shape == (14, 224, 224, 3) and seen.dtype == np.uint8
-    # JPEG decoders may differ by a few grey levels in a few pixels; the noise is far larger than the mean difference
+    # JPEG decoders may differ by a few gray levels in a few pixels; the noise is far larger than the mean difference
     assert np.abs(seen - np.stack(expected)).mean() < 0.6
     if noise_epochs is None:
         assert np.abs(choice.rgb_offset).max() > 3

@@ -9,15 +9,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from evaluation.references import published_curve
 from report.classes import confusions, draw_class_errors, draw_confusions, ends
 from report.curves import draw_curves
-from report.drawing import BLUE, GREY, ORANGE, png
+from report.drawing import BLUE, GRAY, ORANGE, png, short_name
 from report.filters import draw_filters, filter_pictures, tile
 from report.guesses import draw_guesses
 from report.metrics import Metrics
-from report.names import class_names, short_name
-from report.neighbours import draw_neighbours, nearest
-from report.references import published_curve
+from report.neighbors import draw_neighbors, nearest
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -87,7 +86,7 @@ def test_the_published_curve_lies_behind(metrics: Metrics) -> None:
     curve = published_curve()
     figure = draw_curves(metrics, curve)
     for axes, column in zip(figure.axes, ("loss", "top1_error")):
-        seed = [line for line in axes.lines if to_hex(line.get_color()) == GREY]
+        seed = [line for line in axes.lines if to_hex(line.get_color()) == GRAY]
         assert [line.get_label() for line in seed] == ["seed, training", "seed, validation (one random view)"]
         assert axes.lines[: len(seed)] == seed  # drawn first, so below
         np.testing.assert_array_equal(seed[0].get_ydata(), curve[f"training_{column}"])
@@ -108,14 +107,14 @@ def test_a_curve_that_was_not_logged_says_so(metrics: Metrics) -> None:
         assert texts(axes) == ["not logged in this run"]
 
 
-def test_filters_are_scaled_about_mid_grey() -> None:
+def test_filters_are_scaled_about_mid_gray() -> None:
     weights = np.zeros((3, 3, 2, 2))
     weights[0, 0, 0, 1], weights[0, 2, 1, 0] = 0.5, -0.25
     weights[1, 1] = -3.0
     shown = filter_pictures(weights)
     assert shown.shape == (3, 2, 2, 3) and shown.dtype == np.uint8
     assert shown[0, 0, 1].tolist() == [255, 128, 128]  # red: the largest weight; others 0
-    assert shown[0, 1, 0].tolist() == [128, 128, 64]  # half the range below grey: 127.5 - 63.75
+    assert shown[0, 1, 0].tolist() == [128, 128, 64]  # half the range below gray: 127.5 - 63.75
     assert shown[1, 0, 0].tolist() == [128, 0, 128]
     assert (shown[2] == 128).all()  # a filter of zeros
 
@@ -163,8 +162,8 @@ def test_guesses_have_their_probabilities_as_bars_and_the_true_class_marked() ->
     bars = [axes for axes in figure.axes if axes.patches]
     for axes, shares, row, label in zip(bars, probabilities, best, labels):
         np.testing.assert_allclose([bar.get_width() for bar in axes.patches], shares)
-        colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
-        assert colours == [ORANGE if guess == label else BLUE for guess in row]
+        colors = [to_hex(bar.get_facecolor()) for bar in axes.patches]
+        assert colors == [ORANGE if guess == label else BLUE for guess in row]
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the best guess on top
     assert texts(bars[0])[:5] == ["goldfish", "✓ cock", "tench", "hen", "kite"]
     assert texts(bars[0])[5:] == ["50.0 %", "20.0 %", "15.0 %", "10.0 %", "5.0 %"]
@@ -182,20 +181,20 @@ def test_nearest_agrees_with_all_distances() -> None:
     assert nearest(training[:3], queries, 6)[0].shape == (4, 3)
 
 
-def test_neighbours_stand_beside_their_image_in_order() -> None:
+def test_neighbors_stand_beside_their_image_in_order() -> None:
     images = pictures(6)
-    figure = draw_neighbours(
+    figure = draw_neighbors(
         images[:2],
         ["crane", "hen"],
         [images[2:4], images[4:6]],
         [["crane", "hen"], ["hen", "hen"]],
-        np.array([[False, False], [True, True]]),  # the first neighbour is the other kind of crane
+        np.array([[False, False], [True, True]]),  # the first neighbor is the other kind of crane
     )
     assert titles(figure) == ["crane", "crane", "hen", "hen", "hen", "hen"]
     for drawn, image in zip(drawn_pixels(figure), [images[0], images[2], images[3], images[1], images[4], images[5]]):
         np.testing.assert_array_equal(drawn, image)
-    colours = [to_hex(axes.title.get_color()) for axes in figure.axes]
-    assert [colour == ORANGE for colour in colours] == [False, True, True, False, False, False]
+    colors = [to_hex(axes.title.get_color()) for axes in figure.axes]
+    assert [color == ORANGE for color in colors] == [False, True, True, False, False, False]
     assert "held out" in figure.get_suptitle()
 
 
@@ -250,10 +249,6 @@ def test_confusions_have_true_classes_in_rows() -> None:
 def test_short_names(name: str, short: str) -> None:
     assert short_name(name) == short
     assert len(short) <= 24
-
-
-def test_class_names_by_label() -> None:
-    assert class_names([[1, "n1", "one"], [0, "n0", None], [2, None, None]]) == ["n0", "one", "2"]
 
 
 def test_the_same_figure_gives_the_same_png() -> None:

@@ -1,4 +1,4 @@
-"""`python -m report --run RUN`: the page as a reader without eyes or network would find it, and what may be missing."""
+"""The page of `python -m report` as a reader without eyes or network would find it, and what may be missing."""
 
 import base64
 import csv
@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluation.trained_run import TrainedRun
 from report.__main__ import main
 from report.drawing import Picture
 from report.logged import errors_section, read_class_errors, read_evaluation
 from report.metrics import ReportError
 from report.page import Section, Table, render
-from report.trained_run import TrainedRun
 
-PICTURES = ["curves", "filters", "guesses", "neighbours", "augmented", "classes", "confusions"]
+PICTURES = ["curves", "filters", "guesses", "neighbors", "augmented", "classes", "confusions"]
 
 
 class Page(HTMLParser):
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 def reported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
     folder = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(run, folder)
-    assert main(["--run", str(folder), "--device", "cpu"]) == 0
+    assert main(["--run-dir", str(folder), "--device", "cpu"]) == 0
     return folder, Page((folder / "report.html").read_text())
 
 
@@ -78,7 +78,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 
 def page_of(folder: Path, *arguments: str) -> Page:
-    assert main(["--run", str(folder), "--device", "cpu", *arguments]) == 0
+    assert main(["--run-dir", str(folder), "--device", "cpu", *arguments]) == 0
     return Page((folder / "report.html").read_text())
 
 
@@ -108,9 +108,9 @@ def test_every_picture_is_inside_beside_and_in_words(reported: tuple[Path, Page]
     assert "Training top-5 error from 50.0% to 5.6%" in words["curves"]
     assert "Validation top-1 error from 60.0% to 20.0%" in words["curves"]
     assert "The 6 filters of conv1" in words["filters"] and "tower A's 3 above" in words["filters"]
-    noise = re.findall(r"colour noise of up to (\d+) grey levels", words["augmented"])
+    noise = re.findall(r"color noise of up to (\d+) gray levels", words["augmented"])
     assert len(noise) == 2 and all(2 < int(levels) < 80 for levels in noise)
-    assert words["guesses"].startswith("8 held-out images") and words["neighbours"].startswith("5 held-out images")
+    assert words["guesses"].startswith("8 held-out images") and words["neighbors"].startswith("5 held-out images")
 
 
 def test_the_errors_are_those_of_report_json(reported: tuple[Path, Page]) -> None:
@@ -119,7 +119,7 @@ def test_the_errors_are_those_of_report_json(reported: tuple[Path, Page]) -> Non
     for method, title in (
         ("ten_patch", "ten patches, mean of softmax"),
         ("ten_patch_mean_logits", "ten patches, mean of logits"),
-        ("center_crop", "centre crop"),
+        ("center_crop", "center crop"),
     ):
         figures, place = report[method], page.cells.index(title)
         for cell, name in zip(page.cells[place + 1 : place + 3], ("top1", "top5")):
@@ -159,7 +159,7 @@ def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path
     (copy / "report").mkdir()
     (copy / "report" / "old.png").write_bytes(b"old")
     (copy / "report" / "notes.txt").write_text("mine")
-    page = page_of(copy, "--neighbours-among", "7")
+    page = page_of(copy, "--neighbors-among", "7")
     sentence = f"This run has not been evaluated yet: python eval_tenpatch.py --run {copy}"
     assert page.words.count(sentence) == 2  # errors, classes
     assert len(page.images) == len(PICTURES) - 2
@@ -200,7 +200,7 @@ def test_the_screen_ends_with_errors_speed_and_place(copy: Path, capsys: pytest.
     evaluation = json.loads((copy / "report.json").read_text())
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     speed = np.median([line["images_per_second"] for line in lines if "images_per_second" in line])
-    assert main(["--run", str(copy)]) == 0
+    assert main(["--run-dir", str(copy)]) == 0
     errors, trained, place = capsys.readouterr().out.splitlines()
     assert f"top-1 error {100 * evaluation['ten_patch']['top1_error']:.2f} %" in errors
     assert f"top-5 error {100 * evaluation['ten_patch']['top5_error']:.2f} %" in errors
@@ -242,13 +242,13 @@ def test_a_mistake_is_one_line_and_exit_1(
     copy: Path, change: object, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(copy)  # type: ignore[operator]
-    assert main(["--run", str(copy), "--device", "cpu"]) == 1
+    assert main(["--run-dir", str(copy), "--device", "cpu"]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and what in lines[0]
     assert not (copy / "report.html").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--run", "x", "--neighbours-among", "0"]])
+@pytest.mark.parametrize("arguments", [[], ["--run-dir", "x", "--neighbors-among", "0"]])
 def test_a_wrong_command_line_is_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -1,4 +1,4 @@
-"""What the sections on pictures hand to the drawing: the right images, classes, probabilities and neighbours."""
+"""What the sections on pictures hand to the drawing: the right images, classes, probabilities and neighbors."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.trained_run import TrainedRun
+from evaluation.views import Classifier, pixels_of
 from report import shown
 from report.drawing import blank
-from report.shown import guesses_section, neighbours_section, spread
-from report.trained_run import TrainedRun
-from report.views import Classifier, pixels_of
+from report.shown import guesses_section, neighbors_section, spread
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def opened(run: Path) -> tuple[TrainedRun, Classifier]:
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the drawing functions get, in place of drawing."""
     arguments: list[Any] = []
-    for name in ("draw_guesses", "draw_neighbours"):
+    for name in ("draw_guesses", "draw_neighbors"):
         monkeypatch.setattr(shown, name, lambda *values: arguments.extend(values) or blank(1, 1))
     return arguments
 
@@ -61,22 +61,22 @@ def test_guesses_are_the_best_of_the_ten_patch_probabilities(
 
 
 @pytest.mark.parametrize("among", [14, 10])
-def test_neighbours_are_the_nearest_in_fc7(
+def test_neighbors_are_the_nearest_in_fc7(
     opened: tuple[TrainedRun, Classifier], given: list[Any], among: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shown, "CHUNK", 4)
     run, classifier = opened
     with run.open_split("val") as held_out, run.open_split("train") as training:
-        neighbours_section(run, classifier, held_out, training, among)
+        neighbors_section(run, classifier, held_out, training, among)
         ids, everything = np.array([0, 2, 4, 5, 7]), np.arange(among)
         queries, pool = pixels_of(held_out, ids), pixels_of(training, everything)
         true, labels = held_out.labels(ids), training.labels(everything)
-    images, names, neighbours, neighbour_names, same = given
+    images, names, neighbors, neighbor_names, same = given
     np.testing.assert_array_equal(np.stack(images), queries)
     assert names == [f"class-{label}" for label in true]
     ours, theirs = classifier.features(pool).astype(np.float64), classifier.features(queries).astype(np.float64)
     order = np.argsort(((theirs[:, None] - ours[None]) ** 2).sum(axis=2), axis=1)[:, :6]
     for row, found in enumerate(order):
-        np.testing.assert_array_equal(np.stack(neighbours[row]), pool[found])
-        assert neighbour_names[row] == [f"class-{label}" for label in labels[found]]
+        np.testing.assert_array_equal(np.stack(neighbors[row]), pool[found])
+        assert neighbor_names[row] == [f"class-{label}" for label in labels[found]]
         assert same[row].tolist() == (labels[found] == true[row]).tolist()

@@ -36,7 +36,7 @@ def as_file() -> Callable[..., bytes]:
 @pytest.fixture(scope="session")
 def as_png() -> Callable[..., bytes]:
     """Pixels (uint8 or uint16 [h, w(, channels)]) → a PNG, written by hand with zlib."""
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -44,7 +44,7 @@ def as_png() -> Callable[..., bytes]:
     def make(pixels: np.ndarray, palette: np.ndarray | None = None, transparent: bytes | None = None) -> bytes:
         height, width = pixels.shape[:2]
         channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        kind = 3 if palette is not None else colour_type[channels]
+        kind = 3 if palette is not None else color_type[channels]
         rows = pixels.astype(f">u{pixels.itemsize}").reshape(height, -1)
         raw = b"".join(b"\0" + row.tobytes() for row in rows)
         head = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, kind, 0, 0, 0)
@@ -70,8 +70,8 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory, as_file: Callable[..
             folder.mkdir(parents=True)
             for number in range(each):
                 height, width = random.integers(257, 300, size=2)
-                colour = np.array([80 * label, 255 - 80 * label, 25 * number])
+                color = np.array([80 * label, 255 - 80 * label, 25 * number])
                 noise = random.integers(-20, 21, size=(height // 4 + 1, width // 4 + 1, 3))
-                pixels = np.kron(np.clip(colour + noise, 0, 255), np.ones((4, 4, 1)))[:height, :width]
+                pixels = np.kron(np.clip(color + noise, 0, 255), np.ones((4, 4, 1)))[:height, :width]
                 (folder / f"{wnid}_{number}.JPEG").write_bytes(as_file(pixels.astype(np.uint8), quality=90))
     return root

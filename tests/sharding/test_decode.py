@@ -76,19 +76,19 @@ def test_the_odd_jpegs_are_what_they_claim(scene: np.ndarray, as_file: MakeFile)
     assert (header["baseline"].width, header["baseline"].height) == (340, 300)
 
 
-def test_grey_comes_out_three_times(scene: np.ndarray, as_file: MakeFile) -> None:
-    grey = Image.fromarray(scene).convert("L")
-    pixels = decode(as_file(grey, quality=95))
-    assert np.abs(pixels.astype(int) - by_dali(as_file(grey, quality=95))).max() == 0
-    assert np.abs(pixels.astype(int) - np.asarray(grey)[..., None]).max() < 12
+def test_gray_comes_out_three_times(scene: np.ndarray, as_file: MakeFile) -> None:
+    gray = Image.fromarray(scene).convert("L")
+    pixels = decode(as_file(gray, quality=95))
+    assert np.abs(pixels.astype(int) - by_dali(as_file(gray, quality=95))).max() == 0
+    assert np.abs(pixels.astype(int) - np.asarray(gray)[..., None]).max() < 12
 
 
 def test_sixteen_bits_are_scaled_not_clipped(as_png: MakeFile) -> None:
-    grey = (np.arange(64 * 80).reshape(64, 80) * 12).astype(np.uint16)
-    expected = np.rint(grey / 257).astype(int)
-    assert (decode(as_png(grey)) == expected[..., None]).all()
-    colour = np.dstack([grey, grey[::-1], grey // 2])
-    assert np.abs(decode(as_png(colour)).astype(int) - colour / 257).max() < 1
+    gray = (np.arange(64 * 80).reshape(64, 80) * 12).astype(np.uint16)
+    expected = np.rint(gray / 257).astype(int)
+    assert (decode(as_png(gray)) == expected[..., None]).all()
+    color = np.dstack([gray, gray[::-1], gray // 2])
+    assert np.abs(decode(as_png(color)).astype(int) - color / 257).max() < 1
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -116,7 +116,7 @@ def test_palettes_with_and_without_a_transparent_entry(as_png: MakeFile) -> None
 
 
 def test_the_first_frame_of_a_gif(as_file: MakeFile) -> None:
-    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (30, 20), color) for color in ("red", "blue")]
     assert (decode(as_file(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)).all()
 
 

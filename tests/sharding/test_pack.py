@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import Image
 
 from sharding import PackOptions, ShardError, ShardSet, Statistics, pack, worker
-from sharding.plan import Sample, Spool
+from sharding.pack_index import Sample, Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -309,9 +309,9 @@ def test_half_a_plan_that_a_kill_left_is_made_anew(
         with pytest.raises(KeyboardInterrupt):
             pack(options(class_folders, tmp_path))
     path = tmp_path / "train.partial" / "job" / "plan.sqlite"
-    plan = path.read_bytes()
-    assert len(plan) > 8192
-    path.write_bytes(plan[: len(plan) // 2] if left is None else left)
+    pack_index = path.read_bytes()
+    assert len(pack_index) > 8192
+    path.write_bytes(pack_index[: len(pack_index) // 2] if left is None else left)
     assert files(pack(options(class_folders, tmp_path))[0]) == whole
 
 

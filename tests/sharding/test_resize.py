@@ -60,7 +60,7 @@ def test_small_pictures_grow_bicubically() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(height=st.integers(1, 400), width=st.integers(1, 400))
-def test_any_size_gives_256_by_256_of_the_same_colour(height: int, width: int) -> None:
+def test_any_size_gives_256_by_256_of_the_same_color(height: int, width: int) -> None:
     pixels = np.broadcast_to(np.array([10, 130, 250], np.uint8), (height, width, 3))
     for resample in ("area", "lanczos"):
         assert (central_square(pixels, resample) == [10, 130, 250]).all()
@@ -77,26 +77,26 @@ KINDS = {
     mode=st.sampled_from(list(KINDS)),
     height=st.integers(1, 330),
     width=st.integers(1, 330),
-    colour=st.tuples(*[st.integers(0, 255)] * 3),
+    color=st.tuples(*[st.integers(0, 255)] * 3),
 )
-def test_every_mode_and_size_keeps_its_colour(mode: str, height: int, width: int, colour: tuple[int, int, int]) -> None:
-    """One colour in a file of every mode; expected is what Pillow makes of it, 16-bit grey scaled by hand."""
-    plain = Image.new("RGB", (width, height), colour)
+def test_every_mode_and_size_keeps_its_color(mode: str, height: int, width: int, color: tuple[int, int, int]) -> None:
+    """One color in a file of every mode; expected is what Pillow makes of it, 16-bit gray scaled by hand."""
+    plain = Image.new("RGB", (width, height), color)
     if mode == "I;16":
-        image = Image.fromarray(np.full((height, width), colour[0] * 257, np.uint16))
-        expected = np.full(3, colour[0])
+        image = Image.fromarray(np.full((height, width), color[0] * 257, np.uint16))
+        expected = np.full(3, color[0])
     else:
         if mode == "P":
             image = plain.quantize(4)
         elif mode == "LAB":
-            image = Image.merge("LAB", [Image.new("L", plain.size, part) for part in colour])
+            image = Image.merge("LAB", [Image.new("L", plain.size, part) for part in color])
         else:
             image = plain.convert(mode, dither=Image.Dither.NONE)
         expected = np.asarray(image.convert("RGB"))[0, 0]
     file = io.BytesIO()
     image.save(file, KINDS[mode], **({"quality": 100} if KINDS[mode] in ("JPEG", "WEBP") else {}))
     pixels = decode_stored(prepare_image(file.getvalue(), encoding="raw"), "raw")
-    assert np.abs(pixels.astype(int) - expected).max() <= 12  # JPEG and WebP lose that much of a saturated colour
+    assert np.abs(pixels.astype(int) - expected).max() <= 12  # JPEG and WebP lose that much of a saturated color
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 259), (300, 256), (256, 256)])

@@ -15,9 +15,9 @@ from sharding.statistics import Statistics, Sums
 def pictures(count: int, seed: int = 0) -> np.ndarray:
     """uint8 [count, 256, 256, 3] whose channels hang together, each in its own way."""
     random = np.random.default_rng(seed)
-    grey = random.normal(120, 60, size=(count, 256, 256, 1))
+    gray = random.normal(120, 60, size=(count, 256, 256, 1))
     tint = random.normal(0, [12, 25, 40], size=(count, 256, 256, 3))
-    return np.clip(grey + tint + np.array([10, 0, -15]), 0, 255).astype(np.uint8)
+    return np.clip(gray + tint + np.array([10, 0, -15]), 0, 255).astype(np.uint8)
 
 
 def sums_of(images: np.ndarray) -> Sums:

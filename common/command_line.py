@@ -1,0 +1,74 @@
+"""Command lines made from dataclasses: a frozen config class in, its options on a parser, a checked config out.
+
+Each field made by `option` is an option: its name, type, default and help. A field without a default is required.
+"""
+
+import argparse
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
+_METAVARS: dict[type, str] = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
+
+
+def option(help_text: str, default: Any = MISSING, **metadata: Any) -> Any:
+    """A dataclass field that is an option; `metavar` in `metadata` names its value, `positional` makes it one."""
+    return field(default=default, metadata={"help": help_text, **metadata})
+
+
+def flag(name: str) -> str:
+    """`--batch-size` of `batch_size`."""
+    return "--" + name.replace("_", "-")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that ends a wrong command line with one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"error: {message} ({self.prog} --help lists the options)\n")
+        sys.exit(2)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add one argument to `parser` for each field of the dataclass `config`."""
+    hints = get_type_hints(config)
+    for item in fields(config):
+        _add_option(parser, item, hints[item.name])
+
+
+def _add_option(parser: argparse.ArgumentParser, item: "Field[Any]", hint: Any) -> None:
+    required = item.default is MISSING
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    arguments: dict[str, Any] = {"help": _help(item)}
+    if hint is bool:
+        arguments["action"] = "store_true"
+    elif get_origin(hint) is Literal:
+        arguments["choices"] = get_args(hint)
+    else:
+        arguments |= {"type": hint, "metavar": item.metadata.get("metavar", _METAVARS[hint])}
+    if item.metadata.get("positional"):
+        parser.add_argument(item.name, **arguments)
+        return
+    parser.add_argument(flag(item.name), **arguments, **({"required": True} if required else {"default": item.default}))
+
+
+def _help(item: "Field[Any]") -> str:
+    text: str = item.metadata["help"].replace("%", "%%")
+    if item.metadata.get("positional"):
+        return text
+    if item.default is MISSING:
+        return f"{text} (required)"
+    return text if item.default is None or item.default is False else f"{text} (default: {item.default})"
+
+
+def parse_config(parser: argparse.ArgumentParser, config: type[Config], arguments: Sequence[str] | None) -> Config:
+    """The checked `config` of a command line (None: this process's). Exits with 2 and one line if it is wrong."""
+    try:
+        return config(**vars(parser.parse_args(arguments)))
+    except ValueError as error:
+        parser.error(str(error))

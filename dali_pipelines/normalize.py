@@ -1,0 +1,101 @@
+"""From mirrored uint8 crops to what a recipe's network eats: mean image off, color offset on, scale.
+
+`CropNormalize` is what the loader uses on the CPU; `Normalize` does the same to a batch of uint8 crops that has
+travelled (to a GPU, or from the other rank of a pair).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dali_pipelines.augmentation import CROP, Augmentation, Recipe, mean_crops
+from dali_pipelines.fused import mirrored_crops, normalized_crops
+from sharding import Statistics
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Where n crops lie in decoded pictures: addresses int64 [n], each picture `width` columns of RGB bytes.
+
+    y, x: int32 [n], the crop's place in its picture; mirror: bool [n].
+    """
+
+    addresses: NDArray[np.int64]
+    width: int
+    y: NDArray[np.int32]
+    x: NDArray[np.int32]
+    mirror: NDArray[np.bool_]
+
+    def part(self, part: slice) -> "Decoded":
+        """The crops of `part` alone."""
+        return Decoded(self.addresses[part], self.width, self.y[part], self.x[part], self.mirror[part])
+
+
+class CropNormalize:
+    """The compiled pass, bound to a mean image and a recipe. Nothing in it takes the GIL while it works."""
+
+    def __init__(self, statistics: Statistics, recipe: Recipe) -> None:
+        mean = statistics.mean_image.astype(np.float32)
+        self._means = np.stack([mean, mean[:, ::-1]])
+        self._recipe = recipe
+
+    def fill(self, out: torch.Tensor, decoded: Decoded, choice: Augmentation) -> None:
+        """Fill `out` [n, 3, 224, 224], channels-last, with the crops: mirrored as uint8, standardized as float32."""
+        crops = (decoded.addresses, decoded.width, decoded.y, decoded.x, decoded.mirror)
+        rows = out.permute(0, 2, 3, 1).numpy()
+        if out.dtype == torch.uint8:
+            mirrored_crops(*crops, rows)
+        else:
+            scale = np.float32(1 / choice.divisor)
+            mean = (self._means, *mean_crops(self._recipe, choice))
+            normalized_crops(*crops, *mean, choice.rgb_offset, scale, rows)
+
+
+class Normalize:
+    """Mirrored uint8 crops [n, 3, 224, 224] → float32, as `Loader` delivers with output="float32"."""
+
+    def __init__(self, statistics: Statistics, recipe: Recipe, device: str | torch.device) -> None:
+        self._recipe = recipe
+        self._device = torch.device(device)
+        self._tail = CropNormalize(statistics, recipe)
+        self._mean = torch.from_numpy(statistics.mean_image.astype(np.float32)).to(self._device)
+
+    def __call__(self, images: torch.Tensor, augmentation: Augmentation, noise: bool = True) -> torch.Tensor:
+        """(crop − mean image + color offset) ÷ divisor: float32 [n, 3, 224, 224], channels-last, on the device.
+
+        `augmentation` has n entries, those that the images were cropped and mirrored by. `noise=False` leaves
+        out the color offset and the division. Raises ValueError for images of another type, shape or number.
+        """
+        shape = (len(augmentation), 3, CROP, CROP)
+        if images.dtype != torch.uint8 or tuple(images.shape) != shape:
+            raise ValueError(f"images {images.dtype} {list(images.shape)}: expected torch.uint8 {list(shape)}")
+        if not noise:
+            silent = np.zeros_like(augmentation.rgb_offset)
+            augmentation = replace(augmentation, rgb_offset=silent, divisor=1.0)
+        rows = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
+        return self._fused(rows, augmentation) if self._device.type == "cpu" else self._by_torch(rows, augmentation)
+
+    def _fused(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """On the CPU: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by the compiled pass."""
+        out = torch.empty(rows.shape, dtype=torch.float32).permute(0, 3, 1, 2)
+        addresses = rows.data_ptr() + np.arange(len(rows)) * (CROP * CROP * 3)
+        start, as_it_is = np.zeros_like(augmentation.crop_y), np.zeros_like(augmentation.mirror)
+        self._tail.fill(out, Decoded(addresses, CROP, start, start, as_it_is), augmentation)
+        return out
+
+    def _by_torch(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """On any device: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by PyTorch's operators."""
+        pixels = rows.float()
+        pixels -= self._mean_crops(augmentation)
+        pixels += torch.from_numpy(augmentation.rgb_offset).to(self._device)[:, None, None, :]
+        pixels /= augmentation.divisor
+        return pixels.permute(0, 3, 1, 2)
+
+    def _mean_crops(self, augmentation: Augmentation) -> torch.Tensor:
+        """The mean image as each crop sees it: float32 [n, 224, 224, 3]."""
+        y, x, mirror = (torch.from_numpy(choice).to(self._device) for choice in mean_crops(self._recipe, augmentation))
+        places = torch.arange(CROP, device=self._device)
+        columns = torch.where(mirror[:, None], CROP - 1 - places, places) + x[:, None]
+        return self._mean[(y[:, None] + places)[:, :, None], columns[:, None, :]]

@@ -1,0 +1,127 @@
+"""The published errors that a run is judged by, and which of them belong to a class table.
+
+Figures: the logs of the original program (github computerhistory/AlexNet-Source-Code; its net #145 on ILSVRC-2010 is
+Krizhevsky 2012, Table 1) and the README of github AsteroidHunter/replicatingAlexNet ("the seed").
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+NO_REFERENCE = "no published reference for this data set"
+# sha256 of the 1,000 sorted wnids, joined by line feeds
+_CHALLENGES = {
+    "5365280f1c0b13c7f97e278f62f1d9b82b91ea06c4aeb6a68b6ac8caa374059e": "ILSVRC-2010",  # from its meta.mat
+    "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd": "ILSVRC-2012",
+}
+_IMAGES = {("ILSVRC-2010", "val"): 50_000, ("ILSVRC-2010", "test"): 150_000, ("ILSVRC-2012", "val"): 50_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One published result. Errors as fractions, log loss in nats; None where it was not published."""
+
+    run: str
+    challenge: str
+    split: str
+    top1_error: float
+    top5_error: float
+    log_loss: float | None = None
+    center_top1_error: float | None = None
+    center_top5_error: float | None = None
+    center_log_loss: float | None = None
+
+
+REFERENCES = (
+    Reference(
+        run="original #145-2010 (the paper's Table 1)",
+        challenge="ILSVRC-2010",
+        split="test",
+        top1_error=0.37473,
+        top5_error=0.16999,
+        log_loss=1.614660,
+        center_top1_error=0.39025,
+        center_top5_error=0.18295,
+        center_log_loss=1.706031,
+    ),
+    Reference(
+        run="original #145-half (one column)",
+        challenge="ILSVRC-2010",
+        split="test",
+        top1_error=0.39168,
+        top5_error=0.18229,
+        log_loss=1.702802,
+    ),
+    Reference(
+        run="seed (replicatingAlexNet, mean of logits)",
+        challenge="ILSVRC-2010",
+        split="val",
+        top1_error=0.4025,
+        top5_error=0.1968,
+    ),
+    Reference(
+        run="original #145",
+        challenge="ILSVRC-2012",
+        split="val",
+        top1_error=0.40664,
+        top5_error=0.18210,
+        log_loss=1.741473,
+    ),
+    Reference(
+        run="original #145, rate pushed back up, to epoch 135",
+        challenge="ILSVRC-2012",
+        split="val",
+        top1_error=0.40250,
+        top5_error=0.17994,
+        log_loss=1.725738,
+    ),
+    Reference(
+        run="original #148 (no normalization layers)",
+        challenge="ILSVRC-2012",
+        split="val",
+        top1_error=0.42034,
+        top5_error=0.19362,
+        log_loss=1.822358,
+    ),
+)
+
+
+def challenge_of(classes: Iterable[tuple[int, str | None, str | None]]) -> str | None:
+    """ "ILSVRC-2010" or "ILSVRC-2012" if the classes (label, wnid, name) are all of its 1,000, else None.
+
+    The order of the labels does not matter; a class without wnid is taken to be named by it.
+    """
+    wnids = sorted(wnid or name or "" for _, wnid, name in classes)
+    return _CHALLENGES.get(hashlib.sha256("\n".join(wnids).encode()).hexdigest())
+
+
+def references_for(challenge: str | None, split: str) -> list[Reference]:
+    """The published results of a challenge, those of the same split first; none for any other data set."""
+    found = [reference for reference in REFERENCES if reference.challenge == challenge]
+    return sorted(found, key=lambda reference: reference.split != split)
+
+
+def reference_note(challenge: str | None, split: str, images: int) -> str:
+    """What to know of the references before comparing with them: that there are none, or that images are missing."""
+    if challenge is None:
+        return NO_REFERENCE
+    whole = _IMAGES.get((challenge, split))
+    if whole == images:
+        return ""
+    if whole is None:
+        return f"the references are for other splits of {challenge}"
+    return f"not comparable: these are {images} of the {whole} images of {challenge} {split}"
+
+
+def published_curve() -> dict[str, np.ndarray]:
+    """The seed's 90 epochs on ILSVRC-2010: float64 [90] by column name (`report/published_curve.csv`).
+
+    `epoch` counts epochs done; errors are fractions; `images_per_second` comes from the times between epochs.
+    """
+    with Path(__file__).with_name("published_curve.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}

@@ -1,0 +1,141 @@
+"""A run's folder in; its checkpoint, network, classes and shards out, checked to belong together."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from dali_pipelines.augmentation import Recipe
+from evaluation.references import challenge_of
+from model import AlexNet
+from model.checkpoint import find_checkpoint, load_checkpoint, load_network
+from sharding import ShardError, ShardSet, Statistics
+
+NAMES = ("last", "best")
+
+
+class EvaluationError(UserError):
+    """Something that an evaluation or a report needs is missing or broken; the message says what, where, what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A run and one checkpoint of it. `state` is the checkpoint's content, tensors on the CPU."""
+
+    path: Path
+    checkpoint: Path
+    state: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, checkpoint: str = "last") -> "TrainedRun":
+        """Open run `path` at its checkpoint "last" or "best", or at the checkpoint file named.
+
+        Raises EvaluationError if there is no such run, CheckpointError if the checkpoint is absent or damaged.
+        """
+        if not path.is_dir():
+            raise EvaluationError(
+                f"--run-dir {path}: no such folder; train first: python train.py --shards DIR --run-dir {path}"
+            )
+        file = find_checkpoint(path, checkpoint) if checkpoint in NAMES else Path(checkpoint)
+        return cls(path=path, checkpoint=file, state=load_checkpoint(file))
+
+    @property
+    def recipe(self) -> Recipe:
+        """Which recipe the network was trained with."""
+        return self.state["model_config"]["recipe"]
+
+    @property
+    def classes(self) -> list[list[Any]]:
+        """The class table by label: [label, wnid, name] each."""
+        return sorted(self.state["dataset"]["classes"], key=lambda row: row[0])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label, for people; the wnid or the label where a class has none."""
+        return [str(name or wnid or label) for label, wnid, name in self.classes]
+
+    @property
+    def challenge(self) -> str | None:
+        """ "ILSVRC-2010" or "ILSVRC-2012" if it was trained on all classes of one, else None."""
+        return challenge_of((label, wnid, name) for label, wnid, name in self.classes)
+
+    @property
+    def statistics(self) -> Statistics:
+        """The training data's mean image and color statistics, from the checkpoint."""
+        arrays: dict[str, Any] = {name: np.asarray(tensor) for name, tensor in self.state["statistics"].items()}
+        return Statistics(**{**arrays, "images": int(arrays["images"])})
+
+    def describe(self) -> str:
+        """The checkpoint in a few words, for the screen."""
+        return f"{self.checkpoint.name} (epoch {self.state['epoch']}, step {self.state['step']})"
+
+    def packing_options(self, override: Path | None = None) -> tuple[dict[str, Any], str]:
+        """How the training pictures were packed: `resample`, `quality` and `encoding` for `sharding.prepare_image`.
+
+        Where the packed training split is no longer there to tell: the packer's defaults, and a sentence that says so.
+        """
+        shards, missing = try_split(self, "train", override)
+        if shards is None:
+            return {"encoding": "jpeg"}, f"pictures are packed with the default options, since {missing}"
+        with shards:
+            options = {name: shards.options[name] for name in ("resample", "quality")}
+            return options | {"encoding": shards.encoding}, ""
+
+    def network(self, device: torch.device) -> AlexNet:
+        """The unsplit network with the checkpoint's weights, in evaluation mode on `device`."""
+        return load_network(self.state, device=device)
+
+    def checksum(self) -> str:
+        """Hex SHA-256 of the checkpoint's file."""
+        with self.checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def shards_folder(self, override: Path | None = None) -> Path:
+        """The folder that holds train/ and val/: `override`, else where the run was trained from."""
+        folder = override or Path(self.state["dataset"]["shards"])
+        return folder.parent if (folder / "manifest.json").is_file() else folder
+
+    def open_split(self, split: str, override: Path | None = None) -> ShardSet:
+        """Open a packed split whose classes are the network's.
+
+        Raises EvaluationError if it is not there or has other classes, ShardError if it is damaged.
+        """
+        folder = self.shards_folder(override)
+        if not folder.is_dir():
+            raise EvaluationError(f"{folder}: no such folder; say with --shards where the packed splits are")
+        if not (folder / split / "manifest.json").is_file():
+            has = [place.parent.name for place in sorted(folder.glob("*/manifest.json"))]
+            there = f"it holds {', '.join(has)}" if has else "it holds no packed split"
+            raise EvaluationError(
+                f"{folder}: no split {split!r} there ({there}); pack it with `python -m sharding pack SRC {folder} "
+                f"--split {split}`, or name another folder with --shards"
+            )
+        shards = ShardSet.open(folder / split)
+        self._check_classes(shards)
+        return shards
+
+    def _check_classes(self, shards: ShardSet) -> None:
+        theirs = [(entry.label, entry.wnid, entry.name) for entry in sorted(shards.classes, key=lambda c: c.label)]
+        ours = [tuple(row) for row in self.classes]
+        if len(theirs) != len(ours):
+            raise EvaluationError(
+                f"{shards.path} has {len(theirs)} classes, the network of {self.checkpoint} {len(ours)}"
+            )
+        for one, other in zip(theirs, ours):
+            if one[:2] != other[:2] or (one[1] is None and one[2] != other[2]):
+                raise EvaluationError(
+                    f"{shards.path} has other classes than {self.checkpoint}: {list(one)} for {list(other)}; pack both "
+                    "splits with the same class table (--classes)"
+                )
+
+
+def try_split(run: TrainedRun, split: str, override: Path | None) -> tuple[ShardSet | None, str]:
+    """The split and "", or None and the sentence that says why it cannot be opened."""
+    try:
+        return run.open_split(split, override), ""
+    except (EvaluationError, ShardError) as error:
+        return None, str(error)

@@ -1,0 +1,106 @@
+"""Pictures as shards store them → the network's inputs; its outputs for ten views → one answer an image.
+
+For single pictures (predictions, the report's figures). Whole splits go through `dali_pipelines.Loader`, which
+cuts the same views.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dali_pipelines import Normalize
+from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, Recipe, fixed_views
+from evaluation.inference import Inference
+from model import AlexNet
+from sharding import RejectedImage, ShardError, ShardSet, Statistics
+from sharding.resize import decode_stored
+
+CENTER_VIEW = 2  # of the ten: the third crop, not mirrored
+VIEWS_IN_MEMORY = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenPatch:
+    """One batch, three ways to an answer for each image.
+
+    probabilities: float64 [n, classes], the mean of the ten views' softmax outputs (Krizhevsky 2012 §4.1).
+    mean_logits: float64 [n, classes], the mean of their logits (the seed). center_logits: those of the center crop.
+    """
+
+    probabilities: torch.Tensor
+    mean_logits: torch.Tensor
+    center_logits: torch.Tensor
+
+
+def average_views(logits: torch.Tensor) -> TenPatch:
+    """Combine logits [n·10, classes], ten consecutive rows an image. On the device of `logits`, in float64."""
+    views = logits.double().unflatten(0, (-1, VIEWS))
+    return TenPatch(
+        probabilities=views.softmax(dim=2).mean(dim=1),
+        mean_logits=views.mean(dim=1),
+        center_logits=views[:, CENTER_VIEW],
+    )
+
+
+def pixels_of(shards: ShardSet, ids: np.ndarray) -> np.ndarray:
+    """The stored pictures of samples `ids` [n], n at least 1: uint8 [n, 256, 256, 3] RGB.
+
+    Raises ShardError with shard and key for one that does not decode.
+    """
+    stored = shards.images(ids)
+    if shards.encoding == "raw":
+        return np.stack(stored)
+    decoded = []
+    for sample, view in zip(ids, stored):
+        try:
+            decoded.append(decode_stored(view.tobytes(), "jpeg"))
+        except RejectedImage as error:
+            name, key = shards.locate(int(sample))
+            where = f"{shards.path / name}, key {key}"
+            raise ShardError(f"{where}: {error}; check with: python -m sharding verify {shards.path}") from None
+    return np.stack(decoded)
+
+
+def cut(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
+    """Crops of pixels uint8 [n, 256, 256, 3], mirrored after cropping: uint8 [n·v, 3, 224, 224].
+
+    `augmentation` has v entries for each picture, picture by picture.
+    """
+    views = len(augmentation) // len(pixels)
+    crops = np.empty((len(augmentation), 3, CROP, CROP), np.uint8)
+    for place, crop in enumerate(crops):
+        top, left = int(augmentation.crop_y[place]), int(augmentation.crop_x[place])
+        window = pixels[place // views, top : top + CROP, left : left + CROP]
+        crop[:] = (window[:, ::-1] if augmentation.mirror[place] else window).transpose(2, 0, 1)
+    return crops
+
+
+class Classifier:
+    """A network with the statistics and the recipe that it was trained with, on one device."""
+
+    def __init__(self, network: AlexNet, statistics: Statistics, recipe: Recipe, device: torch.device) -> None:
+        self._network = network.to(device)
+        self._device = device
+        self._normalize = Normalize(statistics, recipe, device)
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3], n at least 1."""
+        with Inference(self._network) as forward:
+            parts = [average_views(forward(views)).probabilities for views in self._views(pixels, VIEWS)]
+        return torch.cat(parts).cpu().numpy()
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Outputs of fc7 for the center crops of pictures uint8 [n, 256, 256, 3]: float32 [n, width of fc7]."""
+        with Inference(self._network) as forward:
+            parts = [forward.features(views) for views in self._views(pixels, 1)]
+        return torch.cat(parts).float().cpu().numpy()
+
+    def _views(self, pixels: np.ndarray, views: int) -> Iterator[torch.Tensor]:
+        """Standardized views [≤250, 3, 224, 224] of some pictures at a time."""
+        count = VIEWS_IN_MEMORY // views
+        for start in range(0, len(pixels), count):
+            some = pixels[start : start + count]
+            augmentation = fixed_views(len(some), views)
+            yield self._normalize(torch.from_numpy(cut(some, augmentation)).to(self._device), augmentation)

@@ -1,0 +1,353 @@
+"""The command: files, screen, ranks, ties, predictions, and what it says of a user's mistakes."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eval_tenpatch
+from eval_tenpatch import Evaluation, evaluate, main
+from evaluation.trained_run import TrainedRun
+from evaluation.views import TenPatch, average_views
+from model import AlexNet, ModelConfig
+from model.scores import ScoreError, Scores
+from sharding import ShardSet, prepare_image
+from sharding.resize import decode_stored
+from tests.handmade import WIDTH, make_run
+from tests.training.ranks import start
+from training.mesh import Mesh
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ("ten_patch", "ten_patch_mean_logits", "center_crop")
+
+
+@pytest.fixture(scope="module")
+def evaluated(raw_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of seven classes after `eval_tenpatch.py --run-dir RUN --batch-size 4`, and what it printed."""
+    run = make_run(tmp_path_factory.mktemp("run"), raw_shards)
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen):
+        assert main(["--run-dir", str(run), "--batch-size", "4", "--device", "cpu"]) == 0
+    return run, screen.getvalue()
+
+
+def test_report_json_says_what_was_measured_on_what(evaluated: tuple[Path, str], raw_shards: Path) -> None:
+    run, _ = evaluated
+    report = json.loads((run / "report.json").read_text())
+    with ShardSet.open(raw_shards / "val") as val, ShardSet.open(raw_shards / "train") as train:
+        assert report["data"] == {"shards": str(val.path), "fingerprint": val.fingerprint, "samples": 9}
+        assert report["training_data"]["fingerprint"] == train.fingerprint
+    opened = TrainedRun.open(run)
+    assert report["checkpoint"]["sha256"] == opened.checksum()
+    assert (report["checkpoint"]["step"], report["checkpoint"]["epoch"]) == (15, 3)
+    assert (report["images"], report["classes"], report["split"]) == (9, 7, "val")
+    assert report["reference_note"] == "no published reference for this data set"
+    assert report["references"] == []
+    for method in METHODS:
+        figures = report[method]
+        assert figures["images"] == 9
+        for error in ("top1", "top5"):
+            low, high = figures[f"{error}_interval"]
+            assert 0 <= low <= figures[f"{error}_error"] <= high <= 1
+            assert high - low > 0.2  # nine images do not tell more
+
+
+def test_predictions_and_class_errors_add_up_to_the_report(evaluated: tuple[Path, str]) -> None:
+    run, _ = evaluated
+    figures = json.loads((run / "report.json").read_text())["ten_patch"]
+    with np.load(run / "predictions.npz") as rows:
+        right = rows["best"] == rows["labels"][:, None]
+        assert rows["ids"].tolist() == list(range(9))
+        assert rows["best"].shape == rows["probability"].shape == (9, 5)
+        assert np.all(np.diff(rows["probability"], axis=1) <= 0)
+        labels, wrong1 = rows["labels"], ~right[:, 0]
+    assert figures["top1_error"] == pytest.approx(wrong1.mean())
+    assert figures["top5_error"] == pytest.approx(1 - right.any(axis=1).mean())
+    with (run / "class_errors.csv").open() as lines:
+        table = list(csv.DictReader(lines))
+    assert [row["name"] for row in table] == [f"class-{label}" for label in range(7)]
+    for label, row in enumerate(table):
+        assert int(row["images"]) == (labels == label).sum()
+        assert float(row["top1_errors"]) == wrong1[labels == label].sum()
+        assert float(row["top1_error"]) == pytest.approx(wrong1[labels == label].mean(), abs=1e-6)
+
+
+def test_the_screen_has_the_same_figures(evaluated: tuple[Path, str]) -> None:
+    run, printed = evaluated
+    report = json.loads((run / "report.json").read_text())
+    lines = printed.splitlines()
+    assert "9 images" in lines[0] and "last.pt (epoch 3, step 15)" in lines[0]
+    titles = ("ten patches, mean of softmax", "ten patches, mean of logits", "center crop")
+    for method, title in zip(METHODS, titles):
+        line = next(line for line in lines if line.startswith(title))
+        low, high = report[method]["top1_interval"]
+        assert f"{100 * report[method]['top1_error']:.2f} [{100 * low:.2f}, {100 * high:.2f}]" in line
+        assert f"{report[method]['log_loss']:.4f}" in line
+    assert "no published reference for this data set" in lines
+
+
+def test_the_mean_image_comes_from_the_checkpoint(
+    evaluated: tuple[Path, str], raw_shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
+    shutil.copytree(raw_shards / "val", tmp_path / "alone" / "val")  # no statistics.npz, no training split beside it
+    assert main(["--run-dir", str(run), "--shards", str(tmp_path / "alone"), "--device", "cpu"]) == 0
+    here, there = (json.loads((folder / "report.json").read_text()) for folder in (run, evaluated[0]))
+    for method in METHODS:
+        assert here[method]["log_loss"] == pytest.approx(there[method]["log_loss"], abs=1e-6)
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    state["statistics"]["mean_image"] += 40
+    torch.save(state, run / "checkpoints" / "last.pt")
+    assert main(["--run-dir", str(run), "--shards", str(tmp_path / "alone"), "--device", "cpu"]) == 0
+    brighter = json.loads((run / "report.json").read_text())
+    assert abs(brighter["ten_patch"]["log_loss"] - here["ten_patch"]["log_loss"]) > 1e-3
+
+
+def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=3",
+        "--",
+        str(ROOT / "eval_tenpatch.py"),
+    ]
+    done = subprocess.run(
+        [sys.executable, *command, "--run-dir", str(run), "--batch-size", "1", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written:") == 1
+    one, three = (json.loads((folder / "report.json").read_text()) for folder in (evaluated[0], run))
+    assert three["machine"].startswith("3 processes")
+    assert three["images"] == one["images"] == 9
+    for method in METHODS:
+        for name in ("images", "top1_error", "top5_error"):
+            assert three[method][name] == pytest.approx(one[method][name], abs=1e-12)
+        assert three[method]["log_loss"] == pytest.approx(one[method]["log_loss"], abs=1e-6)
+    with np.load(evaluated[0] / "predictions.npz") as first, np.load(run / "predictions.npz") as second:
+        assert second["ids"].tolist() == list(range(9))
+        np.testing.assert_array_equal(first["best"], second["best"])
+
+
+def evaluate_and_lose_a_rank(arguments: list[str]) -> int:
+    """A rank of an evaluation; the second one is killed when it is to give its part."""
+    if os.environ["RANK"] == "1":
+        eval_tenpatch.gather = lambda *_all: os.kill(os.getpid(), signal.SIGKILL)
+    return main(arguments)
+
+
+def test_a_lost_rank_is_one_line_and_exit_1(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
+    ranks = start(tmp_path, 2, evaluate_and_lose_a_rank, ["--run-dir", str(run), "--device", "cpu"])
+    assert ranks.wait() == [1, -signal.SIGKILL], ranks.text()
+    assert ranks.text().splitlines()[-1].startswith("error: another process is gone or does not answer")
+    assert "Traceback" not in ranks.text()
+    assert not (run / "report.json").exists()
+
+
+@pytest.mark.parametrize("batch_size", [4, 7, 2])
+def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: int) -> None:
+    """Three ranks, one after the other in this process: 7 images in global batches of 4 leave 3, of 2 leave 1."""
+    network, parts = AlexNet(ModelConfig(classes=3, width=WIDTH), seed=0).eval(), []
+    with ShardSet.open(jpeg_shards / "val") as shards:
+        for rank in range(3):
+            mesh = Mesh(rank=rank, world=3, data_rank=rank, data_world=3)
+            parts.append(evaluate(network, shards, shards.statistics, "paper", batch_size=batch_size, mesh=mesh))
+        whole = Evaluation.joined(parts, len(shards))
+        alone = evaluate(network, shards, shards.statistics, "paper", batch_size=3)
+        assert sorted(len(part.ids) for part in parts)[0] < 7 / 3
+        np.testing.assert_array_equal(whole.labels, shards.labels(np.arange(7)))
+    for method in METHODS:
+        assert whole.scores[method].images == 7
+        one, other = whole.scores[method].figures(), alone.scores[method].figures()
+        assert one["top1_error"] == other["top1_error"]
+        assert one["log_loss"] == pytest.approx(other["log_loss"], abs=1e-6)
+
+
+def test_an_image_counted_twice_or_never_is_refused() -> None:
+    def part(ids: list[int]) -> Evaluation:
+        return Evaluation(
+            scores={method: Scores(3) for method in METHODS},
+            ids=np.array(ids),
+            labels=np.zeros(len(ids), np.int64),
+            best=np.zeros((len(ids), 3), np.int32),
+            probability=np.zeros((len(ids), 3), np.float32),
+        )
+
+    assert Evaluation.joined([part([2]), part([0, 1])], 3).ids.tolist() == [0, 1, 2]
+    for ids in ([[0, 1], [1]], [[0], [1]], [[0, 1, 2], [2]], [[0, 1], [3]]):
+        with pytest.raises(ScoreError, match=r"each image 0\.\.2 once"):
+            Evaluation.joined([part(some) for some in ids], 3)
+
+
+def test_a_network_that_knows_nothing_is_at_chance(jpeg_shards: Path) -> None:
+    network = AlexNet(ModelConfig(classes=3, width=WIDTH), seed=0).eval()
+    with torch.no_grad():
+        network.fc8.weight.zero_()
+        network.fc8.bias.fill_(0.25)
+    with ShardSet.open(jpeg_shards / "val") as shards:
+        found = evaluate(network, shards, shards.statistics, "original", batch_size=5)
+    for method in METHODS:
+        figures = found.scores[method].figures()
+        assert figures["top1_error"] == pytest.approx(2 / 3, abs=1e-12)  # ties: a third of an image right each
+        assert figures["top5_error"] == 0  # three classes
+        assert figures["log_loss"] == pytest.approx(np.log(3), abs=1e-12)
+
+
+def test_averages_of_views() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (3, 10, 4))
+    found: TenPatch = average_views(torch.tensor(logits.reshape(30, 4)))
+    powers = np.exp(logits)
+    np.testing.assert_allclose(found.probabilities, (powers / powers.sum(2, keepdims=True)).mean(1), atol=1e-12)
+    np.testing.assert_allclose(found.mean_logits, logits.mean(axis=1), atol=1e-12)
+    np.testing.assert_array_equal(found.center_logits, logits[:, 2])
+
+
+def test_shards_may_name_the_folder_or_one_split_in_it(evaluated: tuple[Path, str], raw_shards: Path) -> None:
+    run = TrainedRun.open(evaluated[0])
+    for named in (None, raw_shards, raw_shards / "train", raw_shards / "val"):
+        with run.open_split("val", named) as shards:
+            assert shards.path == raw_shards / "val"
+
+
+def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--run-dir", "NOWHERE"], "no such folder; train first"),
+        (["--run-dir", "EMPTY"], "no checkpoint"),
+        (["--run-dir", "RUN", "--checkpoint", "best"], "has no checkpoint checkpoints/best.pt"),
+        (["--run-dir", "RUN", "--checkpoint", "gone.pt"], "no checkpoint gone.pt"),
+        (["--run-dir", "RUN", "--shards", "EMPTY"], "no split 'val' there (it holds no packed split)"),
+        (["--run-dir", "RUN", "--shards", "NOWHERE"], "nowhere: no such folder; say with --shards where"),
+        (["--run-dir", "RUN", "--split", "test"], "no split 'test' there (it holds train, val)"),
+        (["--run-dir", "RUN", "--shards", "OTHER"], "has 3 classes, the network"),
+        (["--run-dir", "TORN"], "last.pt"),
+        (["--run-dir", "RUN", "--predict", "gone.jpg"], "gone.jpg: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(
+    arguments: list[str],
+    what: str,
+    evaluated: tuple[Path, str],
+    jpeg_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn" / "checkpoints").mkdir(parents=True)
+    whole = (evaluated[0] / "checkpoints" / "last.pt").read_bytes()
+    (tmp_path / "torn" / "checkpoints" / "last.pt").write_bytes(whole[: len(whole) // 2])
+    places = {
+        "NOWHERE": tmp_path / "nowhere",
+        "EMPTY": tmp_path / "empty",
+        "RUN": evaluated[0],
+        "OTHER": jpeg_shards,
+        "TORN": tmp_path / "torn",
+    }
+    before = (evaluated[0] / "report.json").read_bytes()
+    assert main([str(places.get(argument, argument)) for argument in arguments]) == 1
+    lines = lines_of(capsys)
+    assert 1 <= len(lines) <= 2
+    assert lines[0].startswith("error: ") and what in lines[0]
+    assert (evaluated[0] / "report.json").read_bytes() == before
+
+
+def test_other_classes_under_the_same_labels_are_refused(
+    raw_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", raw_shards)
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    state["data"]["classes"][3] = [3, "n00000003", "something else"]
+    torch.save(state, run / "checkpoints" / "last.pt")
+    assert main(["--run-dir", str(run)]) == 1
+    lines = lines_of(capsys)
+    assert len(lines) == 1 and "other classes" in lines[0] and "something else" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--run-dir"], ["--run-dir", "x", "--split", "train"], ["--run-dir", "x", "--batch-size", "0"]]
+)
+def test_a_wrong_command_line_is_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "error: " in lines_of(capsys)[-1]
+
+
+def test_predict_names_five_classes_of_any_picture(
+    evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = evaluated[0]
+    picture = tmp_path / "wide.webp"
+    pixels = np.random.default_rng(5).integers(0, 256, (9, 16, 3), np.uint8).repeat(40, axis=0).repeat(40, axis=1)
+    Image.fromarray(pixels).save(picture)
+    assert main(["--run-dir", str(run), "--predict", str(picture), "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(picture) and len(lines) == 6
+    # the same answer as that of a split in which this picture stands
+    opened = TrainedRun.open(run)
+    stored = decode_stored(prepare_image(picture.read_bytes(), encoding="raw"), "raw")
+    assert stored.shape == (256, 256, 3)
+    with opened.open_split("val") as shards:
+        shards.images = lambda ids: [stored for _ in ids]  # type: ignore[method-assign]
+        found = evaluate(opened.network(Mesh().device), shards, opened.statistics, "original", batch_size=1)
+    for line, label, probability in zip(lines[1:], found.best[0], found.probability[0]):
+        shown, _, name = line.strip().partition(" %  ")
+        assert name == f"class-{label}"
+        assert float(shown) == pytest.approx(100 * probability, abs=0.02)
+
+
+def test_a_broken_picture_costs_itself_and_the_exit_status(
+    evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, broken, empty = tmp_path / "good.png", tmp_path / "broken.jpg", tmp_path / "empty.png"
+    Image.new("RGB", (300, 300), (10, 200, 30)).save(good)
+    Image.new("RGB", (300, 300)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:200])
+    empty.write_bytes(b"")
+    arguments = ["--run-dir", str(evaluated[0]), "--predict", str(broken), str(good), str(empty)]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    errors = captured.err.strip().splitlines()
+    assert len(errors) == 2
+    assert errors[0].startswith(f"error: {broken}: ") and errors[1].startswith(f"error: {empty}: ")
+    assert captured.out.splitlines()[0] == str(good)
+    assert len(captured.out.splitlines()) == 6
+
+
+def test_predict_works_without_the_shards_and_says_how_it_packs(
+    evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(6).integers(0, 256, (300, 400, 3), np.uint8)).save(picture)
+    assert main(["--run-dir", str(evaluated[0]), "--shards", str(tmp_path), "--predict", str(picture)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("note: pictures are packed with the default options, since ")
+    assert len(captured.err.splitlines()) == 1 and len(captured.out.splitlines()) == 6

@@ -1,0 +1,85 @@
+"""The mesh: a truth table of places, and groups that join the right ranks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.training.ranks import start
+from training.mesh import Mesh, MeshError, make_mesh, place
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "model_world", "expected"),
+    [
+        (0, 1, 1, (0, 0)),
+        (2, 4, 1, (2, 0)),  # data axis alone
+        (0, 2, 2, (0, 0)),  # one pair
+        (1, 2, 2, (0, 1)),
+        (2, 4, 2, (1, 0)),  # two pairs
+        (5, 8, 2, (2, 1)),
+    ],
+)
+def test_places(rank: int, world: int, model_world: int, expected: tuple[int, int]) -> None:
+    assert place(rank, world, model_world) == expected
+
+
+@pytest.mark.parametrize(("rank", "world", "model_world"), [(0, 1, 2), (1, 3, 2), (4, 4, 1), (-1, 2, 1)])
+def test_places_that_do_not_exist(rank: int, world: int, model_world: int) -> None:
+    with pytest.raises(MeshError):
+        place(rank, world, model_world)
+
+
+def test_alone_there_are_no_groups() -> None:
+    mesh = make_mesh("auto", "cpu")
+    assert mesh == Mesh(device=torch.device("cpu"))
+    assert mesh.is_main and mesh.data_world == mesh.model_world == 1
+    assert mesh.data_group is mesh.model_group is mesh.exchange_group is mesh.control_group is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(MeshError, match="--device cpu"):
+        make_mesh("auto", "cuda")
+
+
+def sums(folder: Path, model_parallel: str) -> int:
+    """Each rank contributes 2^rank to each of its groups: the sum tells who is in them."""
+    mesh = make_mesh(model_parallel, "cpu")
+    found: dict[str, object] = {"place": [mesh.data_rank, mesh.data_world, mesh.model_rank, mesh.model_world]}
+    for name in ("data_group", "model_group", "exchange_group", "control_group"):
+        group = getattr(mesh, name)
+        if group is None:
+            found[name] = None
+            continue
+        total = torch.tensor(2**mesh.rank)
+        dist.all_reduce(total, group=group)
+        found[name] = int(total)
+    (folder / f"{mesh.rank}.json").write_text(json.dumps(found))
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("world", "model_parallel", "places", "data", "model"),
+    [
+        (4, "auto", [[0, 2, 0, 2], [0, 2, 1, 2], [1, 2, 0, 2], [1, 2, 1, 2]], [5, 10, 5, 10], [3, 3, 12, 12]),
+        (3, "auto", [[0, 3, 0, 1], [1, 3, 0, 1], [2, 3, 0, 1]], [7] * 3, [None] * 3),
+    ],
+)
+def test_groups_join_towers_pairs_and_all(
+    world: int,
+    model_parallel: str,
+    places: list[list[int]],
+    data: list[int],
+    model: list[int | None],
+    tmp_path: Path,
+) -> None:
+    ranks = start(tmp_path, world, sums, tmp_path, model_parallel)
+    assert ranks.wait() == [0] * world, ranks.text()
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
+    assert [item["place"] for item in found] == places
+    assert [item["data_group"] for item in found] == data
+    assert [item["model_group"] for item in found] == [item["exchange_group"] for item in found] == model
+    assert [item["control_group"] for item in found] == [2**world - 1] * world

@@ -1,0 +1,99 @@
+"""Progress and checkpoints by the clock: what is said, when a checkpoint is due, and a GPU's lag."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import Arguments
+from tests.training.ranks import start, train
+from training.checkpoints import CheckpointManager
+from training.collectives import Control
+from training.config import TrainConfig
+from training.mesh import Mesh
+from training.progress import NotFiniteError, Progress, Step, in_words
+from training.run_folder import RunFolder
+from training.step import set_up_torch
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4.6, "about 5 seconds"), (89, "about 89 seconds"), (90, "about 2 minutes"), (5400, "about 1.5 hours")],
+)
+def test_durations_are_told_in_fitting_units(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+def queued(number: int, loss: float) -> Step:
+    totals = torch.tensor([4 * loss, 2.0, 1.0], dtype=torch.float64)
+    return Step(step=number, epoch=0, samples=4, rate=0.01, wait_seconds=0.0, totals=totals)
+
+
+def logged(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_on_a_gpu_a_step_is_read_when_the_next_has_been_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one step of lag the log never waits for the GPU; a flush reads what is left."""
+    mesh = Mesh(device=torch.device("cuda"))
+    folder = RunFolder(tmp_path, 0, 0)
+    progress = Progress(mesh, Control(mesh), folder, 0, 9, 1)
+    monkeypatch.setattr("training.progress.memory_bytes", lambda _device: 0)
+    for number, known in ((1, []), (2, [1.0]), (3, [1.0, 2.0])):
+        progress.note(queued(number, float(number)))
+        progress.sync_step(stop=False, save=False)
+        assert logged(tmp_path) == known
+    progress.sync_step(stop=False, save=False, flush=True)
+    assert logged(tmp_path) == [1.0, 2.0, 3.0]
+    progress.note(queued(4, float("nan")))
+    with pytest.raises(NotFiniteError, match="the loss of step 4 is nan"):
+        progress.sync_step(stop=False, save=False, flush=True)
+    progress.close()
+    folder.close()
+
+
+def test_remaining_time_is_told_once_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("training.progress.time.monotonic", lambda: float(next(now)) / 2)
+    monkeypatch.setattr("training.progress.STEPS_BEFORE_ESTIMATE", 3)
+    mesh = Mesh()
+    folder = RunFolder(tmp_path, 0, 0)
+    progress = Progress(mesh, Control(mesh), folder, 0, 1004, 1)
+    with caplog.at_level(logging.INFO):
+        for number in range(1, 9):
+            progress.note(queued(number, 1.0))
+            progress.sync_step(stop=False, save=False)
+    progress.close()
+    folder.close()
+    told = [record.getMessage() for record in caplog.records if "remaining" in record.getMessage()]
+    assert len(told) == 1 and "for the remaining 1,000 steps" in told[0]
+
+
+@pytest.mark.parametrize(("age_minutes", "rank", "due"), [(9.9, 0, False), (10.1, 0, True), (10.1, 1, False)])
+def test_only_the_clock_of_rank_0_makes_a_checkpoint_due(age_minutes: float, rank: int, is_due: bool) -> None:
+    mesh = Mesh(rank=rank, world=2)
+    network = type("Network", (), {"mesh": mesh})()
+    checkpoints = CheckpointManager(
+        run_dir=Path(), keep_every=0, constant={}, network=network, schedule=None, control=Control(mesh)  # type: ignore[arg-type]
+    )  # fmt: skip
+    checkpoints.saved_at -= 60 * age_minutes
+    assert checkpoints.is_due(10.0) == is_due
+
+
+def deterministic(arguments: list[str]) -> int:
+    """A training with --deterministic; afterwards torch refuses what does not repeat itself."""
+    status = train(arguments)
+    assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    return status
+
+
+def test_deterministic_and_devices(arguments: Arguments, tmp_path: Path) -> None:
+    run = start(tmp_path, 1, deterministic, arguments(tmp_path / "run", "--deterministic", "--max-steps", "1"))
+    assert run.wait() == [0], run.text()
+    config = TrainConfig(shards=tmp_path, run_dir=tmp_path, threads=1)
+    assert set_up_torch(config) == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert torch.get_num_threads() == 1 and torch.backends.cudnn.benchmark

@@ -1,0 +1,1 @@
+"""Training: options, the mesh of ranks, batches for pairs, the step, checkpoints, progress, and the loop."""

@@ -1,0 +1,246 @@
+"""The state of a run: what this rank holds in, the unsplit checkpoint out, and back on any number of ranks.
+
+`CheckpointManager` writes checkpoints and knows which file they supersede; `find_start` and `read_matching` say which
+one a start goes on from.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from common.command_line import flag
+from model.checkpoint import (
+    BEST,
+    FOLDER,
+    LAST,
+    PREVIOUS,
+    REPLACED,
+    CheckpointError,
+    finish_save,
+    first_line,
+    hardlink,
+    load_checkpoint,
+    replace_checkpoint,
+    save_checkpoint,
+)
+from model.schedule import Schedule
+from model.two_tower import join_state, split_state
+from training.collectives import Control
+from training.config import TrainConfig
+from training.run_folder import CONFIG, RunError
+from training.step import ParallelNetwork
+
+logger = logging.getLogger(__name__)
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Where a run is. `epoch` is the one going on, from 0: its validation is not done yet. `step` counts steps done."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+
+
+def collect(network: ParallelNetwork) -> tuple[Tensors, Tensors] | None:
+    """Unsplit weights and velocities on rank 0, None elsewhere; called by all ranks. Tensors on the CPU."""
+    mesh = network.mesh
+    own = (_on_cpu(network.net.state_dict()), _on_cpu(network.optimizer.velocities()))
+    if mesh.model_world == 1 or mesh.data_rank != 0:
+        return own if mesh.is_main else None
+    if mesh.is_main:
+        box: list[Any] = [None]
+        dist.recv_object_list(box, src=1, group=mesh.control_group)
+        weights, velocities = zip(own, box[0])
+        return join_state(weights), join_state(velocities)
+    dist.send_object_list([own], dst=0, group=mesh.control_group)
+    return None
+
+
+def _on_cpu(tensors: Tensors) -> Tensors:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def restore(checkpoint: dict[str, Any], network: ParallelNetwork) -> None:
+    """Put a checkpoint's weights and velocities into this rank's network. Raises CheckpointError if they do not fit."""
+    weights, velocities = checkpoint["model"], checkpoint["optimizer"]
+    try:
+        if network.mesh.model_world > 1:
+            tower = network.mesh.model_rank
+            weights, velocities = split_state(weights, tower), split_state(velocities, tower)
+        network.net.load_state_dict(weights)
+        for name, velocity in network.optimizer.velocities().items():
+            if velocities[name].shape != velocity.shape:
+                shapes = f"{list(velocities[name].shape)}, not {list(velocity.shape)}"
+                raise ValueError(f"the velocity of {name} is {shapes}")
+            velocity.copy_(velocities[name])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint does not fit the network: {first_line(error)}") from error
+
+
+def differences(checkpoint: dict[str, Any], config: TrainConfig, dataset: dict[str, Any]) -> list[str]:
+    """One phrase for each point in which `checkpoint` is of another training than this config on this data set."""
+    saved, before = checkpoint["train_config"], checkpoint["dataset"]
+    phrases = [
+        f"{flag(name)} was {saved.get(name)}, is {value}"
+        for name, value in config.identity().items()
+        if saved.get(name) != value
+    ]
+    if before["fingerprint"] != dataset["fingerprint"]:
+        samples = f"{before['samples']:,} images in {len(before['classes'])} classes from {before['shards']}"
+        now = f"{dataset['samples']:,} in {len(dataset['classes'])} from {dataset['shards']}"
+        phrases.append(f"the training images were others ({samples}; now {now})")
+    return phrases
+
+
+@dataclass(kw_only=True)
+class CheckpointManager:
+    """Writes a run's checkpoints. `constant`: the parts of a checkpoint that do not change during a run."""
+
+    run_dir: Path
+    keep_every: int
+    constant: dict[str, Any]
+    network: ParallelNetwork
+    schedule: Schedule
+    control: Control
+    before_writing: Callable[[], None] | None = None  # puts the log of the steps done on the disk first
+    last_valid: Path | None = None  # the file that is known to be whole: read or written by this process
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def path(self, name: str) -> Path:
+        """Where the checkpoint called `name` lies."""
+        return self.run_dir / FOLDER / name
+
+    def is_due(self, minutes: float) -> bool:
+        """Whether the last checkpoint (or the start) is `minutes` old; only rank 0's clock counts."""
+        return self.network.mesh.is_main and time.monotonic() - self.saved_at >= 60 * minutes
+
+    def hint(self) -> str:
+        """Which checkpoint to go on from, for an error's message."""
+        return f"the last valid checkpoint is {self.last_valid}" if self.last_valid else "there is no checkpoint yet"
+
+    def load(self, source: Path, checkpoint: dict[str, Any]) -> TrainState:
+        """Go on from `checkpoint`, read from `source`, which becomes the run's last.pt; called by all ranks.
+
+        The last.pt of before stays as replaced.pt.
+        """
+        restore(checkpoint, self.network)
+        self.schedule.load_state_dict(checkpoint["schedule"])
+        last = self.path(LAST)
+        self._on_main_rank(lambda: None if source == last else replace_checkpoint(source, last))
+        self.last_valid = last
+        return TrainState(epoch=checkpoint["epoch"], step=checkpoint["step"], best=checkpoint["best"])
+
+    def finite(self) -> bool:
+        """Whether all weights of all ranks are finite; called by all ranks."""
+        finite = all(bool(torch.isfinite(value).all()) for value in self.network.net.state_dict().values())
+        return not self.control.any(not finite)
+
+    def save(self, state: TrainState, *, best: bool = False, epoch_done: bool = False) -> None:
+        """Write last.pt, and its other names; called by all ranks. Raises CheckpointError on all of them."""
+        if not self.finite():
+            raise CheckpointError(f"weights are not finite after step {state.step}; not saved: {self.hint()}")
+        collected = collect(self.network)
+        names = [BEST] if best else []
+        if epoch_done and self.keep_every and state.epoch % self.keep_every == 0:
+            names.append(f"epoch-{state.epoch:04d}.pt")
+
+        def write() -> None:
+            assert collected is not None
+            weights, velocities = collected
+            if self.before_writing is not None:
+                self.before_writing()
+            if self.last_valid == self.path(LAST) and self.last_valid.exists():
+                hardlink(self.last_valid, self.path(PREVIOUS))
+            variable = {"model": weights, "optimizer": velocities, "schedule": self.schedule.state_dict()}
+            save_checkpoint(self.path(LAST), self.constant | variable | vars(state), *names)
+
+        self._on_main_rank(write)
+        self.last_valid, self.saved_at = self.path(LAST), time.monotonic()
+
+    def _on_main_rank(self, write: Callable[[], None]) -> None:
+        """Let rank 0 write, the others wait for it; raises CheckpointError on all ranks if it fails."""
+        cause = None
+        if self.network.mesh.is_main:
+            try:
+                write()
+            except (CheckpointError, OSError) as error:
+                cause = str(error)
+        cause = self.control.broadcast(cause, saving=True)
+        if cause is not None:
+            raise CheckpointError(cause)
+
+
+def find_start(config: TrainConfig, control: Control) -> Path | None:
+    """The checkpoint that a run goes on from, None to start anew; rank 0's answer, on all ranks.
+
+    --resume-from, else last.pt. Raises RunError if the folder cannot be gone on with.
+    """
+    start, cause = None, None
+    if control.mesh.is_main:
+        try:
+            start = _newest(config)
+        except (RunError, OSError) as error:
+            cause = str(error)
+    cause = control.broadcast(cause)
+    if cause is not None:
+        raise RunError(cause)
+    path = control.broadcast(None if start is None else str(start))
+    return None if path is None else Path(path)
+
+
+def _newest(config: TrainConfig) -> Path | None:
+    if config.run_dir.exists() and not config.run_dir.is_dir():
+        raise RunError(f"--run-dir {config.run_dir} is no folder; give a folder for the run's files")
+    folder = config.run_dir / FOLDER
+    last_is_there = finish_save(folder / LAST)
+    if config.resume_from is not None and not (last_is_there and _resumed_before_restart(config)):
+        return config.resume_from
+    if last_is_there:
+        return folder / LAST
+    if any(folder.glob("*.pt")):
+        raise RunError(f"{folder} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
+    return None
+
+
+def _resumed_before_restart(config: TrainConfig) -> bool:
+    """Whether torchrun started this command again after an earlier start had gone on from --resume-from."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (config.run_dir / CONFIG).is_file():
+        return False
+    before = json.loads((config.run_dir / CONFIG).read_text(encoding="utf-8"))["train_config"]["resume_from"]
+    if before != str(config.resume_from):
+        return False
+    logger.info("started again by torchrun: going on from %s, not from --resume-from", LAST)
+    return True
+
+
+def read_matching(path: Path, config: TrainConfig, dataset: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint to go on from. Raises CheckpointError with what to do if it is damaged or of another training."""
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        folder = config.run_dir / FOLDER
+        others = sorted(str(file) for file in folder.glob("*.pt") if file not in (path, folder / REPLACED))
+        hint = f"; go on from an older one with --resume-from {others[-1]}" if others else ""
+        raise CheckpointError(f"{error}{hint}") from error
+    phrases = differences(checkpoint, config, dataset)
+    if phrases:
+        raise CheckpointError(
+            f"{path} is of another training: {'; '.join(phrases)}; go on with the same, or give another --run-dir"
+        )
+    return checkpoint
+
+
+def as_tensors(arrays: dict[str, Any]) -> Tensors:
+    """Statistics as float64 tensors, for a checkpoint."""
+    return {name: torch.from_numpy(np.array(value, dtype=np.float64)) for name, value in arrays.items()}

@@ -1,0 +1,79 @@
+"""What ranks say to each other beside gradients and activations: sums, rank 0's messages, and a pair's images.
+
+All of them are called by all ranks of their group, in the same order. A rank that has gone raises LostRankError in the
+others.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+from common.errors import UserError
+from training.mesh import Mesh
+
+
+class LostRankError(UserError):
+    """Another rank does not answer any more."""
+
+
+# What gloo and NCCL say, in plain RuntimeErrors, when a peer has gone or stays silent.
+_LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "timeout", "socket")
+
+
+@contextlib.contextmanager
+def noticing_lost_ranks(advice: str = "") -> Iterator[None]:
+    """Turn the errors of a collective whose peer has gone into LostRankError with `advice`; let all others pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).strip()
+        if isinstance(error, dist.DistError) or any(word in text.lower() for word in _LOST):
+            cause = text.splitlines()[0] if text else type(error).__name__
+            raise LostRankError(f"another process is gone or does not answer: {cause}{advice}") from error
+        raise
+
+
+class Control:
+    """Sums and messages over all ranks, on CPU tensors: every rank gets the same answer."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The sums over all ranks, in float64."""
+        if self.mesh.control_group is None:
+            return values
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.mesh.control_group)
+        return total.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.sum([float(flag)])[0] > 0
+
+    def broadcast(self, message: str | None, *, saving: bool = False) -> str | None:
+        """Rank 0's message on every rank; while it is `saving`, they wait longer for it."""
+        group = self.mesh.saving_group if saving else self.mesh.control_group
+        if group is None:
+            return message
+        box = [message]
+        dist.broadcast_object_list(box, src=0, group=group)
+        return box[0]
+
+
+def gather_pair_images(images: torch.Tensor, sizes: tuple[int, int], mesh: Mesh) -> torch.Tensor:
+    """The images that both ranks of a pair decoded, rank 0's first: uint8 [n, 3, 224, 224] → [sum(sizes), 3, 224, 224].
+
+    Channels-last memory on the mesh's device, in and out; n = sizes[model_rank]. Raises ValueError for another n.
+    """
+    rows = sizes[mesh.model_rank]
+    if len(images) != rows:
+        raise ValueError(f"rank {mesh.model_rank} of a pair should hold {rows} of {sum(sizes)} samples: {len(images)}")
+    pixels = images.permute(0, 2, 3, 1)  # contiguous: no copy
+    message = torch.zeros(max(sizes), *pixels.shape[1:], dtype=torch.uint8, device=images.device)
+    message[:rows] = pixels
+    both = [torch.empty_like(message) for _ in sizes]
+    dist.all_gather(both, message, group=mesh.exchange_group)
+    return torch.cat([part[:size] for part, size in zip(both, sizes)]).permute(0, 3, 1, 2)

@@ -1,0 +1,100 @@
+"""The options of training: a command line in, a checked `TrainConfig` out, and from there into run and checkpoint.
+
+Each field is an option: its name, type, default and help make the command line. Fields marked as identity say
+which training this is; a run goes on only with the same ones. The others may change from one start to the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from common.command_line import Parser, add_options, flag, option, parse_config
+
+BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
+MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
+MOST_WIDTH = 1e12  # a layer's size is a signed 64-bit number too; memory ends long before
+MOST_TIMEOUT_SECONDS = 1e6  # torch's clocks count milliseconds in fewer bits than a float can hold
+RATE_EXPONENT = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of one training. Raises ValueError, naming option and value, for values that cannot work."""
+
+    shards: Path = option("folder with train/ and perhaps val/ (made by: make shards)")
+    run_dir: Path = option("folder for this run's checkpoints and metrics")
+    recipe: Literal["original", "paper"] = option("what differs between program and paper", "original", identity=True)
+    width: float = option("scale of every layer's width", 1.0, identity=True)
+    epochs: int = option("passes over the training images", 90, identity=True)
+    max_steps: int | None = option("stop after so many steps in all", None)
+    batch_size: int = option("images a step, over all processes", BASE_BATCH_SIZE, identity=True)
+    accumulate: int = option("passes a step is divided into, where memory is short", 1)
+    seed: int = option("of weights, order, augmentation and dropout", 0, identity=True)
+    device: Literal["auto", "cpu", "cuda"] = option("auto: the GPUs if there are any", "auto")
+    model_parallel: Literal["auto", "1", "2"] = option(
+        "processes that share one network; auto: 2 where their number is even", "auto"
+    )
+    window: int | None = option("shards shuffled together; none: all", None, identity=True)
+    resume_from: Path | None = option("go on from this checkpoint, not from last.pt", None)
+    checkpoint_minutes: float = option("a checkpoint at least so often; 0: after every step", 10.0)
+    keep_every: int = option("keep the checkpoint of every n-th epoch; 0: of none", 10)
+    log_every: int = option("steps from one line of metrics.jsonl to the next", 1)
+    precision: Literal["float32", "bfloat16"] = option(
+        "bfloat16: forward pass in mixed precision", "float32", identity=True
+    )
+    compile: bool = option("compile the network (torch.compile)", False)
+    scale_rate: Literal["none", "sqrt", "linear"] = option(
+        "adapt the rates to a batch that is not 128", "none", identity=True
+    )
+    augment: Literal["on", "off"] = option("off: the center crop, no mirror, no color", "on", identity=True)
+    deterministic: bool = option("only repeatable algorithms on the GPU, slower", False)
+    threads: int | None = option("threads a process computes with; none: torch's choice", None)
+    timeout_seconds: float = option("how long a process waits for the others before it gives up", 60.0)
+
+    def __post_init__(self) -> None:
+        for name, choices in _choices().items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{flag(name)} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name in ("epochs", "max_steps", "batch_size", "accumulate", "window", "log_every", "threads"):
+            self._at_least(name, 1)
+        for name in ("seed", "keep_every", "checkpoint_minutes"):
+            self._at_least(name, 0)
+        for name in ("width", "timeout_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{flag(name)} is above 0, got {getattr(self, name)}")
+        for name, most in (("seed", MOST_SEED), ("width", MOST_WIDTH), ("timeout_seconds", MOST_TIMEOUT_SECONDS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{flag(name)} is at most {most}, got {getattr(self, name)}")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{flag(name)} is at least {least}, got {value}")
+
+    @property
+    def rate_scale(self) -> float:
+        """What the recipe's rates are multiplied by for this batch size."""
+        return float((self.batch_size / BASE_BATCH_SIZE) ** RATE_EXPONENT[self.scale_rate])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, paths as text: for JSON and checkpoints."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that say which training this is."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.metadata.get("identity")}
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    hints = get_type_hints(TrainConfig)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+
+
+def parse_arguments(arguments: Sequence[str] | None, description: str) -> TrainConfig:
+    """The checked config of a command line (default: this process's). Exits with 2 and one line if it is wrong."""
+    parser = Parser(prog="train.py", description=description)
+    add_options(parser, TrainConfig)
+    return parse_config(parser, TrainConfig, arguments)

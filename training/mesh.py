@@ -1,0 +1,151 @@
+"""The mesh of ranks: torchrun's environment in; this rank's coordinates on the data and model axes, and groups, out.
+
+    rank            0      1      2      3        model axis 2: ranks 2d and 2d+1 are pair d, one tower each
+    (data, model)   (0,0)  (0,1)  (1,0)  (1,1)    a data group joins the ranks of one tower: {0, 2} and {1, 3}
+
+Groups are made by hand rather than by `DeviceMesh`, whose own groups wait 30 minutes for a dead rank. Four kinds
+carry one kind of traffic each, so that no two of them can be mixed up: the data and model groups (gradients,
+activations; NCCL on GPUs), the exchange group of a pair (pictures), and the control group of all ranks, which is
+gloo everywhere: it works on CPU tensors and notices at once that a process has gone. The saving group is like it, but
+waits longer: while rank 0 writes a checkpoint to a slow disk, the others are not to give up.
+"""
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from common.errors import UserError
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+SAVING_TIMEOUT_SECONDS = 1800.0
+
+
+class MeshError(UserError):
+    """The ranks cannot be laid out as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """This rank's coordinates. A group is None where its axis has one rank."""
+
+    rank: int = 0
+    world: int = 1
+    data_rank: int = 0
+    data_world: int = 1
+    model_rank: int = 0
+    model_world: int = 1
+    data_group: dist.ProcessGroup | None = None
+    model_group: dist.ProcessGroup | None = None
+    exchange_group: dist.ProcessGroup | None = None
+    control_group: dist.ProcessGroup | None = None
+    saving_group: dist.ProcessGroup | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the main rank: the one that logs and writes."""
+        return self.rank == 0
+
+    def describe(self) -> str:
+        """One line: how many processes, how they are laid out, on what."""
+        if self.device.type == "cuda":
+            what = f"{torch.cuda.get_device_name(self.device)}, NCCL"
+        else:
+            what = f"CPU, {torch.get_num_threads()} threads each, gloo"
+        if self.world == 1:
+            return f"1 process on {what.rsplit(',', 1)[0]}"
+        return f"{self.world} processes on {what}: data axis {self.data_world}, model axis {self.model_world}"
+
+
+def coordinates(rank: int, world: int, model_world: int) -> tuple[int, int]:
+    """(data rank, model rank) of `rank`. Raises MeshError if `world` cannot be divided so."""
+    if not 0 <= rank < world:
+        raise MeshError(f"rank {rank} is not among {world} ranks")
+    if world % model_world:
+        raise MeshError(
+            f"--model-parallel {model_world} needs a number of processes that {model_world} divides, got {world}"
+        )
+    return divmod(rank, model_world)
+
+
+def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Mesh:
+    """The mesh of the processes that torchrun started, or of this one alone.
+
+    `model_parallel`: 1, 2, or "auto" (2 if the number of processes is even). A rank that waits longer than
+    `timeout_seconds` for another gives up with an error, half an hour while a checkpoint is written. Raises MeshError.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    model_world = (1 if world % 2 else 2) if model_parallel == "auto" else int(model_parallel)
+    data_rank, model_rank = coordinates(rank, world, model_world)
+    device = _device(device_type)
+    if world == 1:
+        return Mesh(device=device)
+    timeout = timedelta(seconds=timeout_seconds)
+    cuda = device.type == "cuda"
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=_store(rank, world, timeout),
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
+            device_id=device if cuda else None,
+        )
+    data_world = world // model_world
+    towers = [[data * model_world + tower for data in range(data_world)] for tower in range(model_world)]
+    pairs = [[data * model_world + tower for tower in range(model_world)] for data in range(data_world)]
+    return Mesh(
+        rank=rank,
+        world=world,
+        data_rank=data_rank,
+        data_world=data_world,
+        model_rank=model_rank,
+        model_world=model_world,
+        data_group=_own_group(towers, model_rank, timeout),
+        model_group=_own_group(pairs, data_rank, timeout),
+        exchange_group=_own_group(pairs, data_rank, timeout),
+        control_group=dist.new_group(backend="gloo", timeout=timeout),
+        saving_group=dist.new_group(backend="gloo", timeout=max(timeout, timedelta(seconds=SAVING_TIMEOUT_SECONDS))),
+        device=device,
+    )
+
+
+def _store(rank: int, world: int, timeout: timedelta) -> dist.Store:
+    """Where ranks find each other. torchrun's store outlives a restart: no start may read addresses of an earlier one.
+
+    On one node the restarts are counted alike, so each has keys of its own. On several nodes they may not be: there
+    torchrun must be started with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and makes a new store each time.
+    """
+    store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+
+
+def _device(device_type: str) -> torch.device:
+    if device_type != "cuda":
+        return torch.device(device_type)
+    if not torch.cuda.is_available():
+        raise MeshError("--device cuda, but torch sees no GPU here; use --device cpu")
+    local, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= visible:
+        raise MeshError(f"process {local} of this machine has no GPU of its own: {visible} visible")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def _own_group(members: list[list[int]], own: int, timeout: timedelta) -> dist.ProcessGroup | None:
+    """Make every group, since each rank must take part in the making of each; return the one this rank is in."""
+    if len(members[0]) == 1:
+        return None
+    groups = [dist.new_group(ranks, timeout=timeout) for ranks in members]
+    return groups[own]
+
+
+def close_mesh() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

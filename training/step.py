@@ -1,0 +1,125 @@
+"""One network on the mesh: batches in, one optimizer step and its loss out, the same for any number of ranks.
+
+Pairs of ranks compute a split network (`TwoTowerAlexNet`), single ranks an unsplit one. Over the data axis
+DistributedDataParallel averages gradients; since shares of a global batch may differ by one (or be nothing), each
+rank's loss is its sum over the global batch's size, times the number of data ranks.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dali_pipelines.order import slice_range
+from model.alexnet import AlexNet, ModelConfig
+from model.dropout import DropoutKey
+from model.optimizer import make_optimizer
+from model.two_tower import TwoTowerAlexNet
+from training.config import TrainConfig
+from training.memory import keep_freed_memory
+from training.mesh import Mesh
+
+
+def set_up_torch(config: TrainConfig) -> str:
+    """Set what holds for the whole process: freed memory, threads, repeatability. Returns the type of device to use."""
+    keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with it
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class ParallelNetwork:
+    """`net` is this rank's network (its tower, if split); `step` and `logits` are called by all ranks alike."""
+
+    def __init__(self, model_config: ModelConfig, config: TrainConfig, mesh: Mesh) -> None:
+        self.config, self.mesh = config, mesh
+        self.net: AlexNet | TwoTowerAlexNet
+        if mesh.model_group is None:
+            self.net = AlexNet(model_config, seed=config.seed)
+        else:
+            self.net = TwoTowerAlexNet(model_config, mesh.model_group, seed=config.seed)
+        self.net.to(mesh.device)
+        if config.compile:
+            self.net.compile()
+        self.optimizer = make_optimizer(self.net, config.recipe, config.rate_scale)
+        self._forward: nn.Module = self.net
+
+    def distribute(self) -> None:
+        """Begin to average gradients over the data axis; call it once the weights are those to start from."""
+        if self.mesh.data_group is None:
+            return
+        # Dynamo would split what is compiled inside DDP (the network, or the response norm alone) at DDP's buckets, and
+        # asserts where no two parameters fit into one. DDP imports torch._dynamo anyway.
+        torch._dynamo.config.optimize_ddp = False
+        # One bucket for each parameter, before and after the first step: no two fit into 0 MB. Else DDP puts buckets
+        # together anew then, with them the order of sums changes from three ranks on, and a resumed run would not
+        # be bitwise the run that never stopped.
+        self._forward = DistributedDataParallel(
+            self.net, process_group=self.mesh.data_group, bucket_cap_mb_list=[0], gradient_as_bucket_view=True
+        )
+
+    def step(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        ids: torch.Tensor,
+        *,
+        step: int,
+        samples: int,
+    ) -> torch.Tensor:
+        """One update from this data rank's images float32 [n, 3, 224, 224], labels and ids int64 [n] on the device.
+
+        `step` counts from 0 over the whole run; `samples` is the size of the global batch. Returns float64 [3] on the
+        device: the sum of this rank's losses, and how many of its images were wrong in top-1 and in top-5.
+        """
+        self.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
+        scale = self.mesh.data_world / samples
+        for part, last in self._passes(len(labels)):
+            context = contextlib.nullcontext() if last else self._no_sync()
+            with context:
+                key = DropoutKey(self.config.seed, step, ids[part])
+                with self._autocast():
+                    logits = self._forward(images[part], dropout=key)
+                    loss = F.cross_entropy(logits, labels[part], reduction="sum")
+                (loss * scale).backward()
+            best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
+            wrong = (best != labels[part, None]).cumprod(dim=1).sum(dim=0)
+            totals += torch.stack([loss.detach(), wrong[0], wrong[-1]]).double()
+        self.optimizer.step()
+        return totals
+
+    def _passes(self, n: int) -> Iterator[tuple[slice, bool]]:
+        """The parts of n samples that are computed one after the other, without empty ones before the last."""
+        passes = self.config.accumulate
+        for index in range(passes):
+            part = slice_range(n, index, passes)
+            if part.start < part.stop or index == passes - 1:
+                yield part, index == passes - 1
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self._forward, DistributedDataParallel):
+            return self._forward.no_sync()
+        return contextlib.nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.mesh.device.type, torch.bfloat16, enabled=enabled)
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [n, classes] of images [n, 3, 224, 224], in evaluation mode."""
+        self.net.eval()
+        with self._autocast():
+            return self.net(images).float()

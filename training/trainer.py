@@ -1,0 +1,276 @@
+"""The trainer: a config in; an epoch loop over batches that steps, validates, saves and stops in order.
+
+`train` sets a run up and is what the command line calls; `Trainer.run` is the loop.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dali_pipelines import DataConfig, Loader, Normalize
+from model import ModelConfig, make_schedule
+from model.checkpoint import FORMAT, LAST, versions
+from model.schedule import Schedule
+from model.scores import Scores
+from sharding import ShardError, ShardSet, Statistics
+from training.checkpoints import CheckpointManager, TrainState, as_tensors, find_start, read_matching
+from training.collectives import Control
+from training.config import TrainConfig
+from training.mesh import Mesh, make_mesh
+from training.pairs import PairedLoader, decoding_coordinates
+from training.progress import NotFiniteError, Progress, Step, log_run_summary
+from training.run_folder import RunFolder
+from training.signals import StopSignals
+from training.step import ParallelNetwork, set_up_torch
+
+logger = logging.getLogger(__name__)
+
+
+def open_data(config: TrainConfig) -> tuple[ShardSet, ShardSet | None]:
+    """The training split and, if there is one, the validation split. Raises ShardError if they do not go together."""
+    if not (config.shards / "train").is_dir():
+        raise ShardError(f"{config.shards} has no train/; pack images with: make shards SRC=… OUT={config.shards}")
+    train = ShardSet.open(config.shards / "train")
+    if not (config.shards / "val").is_dir():
+        return train, None
+    val = ShardSet.open(config.shards / "val")
+    if val.classes != train.classes:
+        counts = f"{len(val.classes)} and {len(train.classes)}"
+        raise ShardError(f"{val.path} and {train.path} have different classes ({counts}): pack both from one source")
+    return train, val
+
+
+def make_loader(shards: ShardSet, data: DataConfig, mesh: Mesh, statistics: Statistics) -> PairedLoader:
+    """This rank's batches of `shards`."""
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = max(1, len(os.sched_getaffinity(0)) // local_world)
+    data = replace(data, threads=threads, device=str(mesh.device))
+    if mesh.model_world > 1:
+        data = replace(data, output="uint8")
+    data_rank, data_world = decoding_coordinates(mesh)
+    loader = Loader(shards, data, data_rank, data_world, statistics)
+    return PairedLoader(loader, Normalize(statistics, data.recipe, mesh.device), mesh)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequest:
+    """What any rank requests before the next step: to stop (after saving), or only to save."""
+
+    stop: bool
+    save: bool
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """What a run is made of; `run` is the loop."""
+
+    config: TrainConfig
+    signals: StopSignals
+    control: Control
+    network: ParallelNetwork
+    schedule: Schedule
+    checkpoints: CheckpointManager
+    state: TrainState
+    loader: PairedLoader
+    val_loader: PairedLoader | None
+    last_step: int
+    progress: Progress
+
+    def run(self) -> bool:
+        """Train to the end. Returns False if a signal to any rank stopped it before."""
+        try:
+            return self._epochs()
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; {self.checkpoints.hint()}") from error
+
+    def _epochs(self) -> bool:
+        per_epoch = self.loader.steps_per_epoch
+        while self.state.epoch < self.config.epochs:
+            if not self._steps(per_epoch):
+                return False
+            if self.state.step < (self.state.epoch + 1) * per_epoch:  # --max-steps
+                self.checkpoints.save(self.state)
+                return True
+            if not self._finish_epoch():
+                return False
+        return True
+
+    def _steps(self, per_epoch: int) -> bool:
+        """The steps of the epoch going on that are still to do."""
+        state, epoch = self.state, self.state.epoch
+        self.schedule.apply(self.network.optimizer, epoch)
+        rate = max(group["lr"] for group in self.network.optimizer.param_groups if group["name"].endswith("weight"))
+        start = state.step - epoch * per_epoch
+        todo = min(per_epoch - start, self.last_step - state.step)
+        self.progress.restart_clock()
+        batches = self.loader.epoch(epoch, start) if todo > 0 else iter(())
+        for _, batch in zip(range(todo), batches):
+            if not self._may_go_on():
+                return False
+            totals = self.network.step(batch.images, batch.labels, batch.ids, step=state.step, samples=batch.samples)
+            state.step += 1
+            self.progress.add(
+                Step(
+                    step=state.step,
+                    epoch=epoch,
+                    samples=batch.samples,
+                    rate=rate,
+                    wait_seconds=batch.wait_seconds,
+                    totals=totals,
+                )
+            )
+        self._report_all()
+        return True
+
+    def _may_go_on(self) -> bool:
+        """Before a step: report the one that is ready, save if it is time to, and hear whether any rank must stop."""
+        is_due = self.checkpoints.is_due(self.config.checkpoint_minutes)
+        request = self._sync_step(stop=self.signals.received is not None, save=is_due)
+        if request.stop or request.save:
+            self._report_all()
+            self.checkpoints.save(self.state)
+        return not request.stop
+
+    def _sync_step(self, *, stop: bool, save: bool) -> StopRequest:
+        """The one sum over all ranks that a step makes: it carries an earlier step's sums and what any rank requests.
+
+        So all ranks decide the same at the same step.
+        """
+        ready = self.progress.pop_ready()
+        stops, saves, *sums = self.control.sum([float(stop), float(save), *self.progress.own_sums(ready)])
+        if ready is not None:
+            self.progress.report(ready, sums)
+        return StopRequest(stop=stops > 0, save=saves > 0)
+
+    def _report_all(self) -> None:
+        """Report every step that has been queued; called by all ranks alike."""
+        while (step := self.progress.pop_ready(flush=True)) is not None:
+            self.progress.report(step, self.control.sum(self.progress.own_sums(step)))
+
+    def _finish_epoch(self) -> bool:
+        """Validate, lower the rate perhaps, save. Stopped while validating, the run goes on with the validation."""
+        best = False
+        if not self.checkpoints.finite():
+            raise NotFiniteError(f"the weights are not finite after step {self.state.step}")
+        if self.val_loader is not None:
+            scores = self._validate(self.val_loader)
+            if scores is None:
+                self.checkpoints.save(self.state)
+                return False
+            figures = scores.figures()
+            error = figures["top1_error"]
+            best = self.state.best is None or error < self.state.best
+            self.state.best = error if best else self.state.best
+            self.schedule.observe(error)
+            self.progress.log_validation(self.state.step, self.state.epoch, figures)
+        self.state.epoch += 1
+        self.checkpoints.save(self.state, best=best, epoch_done=True)
+        return True
+
+    def _validate(self, loader: PairedLoader) -> Scores | None:
+        """Scores of the center crop over all ranks; None if stopped."""
+        scores = Scores(self.network.net.config.classes)
+        for batch in loader.epoch(0):
+            if self.control.any(self.signals.received is not None):
+                return None
+            if len(batch.labels):
+                logits = self.network.logits(batch.images)
+                if self.network.mesh.model_rank == 0:  # the ranks of a pair have the same
+                    scores.add_logits(logits, batch.labels)
+        if self.network.mesh.control_group is not None:
+            scores.all_reduce(self.network.mesh.control_group)
+        return scores
+
+
+def make_data_config(config: TrainConfig, schedule: Schedule) -> DataConfig:
+    """The loader's part of the options."""
+    return DataConfig(
+        recipe=config.recipe,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=config.augment == "on",
+        noise_epochs=schedule.noise_epochs,
+        window=config.window,
+    )
+
+
+def describe_run(config: TrainConfig, data: DataConfig, model: ModelConfig, train: ShardSet) -> dict[str, Any]:
+    """What config.json and each checkpoint say about the run."""
+    return {
+        "train_config": config.to_dict(),
+        "data_config": asdict(data),
+        "model_config": asdict(model),
+        "dataset": {
+            "fingerprint": train.fingerprint,
+            "samples": len(train),
+            "shards": str(config.shards),
+            "classes": [[item.label, item.wnid, item.name] for item in train.classes],
+        },
+        "versions": versions(),
+    }
+
+
+def train(config: TrainConfig) -> None:
+    """Set up, train, and say how it ended. Raises UserError (of any kind), MemoryError or OSError."""
+    device_type = set_up_torch(config)
+    train_set, val_set = open_data(config)
+    statistics = train_set.statistics
+    mesh = make_mesh(config.model_parallel, device_type, config.timeout_seconds)
+    control = Control(mesh)
+    source = find_start(config, control)
+    schedule = make_schedule(config.recipe, config.epochs)
+    data = make_data_config(config, schedule)
+    model_config = ModelConfig(recipe=config.recipe, classes=len(train_set.classes), width=config.width)
+    description = describe_run(config, data, model_config, train_set)
+    network = ParallelNetwork(model_config, config, mesh)
+    checkpoints = CheckpointManager(
+        run_dir=config.run_dir,
+        keep_every=config.keep_every,
+        constant=description | {"format": FORMAT, "statistics": as_tensors(asdict(statistics))},
+        network=network,
+        schedule=schedule,
+        control=control,
+    )
+    state = TrainState()
+    if source is not None:
+        state = checkpoints.load(source, read_matching(source, config, description["dataset"]))
+    network.distribute()
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
+        loader = stack.enter_context(contextlib.closing(make_loader(train_set, data, mesh, statistics)))
+        val_loader = None
+        if val_set is not None:
+            val_loader = make_loader(val_set, replace(data, training=False), mesh, statistics)
+            stack.enter_context(contextlib.closing(val_loader))
+        last_step = min(config.epochs * loader.steps_per_epoch, config.max_steps or sys.maxsize)
+        log_run_summary(network, state, len(train_set), len(val_set or ()), loader.steps_per_epoch, last_step)
+        folder = None
+        if mesh.is_main:
+            folder = stack.enter_context(contextlib.closing(RunFolder(config.run_dir, state.step, state.epoch)))
+            folder.write_config(description)
+            checkpoints.before_writing = folder.sync
+        progress = Progress(mesh, folder, state.step, last_step, config.log_every)
+        trainer = Trainer(
+            config=config,
+            signals=signals,
+            control=control,
+            network=network,
+            schedule=schedule,
+            checkpoints=checkpoints,
+            state=state,
+            loader=loader,
+            val_loader=val_loader,
+            last_step=last_step,
+            progress=stack.enter_context(contextlib.closing(progress)),
+        )
+        finished = trainer.run()
+        if folder is not None and not finished:
+            folder.mark_stopped(state.step)
+    last = checkpoints.path(LAST)
+    if finished:
+        logger.info("done after step %d: checkpoint %s", state.step, last)
+    else:
+        logger.info("stopped after step %d: checkpoint %s; the same command goes on from there", state.step, last)
