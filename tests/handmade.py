@@ -11,9 +11,9 @@ from sklearn.datasets import load_sample_images
 
 from evaluation.views import pixels_of
 from model import AlexNet, ModelConfig
-from model.checkpoint import save_checkpoint
+from model.checkpoint import FORMAT, save_checkpoint, versions
 from sharding import PackOptions, ShardSet, pack
-from training.checkpoints import as_tensors, versions
+from training.checkpoints import as_tensors
 from training.config import TrainConfig
 
 WIDTH = 1 / 16
@@ -66,13 +66,14 @@ def make_run(folder: Path, shards: Path, recipe: str = "original", **changes: ob
         network = fixed_network(config, pixels_of(train, np.arange(min(16, len(train)))))
         statistics = {item.name: getattr(train.statistics, item.name) for item in dataclasses.fields(train.statistics)}
         state = {
-            "format": 1,
+            "format": FORMAT,
             "model": network.state_dict(),
             "model_config": dataclasses.asdict(config),
             "optimizer": {},
             "schedule": {},
             "train_config": options.to_dict(),
-            "data": {
+            "data_config": {"recipe": recipe},
+            "dataset": {
                 "fingerprint": train.fingerprint,
                 "samples": len(train),
                 "shards": str(shards),

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 import eval_tenpatch
-from eval_tenpatch import Evaluation, evaluate, main
+from eval_tenpatch import main
+from evaluation.ten_patch import Evaluation, evaluate
 from evaluation.trained_run import TrainedRun
 from evaluation.views import TenPatch, average_views
 from model import AlexNet, ModelConfig
@@ -26,9 +27,9 @@ from sharding import ShardSet, prepare_image
 from sharding.resize import decode_stored
 from tests.handmade import WIDTH, make_run
 from tests.training.ranks import start
-from training.mesh import Mesh
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 METHODS = ("ten_patch", "ten_patch_mean_logits", "center_crop")
 
 
@@ -46,8 +47,8 @@ def test_report_json_says_what_was_measured_on_what(evaluated: tuple[Path, str],
     run, _ = evaluated
     report = json.loads((run / "report.json").read_text())
     with ShardSet.open(raw_shards / "val") as val, ShardSet.open(raw_shards / "train") as train:
-        assert report["data"] == {"shards": str(val.path), "fingerprint": val.fingerprint, "samples": 9}
-        assert report["training_data"]["fingerprint"] == train.fingerprint
+        assert report["dataset"] == {"shards": str(val.path), "fingerprint": val.fingerprint, "samples": 9}
+        assert report["training_dataset"]["fingerprint"] == train.fingerprint
     opened = TrainedRun.open(run)
     assert report["checkpoint"]["sha256"] == opened.checksum()
     assert (report["checkpoint"]["step"], report["checkpoint"]["epoch"]) == (15, 3)
@@ -123,7 +124,6 @@ def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_pat
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node=3",
-        "--",
         str(ROOT / "eval_tenpatch.py"),
     ]
     done = subprocess.run(
@@ -171,8 +171,9 @@ def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: i
     network, parts = AlexNet(ModelConfig(classes=3, width=WIDTH), seed=0).eval(), []
     with ShardSet.open(jpeg_shards / "val") as shards:
         for rank in range(3):
-            mesh = Mesh(rank=rank, world=3, data_rank=rank, data_world=3)
-            parts.append(evaluate(network, shards, shards.statistics, "paper", batch_size=batch_size, mesh=mesh))
+            parts.append(
+                evaluate(network, shards, shards.statistics, "paper", batch_size=batch_size, rank=rank, world=3)
+            )
         whole = Evaluation.joined(parts, len(shards))
         alone = evaluate(network, shards, shards.statistics, "paper", batch_size=3)
         assert sorted(len(part.ids) for part in parts)[0] < 7 / 3
@@ -284,7 +285,7 @@ def test_other_classes_under_the_same_labels_are_refused(
 ) -> None:
     run = make_run(tmp_path / "run", raw_shards)
     state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-    state["data"]["classes"][3] = [3, "n00000003", "something else"]
+    state["dataset"]["classes"][3] = [3, "n00000003", "something else"]
     torch.save(state, run / "checkpoints" / "last.pt")
     assert main(["--run-dir", str(run)]) == 1
     lines = lines_of(capsys)
@@ -317,7 +318,7 @@ def test_predict_names_five_classes_of_any_picture(
     assert stored.shape == (256, 256, 3)
     with opened.open_split("val") as shards:
         shards.images = lambda ids: [stored for _ in ids]  # type: ignore[method-assign]
-        found = evaluate(opened.network(Mesh().device), shards, opened.statistics, "original", batch_size=1)
+        found = evaluate(opened.network(CPU), shards, opened.statistics, "original", batch_size=1)
     for line, label, probability in zip(lines[1:], found.best[0], found.probability[0]):
         shown, _, name = line.strip().partition(" %  ")
         assert name == f"class-{label}"

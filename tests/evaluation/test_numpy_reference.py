@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from eval_tenpatch import Evaluation, evaluate, gather
+from evaluation.ten_patch import Evaluation, evaluate, gather
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
 from tests.handmade import make_run
 from tests.model import numpy_alexnet
-from training.mesh import Mesh
 
 IMAGES, CLASSES = 9, 7
+CPU = torch.device("cpu")
 
 
 def network(images: np.ndarray, weights: dict[str, np.ndarray], recipe: str) -> np.ndarray:
@@ -53,8 +54,8 @@ def case(request: pytest.FixtureRequest, raw_shards: Path, tmp_path_factory: pyt
     mean = run.state["statistics"]["mean_image"].numpy()
     with run.open_split("val") as shards:
         pixels, labels = pixels_of(shards, np.arange(IMAGES)), shards.labels(np.arange(IMAGES))
-        found = evaluate(run.network(Mesh().device), shards, run.statistics, recipe, batch_size=4)
-        whole = gather(found, Mesh(), len(shards))
+        found = evaluate(run.network(CPU), shards, run.statistics, recipe, batch_size=4)
+        whole = gather(found, len(shards), None)
     logits = np.stack([network(ten_views(picture, mean, recipe), weights, recipe) for picture in pixels])
     return {"run": run, "whole": whole, "logits": logits, "labels": labels, "pixels": pixels}
 
@@ -104,7 +105,7 @@ def test_single_pictures_get_the_same_probabilities_and_features(
 ) -> None:
     monkeypatch.setattr("evaluation.views.VIEWS_IN_MEMORY", views_in_memory)  # 30: three pictures at a time, of nine
     run: TrainedRun = case["run"]
-    classifier = Classifier(run.network(Mesh().device), run.statistics, run.recipe, Mesh().device)
+    classifier = Classifier(run.network(CPU), run.statistics, run.recipe, CPU)
     table = softmax(case["logits"]).mean(axis=1)
     np.testing.assert_allclose(classifier.probabilities(case["pixels"]), table, atol=1e-5, rtol=0)
     weights = {name: tensor.double().numpy() for name, tensor in run.state["model"].items()}
@@ -117,7 +118,7 @@ def test_single_pictures_get_the_same_probabilities_and_features(
 def test_the_batch_size_changes_nothing(case: dict, batch_size: int) -> None:
     run, whole = case["run"], case["whole"]
     with run.open_split("val") as shards:
-        other = evaluate(run.network(Mesh().device), shards, run.statistics, run.recipe, batch_size=batch_size)
+        other = evaluate(run.network(CPU), shards, run.statistics, run.recipe, batch_size=batch_size)
     np.testing.assert_array_equal(other.best, whole.best)
     np.testing.assert_allclose(other.probability, whole.probability, atol=1e-5, rtol=0)
     assert other.scores["ten_patch"].figures()["top1_error"] == whole.scores["ten_patch"].figures()["top1_error"]

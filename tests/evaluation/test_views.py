@@ -11,8 +11,8 @@ from sharding import ShardError, ShardSet
 from sharding.resize import decode_stored
 
 
-def test_pixels_are_those_of_the_samples_asked_for(shards: Path) -> None:
-    with ShardSet.open(shards / "val") as held_out:
+def test_pixels_are_those_of_the_samples_asked_for(jpeg_shards: Path) -> None:
+    with ShardSet.open(jpeg_shards / "val") as held_out:
         pixels = pixels_of(held_out, np.array([5, 2]))
         assert pixels.shape == (2, 256, 256, 3) and pixels.dtype == np.uint8
         for picture, sample in zip(pixels, (5, 2)):
@@ -20,15 +20,15 @@ def test_pixels_are_those_of_the_samples_asked_for(shards: Path) -> None:
             np.testing.assert_array_equal(picture, decode_stored(stored, "jpeg"))
 
 
-def test_a_picture_that_does_not_decode_is_named(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ShardSet.open(shards / "val") as held_out:
+def test_a_picture_that_does_not_decode_is_named(jpeg_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ShardSet.open(jpeg_shards / "val") as held_out:
         name, key = held_out.locate(3)
         monkeypatch.setattr(held_out, "images", lambda ids: [np.frombuffer(b"no picture", np.uint8)])
         with pytest.raises(ShardError) as raised:
             pixels_of(held_out, np.array([3]))
     message = str(raised.value)
-    assert message.startswith(f"{shards / 'val' / name}, key {key}: does not decode")
-    assert message.endswith(f"python -m sharding verify {shards / 'val'}")
+    assert message.startswith(f"{jpeg_shards / 'val' / name}, key {key}: does not decode")
+    assert message.endswith(f"python -m sharding verify {jpeg_shards / 'val'}")
 
 
 def test_crops_are_mirrored_after_cutting() -> None:

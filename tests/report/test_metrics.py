@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report.metrics import ReportError, binned, load_metrics
+from evaluation.trained_run import EvaluationError
+from report.metrics import binned, load_metrics
 from tests.handmade import metrics
 
 
@@ -69,7 +70,7 @@ def test_a_torn_last_line_is_left_out_with_a_note(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str | None, what: str) -> None:
     path = tmp_path / "metrics.jsonl" if text is None else written(tmp_path, text)
-    with pytest.raises(ReportError, match=what):
+    with pytest.raises(EvaluationError, match=what):
         load_metrics(path, steps_per_epoch=5)
 
 
