@@ -71,8 +71,8 @@ def replace_norms(net: AlexNet, norm: str) -> None:
     if norm == "none":
         net.norm1, net.norm2 = nn.Identity(), nn.Identity()
     if norm == "pytorch":
-        spatial = [PyTorchSpatialNorm()] if net.rules.spatial_norm else []
-        scale = net.rules.norm_scale
+        spatial = [PyTorchSpatialNorm()] if net.recipe.spatial_norm else []
+        scale = net.recipe.norm_scale
         net.norm1, net.norm2 = PyTorchNorm(scale), nn.Sequential(PyTorchNorm(scale), *spatial)
 
 

@@ -7,26 +7,27 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.checkpoint import CheckpointError
+from common.command_line import Parser
+from common.errors import run_command
 from model.export import export
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m model", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    exporting = commands.add_parser("export", help="checkpoint → one safetensors file", allow_abbrev=False)
+    parser = Parser(prog="python -m model")
+    exporting = parser.add_subparsers(required=True).add_parser("export", help="checkpoint → one safetensors file")
     exporting.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     exporting.add_argument("file", type=Path, metavar="FILE.safetensors", help="what to write; replaced if it is there")
     exporting.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which (default: last)")
-    given = parser.parse_args(arguments)
-    if given.file.suffix != ".safetensors":
-        parser.error(f"FILE is {given.file}, expected a name that ends in .safetensors")
-    try:
-        target = export(given.run, given.file, given.checkpoint)
-    except (CheckpointError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    options = parser.parse_args(arguments)
+    if options.file.suffix != ".safetensors":
+        parser.error(f"FILE is {options.file}, expected a name that ends in .safetensors")
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export; returns 0."""
+    target = export(options.run, options.file, options.checkpoint)
     sys.stdout.write(f"exported {target} ({target.stat().st_size:,} bytes)\n")
     return 0
 

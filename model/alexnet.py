@@ -53,16 +53,16 @@ class ModelConfig:
 
 def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     """The weights and biases that training begins with, float32, unsplit layout, by parameter name."""
-    rules = recipe(config.recipe)
+    numbers = recipe(config.recipe)
     generator = torch.Generator().manual_seed(seed)
     state = {}
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Towers(config, towers=2).named_parameters()}
     for layer in LAYERS:
-        deviation = rules.deviations[layer] / (1.0 if layer == "conv1" else math.sqrt(config.width))
+        deviation = numbers.deviations[layer] / (1.0 if layer == "conv1" else math.sqrt(config.width))
         weight = torch.empty(shapes[f"{layer}.weight"], device="cpu")
         state[f"{layer}.weight"] = weight.normal_(0.0, deviation, generator=generator)
-        state[f"{layer}.bias"] = torch.full(shapes[f"{layer}.bias"], rules.bias(layer), device="cpu")
+        state[f"{layer}.bias"] = torch.full(shapes[f"{layer}.bias"], numbers.bias(layer), device="cpu")
     return state
 
 
@@ -75,7 +75,7 @@ class Towers(nn.Module):
         super().__init__()
         self.config = config
         self.towers = towers
-        self.rules: Recipe = recipe(config.recipe)
+        self.recipe: Recipe = recipe(config.recipe)
         width = {layer: towers * config.tower_width(layer) for layer in WIDTHS}
         both = {layer: 2 * config.tower_width(layer) for layer in WIDTHS}
         empty = nn.utils.skip_init
@@ -87,9 +87,9 @@ class Towers(nn.Module):
         self.fc6 = empty(nn.Linear, both["conv5"] * POOLED**2, width["fc6"])
         self.fc7 = empty(nn.Linear, both["fc6"], width["fc7"])
         self.fc8 = empty(nn.Linear, width["fc7"], config.classes)
-        self.norm1: nn.Module = ResponseNorm(self.rules.norm_scale, towers)
-        self.norm2: nn.Module = ResponseNorm(self.rules.norm_scale, towers)
-        if self.rules.spatial_norm:
+        self.norm1: nn.Module = ResponseNorm(self.recipe.norm_scale, towers)
+        self.norm2: nn.Module = ResponseNorm(self.recipe.norm_scale, towers)
+        if self.recipe.spatial_norm:
             self.norm2 = nn.Sequential(self.norm2, SpatialNorm())
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -132,7 +132,7 @@ class Towers(nn.Module):
 
     def _convolutions(self, x: Tensor) -> Tensor:
         """conv5's pooled maps of the towers here, [n, conv5's kernels, 6, 6]."""
-        x = self.conv1(F.pad(x, self.rules.conv1_padding))
+        x = self.conv1(F.pad(x, self.recipe.conv1_padding))
         x = self._relu_unless_pooled_first("conv1", x)
         x = self._pool("conv1", self.norm1(x))
         x = F.relu(self.conv2(x), inplace=True)
@@ -142,15 +142,15 @@ class Towers(nn.Module):
         return self._pool("conv5", self._relu_unless_pooled_first("conv5", self.conv5(x)))
 
     def _relu_unless_pooled_first(self, layer: str, x: Tensor) -> Tensor:
-        return x if layer in self.rules.pool_before_relu else F.relu(x, inplace=True)
+        return x if layer in self.recipe.pool_before_relu else F.relu(x, inplace=True)
 
     def _pool(self, layer: str, x: Tensor) -> Tensor:
         """Overlapping max-pooling (§3.4), and the ReLU where the recipe has it here."""
         x = F.max_pool2d(x, 3, stride=2)
-        return F.relu(x, inplace=True) if layer in self.rules.pool_before_relu else x
+        return F.relu(x, inplace=True) if layer in self.recipe.pool_before_relu else x
 
     def _drop(self, x: Tensor, layer: int, dropout: DropoutKey | None) -> Tensor:
-        """Dropout as published (§4.2): outputs dropped, the rest unscaled, in training; all times ½ in evaluation."""
+        """Dropout as published (§4.2): in training outputs are dropped or stay unscaled; all times ½ in evaluation."""
         if dropout is None:
             return x * 0.5
         units = x.shape[1]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from common.files import write_atomically
 from model.alexnet import ModelConfig
 from model.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, load_network
 from model.pytorch_calls import pytorch_calls
@@ -40,26 +41,22 @@ def export(run: Path, target: Path, name: str = "last") -> Path:
         raise CheckpointError(f"{source}: {', '.join(broken)} hold values that are no numbers; export another")
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    try:
-        save_file(tensors, part, metadata=describe(checkpoint, tensors) | {"checkpoint_sha256": digest})
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    content = save(tensors, metadata=describe(checkpoint, tensors) | {"checkpoint_sha256": digest})
+    with write_atomically(target) as file:
+        file.write(content)
     return target
 
 
 def describe(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, str]:
-    """The metadata that the checkpoint and its tensors tell."""
+    """The file's metadata."""
     config = ModelConfig(**checkpoint["model_config"])
     return {
         "format": "pt",
         "recipe": config.recipe,
         "width": repr(config.width),
         "layers": json.dumps(pytorch_calls(config)),
-        "classes": json.dumps(checkpoint["data"]["classes"], ensure_ascii=False),
-        "data_fingerprint": checkpoint["data"]["fingerprint"],
+        "classes": json.dumps(checkpoint["dataset"]["classes"], ensure_ascii=False),
+        "data_fingerprint": checkpoint["dataset"]["fingerprint"],
         "tensor_sha256": json.dumps({name: checksum(tensor) for name, tensor in tensors.items()}),
         "epoch": str(checkpoint["epoch"]),
         "step": str(checkpoint["step"]),

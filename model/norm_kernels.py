@@ -1,9 +1,9 @@
 """The CPU's response norms in numba: float arrays in channels_last memory in, the output or the input's gradient out.
 
-With s = constant + scale · Σ a² over a window of 5 (channels) or 5×5 (pixels):
+With s = constant + scale · Σ a² over a neighborhood of 5 channels or of 5×5 pixels:
 
     forward   b = a · s^-0.75
-    backward  ∂a = ∂b · s^-0.75 − 1.5 · scale · a · Σ t,   t = ∂b · a · s^-1.75,  Σ over the same (symmetric) window
+    backward  ∂a = ∂b · s^-0.75 − 1.5 · scale · a · Σ t,   t = ∂b · a · s^-1.75,  Σ over the same neighborhood
 
 Both recompute s from a, so that nothing but a is kept for the backward pass. s^-0.75 = r·√r with r = 1/√s: two roots
 and a division, where a power costs ten times more. All loops run over flat memory, so that they vectorize at any width.
@@ -29,12 +29,12 @@ _compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy", cache=T
 @functools.cache
 def edge_masks(channels: int, dtype: np.dtype) -> np.ndarray:
     """Whether the neighbors at −2, −1, +1, +2 are channels of the same tower: 0 or 1, [4, block], whole pixels."""
-    place = np.arange(channels * max(1, BLOCK // channels)) % channels
-    return np.stack([(place + step >= 0) & (place + step < channels) for step in (-2, -1, 1, 2)]).astype(dtype)
+    channel = np.arange(channels * max(1, BLOCK // channels)) % channels
+    return np.stack([(channel + step >= 0) & (channel + step < channels) for step in (-2, -1, 1, 2)]).astype(dtype)
 
 
 @_compiled
-def _windows(values, masks, i):  # type: ignore[no-untyped-def]
+def _sum_over_channels(values, masks, i):  # type: ignore[no-untyped-def]
     """Σ of `values`, padded by two at either end, over the five channels around element i."""
     near = masks[1, i] * values[i + 1] + masks[2, i] * values[i + 3]
     return values[i + 2] + near + (masks[0, i] * values[i] + masks[3, i] * values[i + 4])
@@ -51,7 +51,7 @@ def channel_forward(x, y, masks, constant, scale, start, stop):  # type: ignore[
         for i in range(a.size):
             squares[i + 2] = a[i] * a[i]
         for i in range(a.size):
-            r = one / np.sqrt(constant + scale * _windows(squares, masks, i))
+            r = one / np.sqrt(constant + scale * _sum_over_channels(squares, masks, i))
             b[i] = a[i] * (r * np.sqrt(r))
 
 
@@ -67,11 +67,11 @@ def channel_backward(x, dy, dx, masks, constant, scale, start, stop):  # type: i
         for i in range(a.size):
             squares[i + 2] = a[i] * a[i]
         for i in range(a.size):
-            r = one / np.sqrt(constant + scale * _windows(squares, masks, i))
+            r = one / np.sqrt(constant + scale * _sum_over_channels(squares, masks, i))
             da[i] = db[i] * (r * np.sqrt(r))
             terms[i + 2] = da[i] * a[i] * (r * r)
         for i in range(a.size):
-            da[i] -= slope * a[i] * _windows(terms, masks, i)
+            da[i] -= slope * a[i] * _sum_over_channels(terms, masks, i)
 
 
 @_compiled
@@ -111,42 +111,42 @@ def _add_squares(rows, row, zeros, channels, sums, out):  # type: ignore[no-unty
 @_compiled
 def spatial_forward(x, y, channels, constant, scale, start, stop):  # type: ignore[no-untyped-def]
     """Fill the images y[start:stop]; x, y [n, H, W·C]."""
-    zeros, window = np.zeros(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
-    sums = np.zeros(x.shape[2] + 4 * channels, x.dtype)
+    zeros, sums_here = np.zeros(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
+    column_sums = np.zeros(x.shape[2] + 4 * channels, x.dtype)
     one = x.dtype.type(1)
     for image in range(start, stop):
         for row in range(x.shape[1]):
-            _add_squares(x[image], row, zeros, channels, sums, window)
+            _add_squares(x[image], row, zeros, channels, column_sums, sums_here)
             a, b = x[image, row], y[image, row]
             for i in range(a.size):
-                r = one / np.sqrt(constant + scale * window[i])
+                r = one / np.sqrt(constant + scale * sums_here[i])
                 b[i] = a[i] * (r * np.sqrt(r))
 
 
 @_compiled
 def spatial_backward(x, dy, dx, channels, constant, scale, start, stop):  # type: ignore[no-untyped-def]
     """Fill the images dx[start:stop] from x and the gradient dy of the output."""
-    zeros, window = np.zeros(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
-    sums = np.zeros(x.shape[2] + 4 * channels, x.dtype)
+    zeros, sums_here = np.zeros(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
+    column_sums = np.zeros(x.shape[2] + 4 * channels, x.dtype)
     terms = np.empty(x.shape[1:], x.dtype)
     one, slope = x.dtype.type(1), x.dtype.type(1.5) * scale
     for image in range(start, stop):
         for row in range(x.shape[1]):
-            _add_squares(x[image], row, zeros, channels, sums, window)
+            _add_squares(x[image], row, zeros, channels, column_sums, sums_here)
             a, db, da, t = x[image, row], dy[image, row], dx[image, row], terms[row]
             for i in range(a.size):
-                r = one / np.sqrt(constant + scale * window[i])
+                r = one / np.sqrt(constant + scale * sums_here[i])
                 da[i] = db[i] * (r * np.sqrt(r))
                 t[i] = da[i] * a[i] * (r * r)
         for row in range(x.shape[1]):
             top, above, here, below, bottom = _five(terms, row, zeros)
-            inner = sums[2 * channels : 2 * channels + here.size]
+            inner = column_sums[2 * channels : 2 * channels + here.size]
             for i in range(here.size):
                 inner[i] = here[i] + (above[i] + below[i]) + (top[i] + bottom[i])
-            _add_columns(sums, channels, window)
+            _add_columns(column_sums, channels, sums_here)
             a, da = x[image, row], dx[image, row]
             for i in range(a.size):
-                da[i] -= slope * a[i] * window[i]
+                da[i] -= slope * a[i] * sums_here[i]
 
 
 @functools.cache
@@ -167,6 +167,6 @@ def over_threads(kernel: Callable[..., None], arguments: tuple[object, ...], ite
         kernel(*arguments, 0, items * step)
         return
     cuts = [items * piece // pieces * step for piece in range(pieces + 1)]
-    work = [_pool(os.getpid(), threads).submit(kernel, *arguments, *cuts[i : i + 2]) for i in range(pieces)]
-    for piece in work:
-        piece.result()
+    futures = [_pool(os.getpid(), threads).submit(kernel, *arguments, *cuts[i : i + 2]) for i in range(pieces)]
+    for future in futures:
+        future.result()

@@ -3,7 +3,6 @@
 A network goes in, its optimizer comes out; a schedule (`model.schedule`) sets the rates.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ class RecipeSGD(torch.optim.Optimizer):
     schedule writes `lr`, already scaled. At a rate of 0 neither w nor v changes: momentum does not coast
     (`weights.cu` of the original skips the update). torch.optim.SGD has ε outside v, so that a change of rate acts
     at once on the whole velocity; here it acts on what is added from then on. State of a parameter: `velocity`, of the
-    same shape.
+    same shape. `step` takes no closure.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -30,12 +29,8 @@ class RecipeSGD(torch.optim.Optimizer):
                 self.state[parameter]["velocity"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient and a rate above 0."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             rate = group["lr"]
             for parameter in group["params"]:
@@ -46,7 +41,6 @@ class RecipeSGD(torch.optim.Optimizer):
                 if group["weight_decay"]:
                     velocity.add_(parameter, alpha=-rate * group["weight_decay"])
                 parameter.add_(velocity)
-        return loss
 
     def velocities(self) -> dict[str, Tensor]:
         """Each parameter's velocity under the parameter's name; the tensors themselves, not copies."""

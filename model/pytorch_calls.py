@@ -18,20 +18,20 @@ NEIGHBORS = 5  # channels that a response norm sums over, and rows and columns o
 
 def pytorch_calls(config: ModelConfig) -> list[Call]:
     """The calls that compute what `AlexNet(config).eval()` does, from its unsplit weights; all JSON can hold."""
-    rules = recipe(config.recipe)
+    numbers = recipe(config.recipe)
     width = {layer: config.tower_width(layer) for layer in ("conv1", "conv2")}
     pool: Call = ("max_pool2d", {"kernel_size": 3, "stride": 2})
     relu: Call = ("relu", {})
     half: Call = ("mul", {"other": 0.5})  # dropout in evaluation, §4.2
-    late = {layer: layer in rules.pool_before_relu for layer in ("conv1", "conv5")}
+    late = {layer: layer in numbers.pool_before_relu for layer in ("conv1", "conv5")}
 
-    calls = [("pad", {"pad": list(rules.conv1_padding)}), _weighted("conv2d", "conv1", stride=4)]
+    calls = [("pad", {"pad": list(numbers.conv1_padding)}), _weighted("conv2d", "conv1", stride=4)]
     calls += [] if late["conv1"] else [relu]
-    calls += [*_channel_norm(rules.norm_scale, width["conv1"], 55), pool]
+    calls += [*_channel_norm(numbers.norm_scale, width["conv1"], 55), pool]
     calls += [relu] if late["conv1"] else []
     calls += [_weighted("conv2d", "conv2", padding=2, groups=2), relu]
-    calls += _channel_norm(rules.norm_scale, width["conv2"], 27)
-    calls += _spatial_norm(2 * width["conv2"], 27) if rules.spatial_norm else []
+    calls += _channel_norm(numbers.norm_scale, width["conv2"], 27)
+    calls += _spatial_norm(2 * width["conv2"], 27) if numbers.spatial_norm else []
     calls += [pool, _weighted("conv2d", "conv3", padding=1), relu]
     calls += [_weighted("conv2d", "conv4", padding=1, groups=2), relu]
     calls += [_weighted("conv2d", "conv5", padding=1, groups=2)]
@@ -58,12 +58,12 @@ def _spatial_norm(channels: int, side: int) -> list[Call]:
 
     The zeros that `unfold` and the norm put around the edge count in no sum.
     """
-    window = NEIGHBORS**2
+    pixels = NEIGHBORS**2
     return [
         ("unfold", {"kernel_size": NEIGHBORS, "padding": NEIGHBORS // 2}),
-        ("reshape", {"shape": [-1, window, side * side]}),
-        _norm(window, SPATIAL_SCALE, SPATIAL_CONSTANT),
-        ("narrow", {"dim": 1, "start": window // 2, "length": 1}),
+        ("reshape", {"shape": [-1, pixels, side * side]}),
+        _norm(pixels, SPATIAL_SCALE, SPATIAL_CONSTANT),
+        ("narrow", {"dim": 1, "start": pixels // 2, "length": 1}),
         ("reshape", {"shape": [-1, channels, side, side]}),
     ]
 

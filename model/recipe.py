@@ -43,7 +43,7 @@ class Recipe:
 
 _PAPER = Recipe(
     name="paper",
-    conv1_padding=(2, 2, 2, 2),  # not told; symmetric
+    conv1_padding=(2, 2, 2, 2),  # the paper does not say; symmetric
     pool_before_relu=frozenset(),
     norm_scale=1e-4,  # §3.3, read literally: α multiplies the sum
     spatial_norm=False,

@@ -10,7 +10,7 @@ through torch.compile, which fuses it into one kernel each way; inside another t
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,8 @@ from model.norm_kernels import (
 
 CHANNEL_CONSTANT = 2.0  # k, §3.3; minDiv of the original
 SPATIAL_CONSTANT = 1.0
-SPATIAL_SCALE = 1e-3 / 25  # layer-params: scale 1e-3, which cuda-convnet divides by the window's size squared
+SPATIAL_SCALE = 1e-3 / 25  # layer-params: scale 1e-3, which cuda-convnet divides by the size squared
 WIDE = (torch.float32, torch.float64)
-Over = Callable[[tuple[Tensor, ...], float, int], None]
 
 
 def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
@@ -42,14 +41,14 @@ def response_norm(x: Tensor, scale: float, towers: int = 1) -> Tensor:
     """
     if x.ndim != 4 or x.shape[1] % towers:
         raise ValueError(f"response norm got {list(x.shape)}, expected [n, C, H, W] with C a multiple of {towers}")
-    return _dispatch(x, _plain_channel, _over_pixels, scale, towers)
+    return _dispatch(x, CHANNEL_NORM, scale, towers)
 
 
 def spatial_norm(x: Tensor, scale: float = SPATIAL_SCALE) -> Tensor:
     """Normalize each pixel by the 5×5 pixels around it in its own channel. Shapes and dtypes as in `response_norm`."""
     if x.ndim != 4:
         raise ValueError(f"spatial norm got {list(x.shape)}, expected [n, C, H, W]")
-    return _dispatch(x, _plain_spatial, _over_images, scale, 1)
+    return _dispatch(x, SPATIAL_NORM, scale, 1)
 
 
 def implementation(device: torch.device) -> str:
@@ -59,13 +58,13 @@ def implementation(device: torch.device) -> str:
     return "numba" if device.type == "cpu" else "compiled"
 
 
-def _dispatch(x: Tensor, plain: Callable[..., Tensor], over: Over, scale: float, towers: int) -> Tensor:
-    way = implementation(x.device)
+def _dispatch(x: Tensor, norm: "_Norm", scale: float, towers: int) -> Tensor:
+    chosen = implementation(x.device)
     wide = x if x.dtype in WIDE else x.float()
-    if way == "numba":
-        result = _Fused.apply(wide, over, scale, towers)
+    if chosen == "numba":
+        result = _Fused.apply(wide, norm, scale, towers)
     else:
-        result = (_compiled(plain) if way == "compiled" else plain)(wide, scale, towers)
+        result = (_compiled(norm.plain) if chosen == "compiled" else norm.plain)(wide, scale, towers)
     return result.to(x.dtype)
 
 
@@ -90,45 +89,56 @@ def _plain_spatial(x: Tensor, scale: float, towers: int) -> Tensor:
     return x * (SPATIAL_CONSTANT + 25 * scale * means).pow(-0.75)
 
 
+def _run_on_pixels(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
+    """Run a kernel across channels; tensors [n, C, H, W] in channels_last memory, the last of them is filled."""
+    arrays = [tensor.detach().permute(0, 2, 3, 1).view(-1).numpy() for tensor in tensors]  # views, never copies
+    number = arrays[0].dtype.type
+    channels = max(1, tensors[0].shape[1] // towers)
+    arguments = (*arrays, edge_masks(channels, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
+    over_threads(kernel, arguments, arrays[0].size // channels, channels)
+
+
+def _run_on_images(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
+    """Run a kernel over pixels; tensors as in `_run_on_pixels`, towers play no part."""
+    n, channels, height, width = tensors[0].shape
+    arrays = [tensor.detach().permute(0, 2, 3, 1).view(n, height, width * channels).numpy() for tensor in tensors]
+    number = arrays[0].dtype.type
+    over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
+
+
+class _Norm(NamedTuple):
+    """A norm's formula in PyTorch's operations, its two CPU kernels, and what cuts tensors into work for them."""
+
+    plain: Callable[[Tensor, float, int], Tensor]
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+    run: Callable[[Callable[..., None], tuple[Tensor, ...], float, int], None]
+
+
+CHANNEL_NORM = _Norm(_plain_channel, channel_forward, channel_backward, _run_on_pixels)
+SPATIAL_NORM = _Norm(_plain_spatial, spatial_forward, spatial_backward, _run_on_images)
+
+
 class _Fused(torch.autograd.Function):
-    """A norm on the CPU; `over` runs its kernel, forward on (x, y) and backward on (x, dy, dx)."""
+    """A norm on the CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, over: Over, scale: float, towers: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: _Norm, scale: float, towers: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
         ctx.save_for_backward(x)
-        ctx.settings = over, scale, towers
-        over((x, y), scale, towers)
+        ctx.settings = norm, scale, towers
+        norm.run(norm.forward, (x, y), scale, towers)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
-        over, scale, towers = ctx.settings
+        norm, scale, towers = ctx.settings
         dx = torch.empty_like(x)
-        over((x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
+        norm.run(norm.backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
         return dx, None, None, None
-
-
-def _over_pixels(tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
-    """The kernel across channels, forward for two tensors, backward for three."""
-    arrays = [tensor.detach().permute(0, 2, 3, 1).view(-1).numpy() for tensor in tensors]  # views, never copies
-    number = arrays[0].dtype.type
-    channels = max(1, tensors[0].shape[1] // towers)
-    arguments = (*arrays, edge_masks(channels, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
-    kernel = channel_forward if len(tensors) == 2 else channel_backward
-    over_threads(kernel, arguments, arrays[0].size // channels, channels)
-
-
-def _over_images(tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
-    """The kernel over pixels, forward for two tensors, backward for three."""
-    n, channels, height, width = tensors[0].shape
-    arrays = [tensor.detach().permute(0, 2, 3, 1).view(n, height, width * channels).numpy() for tensor in tensors]
-    number = arrays[0].dtype.type
-    kernel = spatial_forward if len(tensors) == 2 else spatial_backward
-    over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
 
 
 class ResponseNorm(nn.Module):

@@ -71,18 +71,20 @@ class OriginalSchedule(Schedule):
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-        self.noise_epochs = self._first(NOISE_OFF)
+        self.noise_epochs = self.scaled_epoch(NOISE_OFF)
 
-    def _first(self, epoch: int) -> int:
-        """The epoch of this run, from 0, that stands for the original's `epoch`, from 1."""
-        return -(-(epoch - 1) * self.epochs // ORIGINAL_EPOCHS)
+    def scaled_epoch(self, original_epoch: int) -> int:
+        """The epoch of this run, from 0, in which what the original did at the start of `original_epoch` is done."""
+        epochs_before = original_epoch - 1  # its logs count from 1
+        return math.ceil(epochs_before * self.epochs / ORIGINAL_EPOCHS)
 
     def rates(self, epoch: int) -> dict[str, float]:
         """The rate of each parameter; past the last epoch, those of the last step of the schedule."""
         table = dict.fromkeys(NAMES, _WEIGHTS) | {name: _BIASES for name in NAMES if name.endswith("bias")}
         table |= {"conv1.weight": _CONV1_WEIGHTS, "conv1.bias": _CONV1_BIASES}
         return {
-            name: [rate for first, rate in steps if self._first(first) <= epoch][-1] for name, steps in table.items()
+            name: [rate for start, rate in steps if self.scaled_epoch(start) <= epoch][-1]
+            for name, steps in table.items()
         }
 
     def observe(self, validation_error: float) -> None:

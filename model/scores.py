@@ -78,12 +78,12 @@ class Scores:
     def _count(self, values: torch.Tensor, log_probabilities: torch.Tensor, labels: torch.Tensor) -> None:
         labels = labels.detach().to("cpu", torch.int64)
         column = labels[:, None]
-        own = values.gather(1, column)
-        better, equal = (values > own).sum(dim=1), (values == own).sum(dim=1)
+        true_score = values.gather(1, column)
+        better, equal = (values > true_score).sum(dim=1), (values == true_score).sum(dim=1)
         loss = -log_probabilities.gather(1, column)[:, 0]
         row = torch.ones(len(labels), 5, dtype=torch.float64)
-        for place, best in ((_TOP1, 1), (_TOP5, 5)):
-            row[:, place] = 1 - ((best - better).double() / equal).clamp(0, 1)
+        for error, best in ((_TOP1, 1), (_TOP5, 5)):
+            row[:, error] = 1 - ((best - better).double() / equal).clamp(0, 1)
         row[:, _LOSS], row[:, _LOSS_SQUARED] = loss, loss.square()
         self._sums.index_add_(0, labels, row)
 
@@ -93,11 +93,9 @@ class Scores:
             raise ScoreError(f"cannot merge scores of {other.classes} classes into {self.classes}")
         self._sums += other._sums
 
-    def all_reduce(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
-        """Every rank of `group` gets the sum over its ranks (`device`: "cuda" where the group is NCCL's)."""
-        sums = self._sums.to(device)
-        dist.all_reduce(sums, group=group)
-        self._sums = sums.cpu()
+    def all_reduce(self, group: dist.ProcessGroup | None = None) -> None:
+        """Every rank of `group`, one that carries CPU tensors, gets the sum over its ranks."""
+        dist.all_reduce(self._sums, group=group)
 
     @property
     def images(self) -> int:

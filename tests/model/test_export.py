@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from model import AlexNet, ModelConfig, make_optimizer, make_schedule
 from model.__main__ import main
-from model.checkpoint import save_checkpoint
+from model.checkpoint import FORMAT, save_checkpoint
 from model.pytorch_calls import pytorch_calls
 
 CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]
@@ -35,13 +35,14 @@ def make_run(folder: Path, recipe: str) -> tuple[AlexNet, np.ndarray]:
     mean = np.random.default_rng(0).uniform(90, 130, (256, 256, 3))
     optimizer, schedule = make_optimizer(net, recipe), make_schedule(recipe, 10)
     state: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "model": net.state_dict(),
         "model_config": {"recipe": recipe, "classes": 3, "width": 0.125},
         "optimizer": optimizer.velocities(),
         "schedule": schedule.state_dict(),
         "train_config": {},
-        "data": {"fingerprint": "f00d", "samples": 9, "shards": "shards", "classes": CLASSES},
+        "data_config": {},
+        "dataset": {"fingerprint": "f00d", "samples": 9, "shards": "shards", "classes": CLASSES},
         "statistics": {"mean_image": torch.from_numpy(mean)},
         "epoch": 3,
         "step": 33,
