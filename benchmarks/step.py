@@ -24,11 +24,11 @@ from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, Spread, interleave
 from benchmarks.results import spread, write_tables
 from benchmarks.step_worker import Job, serve
-from dali_pipelines.augmentation import Recipe
+from dali_pipelines.augmentation import RecipeName
 
 WAIT_SECONDS = 300  # for a process to get ready, and for one repeat
 SETTINGS = {False: (1.0, 128, 2, MINIMUM_REPEATS), True: (0.125, 16, 2, 1)}  # width, batch, batches together, repeats
-RECIPE: Recipe = "paper"  # its norms are those that PyTorch has; a second recipe would double the time
+RECIPE: RecipeName = "paper"  # its norms are those that PyTorch has; a second recipe would double the time
 
 
 class Workers:

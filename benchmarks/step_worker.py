@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import timed
 from dali_pipelines import DataConfig, Loader
-from dali_pipelines.augmentation import Recipe
+from dali_pipelines.augmentation import RecipeName
 from model import AlexNet, DropoutKey, ModelConfig, TwoTowerAlexNet, make_optimizer
 from model.response_norm import SPATIAL_SCALE
 from sharding import ShardSet
@@ -33,7 +33,7 @@ class Job:
     network find each other; rank is this one's. keep_memory: as train.py does; False for the C library's default.
     """
 
-    recipe: Recipe = "original"
+    recipe: RecipeName = "original"
     norm: str = "ours"
     width: float = 1.0
     batch: int = 128

@@ -23,13 +23,13 @@ from benchmarks.measure import Case, Repeat, interleave, timed
 from benchmarks.results import write_tables
 from benchmarks.seed_tenpatch import CORNERS, SEED, answers, start_worker, ten_views
 from dali_pipelines import DataConfig, Loader
-from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, Recipe
+from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
 from eval_tenpatch import evaluate
 from evaluation.inference import Inference
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 
-RECIPE: Recipe = "paper"
+RECIPE: RecipeName = "paper"
 
 
 def run(quick: bool, out: Path) -> None:

@@ -1,1 +1,6 @@
-"""The ground that all rooms stand on: errors that a command line prints, atomic files, options from dataclasses."""
+"""The ground that every room stands on: errors, files, command lines, and arithmetic that Python lacks."""
+
+
+def ceil_div(dividend: int, divisor: int) -> int:
+    """dividend ÷ divisor, rounded up; exact for integers of any size."""
+    return -(-dividend // divisor)

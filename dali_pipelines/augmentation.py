@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dali_pipelines.keyed import below, keyed_bits, keyed_normals, mixed_key
 from sharding import Statistics
 
-Recipe = Literal["original", "paper"]
+RecipeName = Literal["original", "paper"]
 Crops = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]  # y, x, mirror
 
 IMAGE, CROP = 256, 224
@@ -81,7 +81,7 @@ class Augmentation:
 
 
 def draw(
-    recipe: Recipe,
+    recipe: RecipeName,
     seed: int,
     epoch: int,
     ids: NDArray[np.int64],
@@ -121,7 +121,7 @@ def fixed_views(samples: int, views: int) -> Augmentation:
     )
 
 
-def mean_crops(recipe: Recipe, choice: Augmentation) -> Crops:
+def mean_crops(recipe: RecipeName, choice: Augmentation) -> Crops:
     """Where the mean image is cropped, and whether it is mirrored, for each image of `choice`.
 
     `paper` crops and mirrors it with the image. `original` always takes its central 224×224 (convdata.py).
@@ -164,7 +164,7 @@ def _permuted(places: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[n
     return (high << np.uint64(low_bits) | low).astype(np.int64)
 
 
-def _rgb_offset(recipe: Recipe, deviates: NDArray[np.float64], statistics: Statistics) -> NDArray[np.float32]:
+def _rgb_offset(recipe: RecipeName, deviates: NDArray[np.float64], statistics: Statistics) -> NDArray[np.float32]:
     """Gray levels to add, float32 [n, 3], from N(0, 1) deviates [n, 3] along the eigenvectors (columns)."""
     # `paper`: λ of 0..1 data is λ/255²; back on the 0..255 scale that is λ/255
     spread = np.sqrt(statistics.eigenvalues) if recipe == "original" else statistics.eigenvalues / 255

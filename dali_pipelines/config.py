@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import UserError
-from dali_pipelines.augmentation import VIEWS, Recipe
+from dali_pipelines.augmentation import VIEWS, RecipeName
 
 
 class LoaderError(UserError):
@@ -15,7 +15,7 @@ class LoaderError(UserError):
 class DataConfig:
     """What the loader delivers; checked when it is made, with ValueError."""
 
-    recipe: Recipe = "original"
+    recipe: RecipeName = "original"
     """`original` (the program that won) or `paper` (Krizhevsky 2012): crops, mirrors, noise, use of the mean."""
     batch_size: int = 128
     """Samples of a global batch, over all ranks."""

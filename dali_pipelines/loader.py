@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common import ceil_div
 from dali_pipelines.augmentation import Augmentation, draw, fixed_views
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.order import epoch_order, slice_range
@@ -126,7 +127,7 @@ class Loader:
     @property
     def _capacity(self) -> int:
         """The most samples that this rank decodes of a global batch."""
-        return -(-self.config.batch_size // self.data_world)
+        return ceil_div(self.config.batch_size, self.data_world)
 
     def _delivered(self, epoch: int, start_step: int, batches: Generator[Made]) -> Iterator[Batch]:
         asked = time.perf_counter()

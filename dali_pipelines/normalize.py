@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dali_pipelines.augmentation import CROP, Augmentation, Recipe, mean_crops
+from dali_pipelines.augmentation import CROP, Augmentation, RecipeName, mean_crops
 from dali_pipelines.fused import mirrored_crops, normalized_crops
 from sharding import Statistics
 
@@ -36,7 +36,7 @@ class Decoded:
 class CropNormalize:
     """The compiled pass, bound to a mean image and a recipe. Nothing in it takes the GIL while it works."""
 
-    def __init__(self, statistics: Statistics, recipe: Recipe) -> None:
+    def __init__(self, statistics: Statistics, recipe: RecipeName) -> None:
         mean = statistics.mean_image.astype(np.float32)
         self._means = np.stack([mean, mean[:, ::-1]])
         self._recipe = recipe
@@ -56,7 +56,7 @@ class CropNormalize:
 class Normalize:
     """Mirrored uint8 crops [n, 3, 224, 224] → float32, as `Loader` delivers with output="float32"."""
 
-    def __init__(self, statistics: Statistics, recipe: Recipe, device: str | torch.device) -> None:
+    def __init__(self, statistics: Statistics, recipe: RecipeName, device: str | torch.device) -> None:
         self._recipe = recipe
         self._device = torch.device(device)
         self._tail = CropNormalize(statistics, recipe)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common import ceil_div
 from dali_pipelines.augmentation import CROP, IMAGE
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.graph import batch_graph, cropped_graph, fed_choices
@@ -114,7 +115,7 @@ class FusedProducer:
         self._shards = shards
         self._config, self._capacity, self._raw = config, capacity, shards.encoding == "raw"
         self._tail = CropNormalize(statistics, config.recipe)
-        self._tails = -(-config.threads // DECODERS_PER_TAIL)
+        self._tails = ceil_div(config.threads, DECODERS_PER_TAIL)
         self._rings: list[list[torch.Tensor]] = []
 
         def build() -> PipelineRunner:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from common.files import write_atomically
 from dali_pipelines import DataConfig, Loader
-from dali_pipelines.augmentation import VIEWS, Recipe
+from dali_pipelines.augmentation import VIEWS, RecipeName
 from evaluation.inference import Inference
 from evaluation.references import reference_note, references_for
 from evaluation.tables import METHODS, class_errors_csv
@@ -68,7 +68,7 @@ def evaluate(
     network: AlexNet,
     shards: ShardSet,
     statistics: Statistics,
-    recipe: Recipe,
+    recipe: RecipeName,
     *,
     batch_size: int,
     rank: int = 0,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from dali_pipelines.augmentation import Recipe
+from dali_pipelines.augmentation import RecipeName
 from evaluation.references import challenge_of
 from model import AlexNet
 from model.checkpoint import find_checkpoint, load_checkpoint, load_network
@@ -44,7 +44,7 @@ class TrainedRun:
         return cls(path=path, checkpoint=file, state=load_checkpoint(file))
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> RecipeName:
         """Which recipe the network was trained with."""
         return self.state["model_config"]["recipe"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dali_pipelines import Normalize
-from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, Recipe, fixed_views
+from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, RecipeName, fixed_views
 from evaluation.inference import Inference
 from model import AlexNet
 from sharding import RejectedImage, ShardError, ShardSet, Statistics
@@ -80,7 +80,7 @@ def cut(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
 class Classifier:
     """A network with the statistics and the recipe that it was trained with, on one device."""
 
-    def __init__(self, network: AlexNet, statistics: Statistics, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, network: AlexNet, statistics: Statistics, recipe: RecipeName, device: torch.device) -> None:
         self._network = network.to(device)
         self._device = device
         self._normalize = Normalize(statistics, recipe, device)

@@ -8,10 +8,10 @@ import torch
 
 from benchmarks.peers.work import AugmentationTable, Batch, Job
 from dali_pipelines import DataConfig, Loader
-from dali_pipelines.augmentation import Recipe
+from dali_pipelines.augmentation import RecipeName
 
 SEED = 2012
-RECIPE: Recipe = "paper"
+RECIPE: RecipeName = "paper"
 
 
 class Peer:

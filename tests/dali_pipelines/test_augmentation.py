@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dali_pipelines.augmentation import Augmentation, Recipe, draw, fixed_views, mean_crops
+from dali_pipelines.augmentation import Augmentation, RecipeName, draw, fixed_views, mean_crops
 from sharding import Statistics
 
 IDS = np.arange(20_000)
@@ -16,7 +16,7 @@ def variants(choice: Augmentation) -> np.ndarray:
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_the_same_question_has_the_same_answer_in_any_company(recipe: Recipe, statistics: Statistics) -> None:
+def test_the_same_question_has_the_same_answer_in_any_company(recipe: RecipeName, statistics: Statistics) -> None:
     positions = IDS[::-1].copy()
     whole = draw(recipe, 4, 9, IDS, positions, statistics)
     chosen = np.array([19_999, 3, 3, 70, 12_345])
@@ -28,7 +28,7 @@ def test_the_same_question_has_the_same_answer_in_any_company(recipe: Recipe, st
 
 
 @pytest.mark.parametrize(("recipe", "offsets"), [("original", 33), ("paper", 32)])
-def test_all_offsets_come_equally_often_and_half_are_mirrored(recipe: Recipe, offsets: int) -> None:
+def test_all_offsets_come_equally_often_and_half_are_mirrored(recipe: RecipeName, offsets: int) -> None:
     positions = IDS * 32  # one chunk each
     choice = draw(recipe, 0, 0, IDS, positions)
     assert choice.crop_y.dtype == choice.crop_x.dtype == np.int32 and choice.mirror.dtype == np.bool_
@@ -75,7 +75,7 @@ def test_paper_crops_and_mirrors_of_two_epochs_are_uncorrelated(lag: int) -> Non
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_the_covariance_of_the_color_offsets_is_the_recipes(recipe: Recipe, statistics: Statistics) -> None:
+def test_the_covariance_of_the_color_offsets_is_the_recipes(recipe: RecipeName, statistics: Statistics) -> None:
     ids = np.arange(200_000)
     offsets = draw(recipe, 1, 2, ids, ids, statistics).rgb_offset.astype(np.float64)
     if recipe == "original":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dali_pipelines import DataConfig, Loader, Normalize
-from dali_pipelines.augmentation import Recipe
+from dali_pipelines.augmentation import RecipeName
 from sharding import ShardSet, Statistics
 
 GRAY_LEVELS = 2.0  # the GPU's decoder rounds elsewhere; a crop off by one pixel is further away on every photograph
@@ -34,7 +34,7 @@ def kept(
 @pytest.mark.parametrize("views", [1, 10])
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_the_gpus_batches_are_the_cpus(
-    request: pytest.FixtureRequest, statistics: Statistics, recipe: Recipe, views: int, output: str, encoding: str
+    request: pytest.FixtureRequest, statistics: Statistics, recipe: RecipeName, views: int, output: str, encoding: str
 ) -> None:
     shards = request.getfixturevalue(f"{encoding}_shards")
     options = {"recipe": recipe, "batch_size": 9, "views": views, "training": views == 1, "output": output}
@@ -48,7 +48,7 @@ def test_the_gpus_batches_are_the_cpus(
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_uint8_crops_standardized_on_arrival_are_the_cpus_batches(
-    jpeg_shards: ShardSet, statistics: Statistics, recipe: Recipe
+    jpeg_shards: ShardSet, statistics: Statistics, recipe: RecipeName
 ) -> None:
     config = DataConfig(recipe=recipe, batch_size=9)
     travelling = DataConfig(recipe=recipe, batch_size=9, output="uint8")

@@ -108,14 +108,14 @@ def test_any_part_is_told_without_decoding_it(raw_shards: ShardSet, statistics: 
         for rank in (0, 3):
             with Loader(raw_shards, config, rank, 4, statistics) as loader:
                 for batch in loader.epoch(5):
-                    ids, labels, drawn = asked.part(5, batch.step, rank, 4)
+                    ids, labels, drawn = asked.slice_metadata(5, batch.step, rank, 4)
                     assert ids.tolist() == batch.ids.tolist() and labels.tolist() == batch.labels.tolist()
                     for name in ("crop_y", "crop_x", "mirror", "rgb_offset", "divisor"):
                         np.testing.assert_array_equal(getattr(drawn, name), getattr(batch.augmentation, name))
         order = np.arange(45) if not training else epoch_order(raw_shards.shard_sizes, 2, 1)
         assert next(under_way).ids.tolist() == order[10:20][3:6].tolist()
         with pytest.raises(ValueError, match="step 9: expected 0 to"):
-            asked.part(5, 9, 0, 4)
+            asked.slice_metadata(5, 9, 0, 4)
 
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (3, 4), (13, 2)])  # 13: three threads for the tail

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dali_pipelines import Augmentation, DataConfig, Loader, Normalize
-from dali_pipelines.augmentation import Recipe, draw
+from dali_pipelines.augmentation import RecipeName, draw
 from sharding import ShardSet, Statistics
 from tests.dali_pipelines.numpy_reference import crop_of
 
@@ -26,7 +26,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     [("original", None, 1), ("original", 0, 1), ("paper", None, 1), ("paper", 0, 1), ("paper", None, 10)],
 )
 def test_it_gives_what_the_loader_gives_as_float32(
-    jpeg_shards: ShardSet, statistics: Statistics, way: str, recipe: Recipe, noise_epochs: int | None, views: int
+    jpeg_shards: ShardSet, statistics: Statistics, way: str, recipe: RecipeName, noise_epochs: int | None, views: int
 ) -> None:
     config = DataConfig(
         recipe=recipe, batch_size=9, noise_epochs=noise_epochs, views=views, training=views == 1, threads=1
@@ -49,7 +49,7 @@ def test_it_gives_what_the_loader_gives_as_float32(
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_halves_that_are_joined_are_standardized_like_the_whole(
-    way: str, recipe: Recipe, statistics: Statistics
+    way: str, recipe: RecipeName, statistics: Statistics
 ) -> None:
     """As a model pair does it: each rank has decoded half, and both standardize both halves."""
     ids = np.arange(64)
@@ -61,7 +61,7 @@ def test_halves_that_are_joined_are_standardized_like_the_whole(
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_without_noise_it_only_subtracts_the_mean(way: str, recipe: Recipe, statistics: Statistics) -> None:
+def test_without_noise_it_only_subtracts_the_mean(way: str, recipe: RecipeName, statistics: Statistics) -> None:
     ids = np.arange(32, 48)
     choice = draw(recipe, 3, 0, ids, ids * 32, statistics)
     crops = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (16, 3, 224, 224), np.uint8))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dali_pipelines import Batch, DataConfig, Loader, draw
-from dali_pipelines.augmentation import _COLOR, Augmentation, Recipe
+from dali_pipelines.augmentation import _COLOR, Augmentation, RecipeName
 from dali_pipelines.keyed import keyed_normals, mixed_key
 from sharding import ShardSet, Statistics
 from tests.dali_pipelines.numpy_reference import decoded, float32_image, ten_views, uint8_image
@@ -48,7 +48,7 @@ def assert_memory(images: torch.Tensor, samples: int, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("noise_epochs", [None, 1])
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_training_batches_are_the_reference(
-    shards: ShardSet, statistics: Statistics, fused: bool, recipe: Recipe, noise_epochs: int | None
+    shards: ShardSet, statistics: Statistics, fused: bool, recipe: RecipeName, noise_epochs: int | None
 ) -> None:
     """Epoch 1 has noise, or, with `noise_epochs` 1, none (and for `original` no division)."""
     config = DataConfig(recipe=recipe, batch_size=15, seed=6, fused=fused, noise_epochs=noise_epochs, threads=2)
@@ -73,7 +73,7 @@ def test_training_batches_are_the_reference(
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_uint8_batches_are_the_crops_exactly(
-    shards: ShardSet, statistics: Statistics, fused: bool, recipe: Recipe
+    shards: ShardSet, statistics: Statistics, fused: bool, recipe: RecipeName
 ) -> None:
     config = DataConfig(recipe=recipe, batch_size=9, output="uint8", fused=fused, threads=2)
     compared = 0
@@ -91,7 +91,7 @@ def test_uint8_batches_are_the_crops_exactly(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_evaluation_and_training_without_augmentation_give_the_center_crop(
-    shards: ShardSet, statistics: Statistics, fused: bool, recipe: Recipe, training: bool
+    shards: ShardSet, statistics: Statistics, fused: bool, recipe: RecipeName, training: bool
 ) -> None:
     config = DataConfig(recipe=recipe, batch_size=15, training=training, augment=not training, fused=fused, threads=2)
     compared = 0
@@ -106,7 +106,7 @@ def test_evaluation_and_training_without_augmentation_give_the_center_crop(
 @pytest.mark.parametrize("output", ["float32", "uint8"])
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_ten_views_are_five_crops_and_then_the_five_mirrored_of_each_image(
-    shards: ShardSet, statistics: Statistics, fused: bool, recipe: Recipe, output: str
+    shards: ShardSet, statistics: Statistics, fused: bool, recipe: RecipeName, output: str
 ) -> None:
     config = DataConfig(recipe=recipe, batch_size=7, training=False, views=10, output=output, fused=fused, threads=2)
     places = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
