@@ -203,10 +203,8 @@ def check_shards(shards: ShardSet) -> None:
     the command that checks the set. (Whether each tar is there at its full size has been checked by `ShardSet.open`.
     128 shards of 10,000 take about 2.5 s.)
     """
-    ends = np.cumsum(shards.shard_sizes)
-    for end, size in zip(ends, shards.shard_sizes):
-        if size:
-            shards.labels(np.array([end - size, end - 1]))
+    ends, sizes = np.cumsum(shards.shard_sizes), shards.shard_sizes
+    shards.labels(np.concatenate([ends - sizes, ends - 1])[np.tile(sizes > 0, 2)])
 
 
 def present_device(device: str) -> str:

@@ -69,7 +69,7 @@ class ReadAhead:
     def _release(self, group: Sequence[int]) -> None:
         """Unmap the pages, so that resident memory does not grow with the split; they stay in the page cache."""
         for shard in group:
-            self._shards.release(shard, evict=False)
+            self._shards.release(shard)
 
 
 @contextmanager

@@ -15,13 +15,16 @@ import numpy as np
 
 from sharding.errors import ShardError
 
+LARGEST = 2**31 - 1
+"""A picture's size is kept as int32."""
+
 KEY_BYTES = 90
 """Longer keys end in a hash: ustar holds names of 100 bytes."""
 
 Encoding = Literal["jpeg", "raw"]
 Size = TypeVar("Size", int, np.ndarray)
 SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
-_BLOCK = 512
+BLOCK = 512
 _HEADER = "<100s8s8s8s12s12s8s1s100s8s247x"
 _PLAIN = re.compile(rb"[^A-Za-z0-9_/-]")
 
@@ -60,7 +63,7 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Append the end of the archive (filled up to tar's record of 10,240 bytes)."""
-        self._write(b"\0" * (-(self.bytes + 2 * _BLOCK) % tarfile.RECORDSIZE + 2 * _BLOCK))
+        self._write(b"\0" * (-(self.bytes + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK))
 
     @property
     def samples(self) -> int:
@@ -78,8 +81,8 @@ class ShardWriter:
 
     def _member(self, suffix: str, key: str, content: bytes) -> str:
         name = f"{key}.{suffix}"
-        start = self.bytes + _BLOCK
-        self._write(tar_header(name, len(content)) + content + b"\0" * (-len(content) % _BLOCK))
+        start = self.bytes + BLOCK
+        self._write(tar_header(name, len(content)) + content + b"\0" * (-len(content) % BLOCK))
         return f"{suffix} {start} {len(content)} {name}"
 
     def _write(self, content: bytes) -> None:
@@ -112,7 +115,7 @@ def tar_header(name: str, size: int) -> bytes:
 
 def member_bytes(size: Size) -> Size:
     """What a member of `size` bytes takes in a tar: its header, and its content filled up to blocks."""
-    return _BLOCK + size + -size % _BLOCK
+    return BLOCK + size + -size % BLOCK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +138,10 @@ class ShardIndex:
         following = self.label_start + member_bytes(self.label_bytes)
         misfits = (
             (np.minimum(self.picture_bytes, self.label_bytes) < 1)
-            | (np.maximum(self.picture_bytes, self.label_bytes) > tar_bytes)
-            | (self.picture_start != np.concatenate([[_BLOCK], following])[:-1])
+            | (np.maximum(self.picture_bytes, self.label_bytes) > min(tar_bytes, LARGEST))
+            | (self.picture_start != np.concatenate([[BLOCK], following])[:-1])
             | (self.label_start != self.picture_start + member_bytes(self.picture_bytes))
-            | (following - _BLOCK > tar_bytes)
+            | (following - BLOCK > tar_bytes)
         )
         return int(misfits.argmax()) if misfits.any() else None
 

@@ -3,25 +3,33 @@
 A shard must not change while it is open: a tar that is cut short under its mapping kills the process (SIGBUS).
 """
 
+import ctypes
+import errno
 import functools
 import hashlib
 import io
 import json
 import mmap
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sharding.descriptors import explained, make_room
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
-from sharding.shard import SUFFIX, ShardIndex, read_index, read_keys
+from sharding.sample_table import ROW, UNREAD, rows_of_index
+from sharding.shard import BLOCK, SUFFIX, member_bytes, read_keys
 from sharding.statistics import Statistics
 
+SPARE_FILES = 256
+"""Descriptors left for what else a process opens: indexes, checkpoints, logs, libraries. A mapped tar holds one."""
+
 _RAW_SHAPE = (256, 256, 3)
+_RAW_BYTES = 256 * 256 * 3
 
 
 def _raw_header() -> bytes:
@@ -35,11 +43,11 @@ _RAW_HEADER = _raw_header()
 
 
 class ShardSet:
-    """One packed split. A sample's id is its place in the split: shards in manifest order, samples in tar order.
+    """One packed split. A sample's id is its position in the split: shards in manifest order, samples in tar order.
 
     Opening reads the manifest and checks that every shard is there at its full size; indexes are read, and compared
-    with the layout of a tar, when they are first needed. Can be pickled (it is opened again), and used in a `with`
-    statement.
+    with the layout of a tar, when they are first needed. Can be pickled (it is opened again), used in a `with`
+    statement, and read by several threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -47,16 +55,17 @@ class ShardSet:
         self.split = manifest.split
         self.encoding = manifest.encoding
         self.classes: tuple[ClassInfo, ...] = tuple(manifest.classes)
-        self._known_labels = frozenset(entry.label for entry in manifest.classes)
         self.options: dict[str, Any] = manifest.options
         self.shard_names = [shard.name for shard in manifest.shards]
         self.shard_sizes = np.array([shard.samples for shard in manifest.shards], np.int64)
-        self._tar_bytes = [shard.bytes for shard in manifest.shards]
+        self._known_labels = np.array(sorted(entry.label for entry in manifest.classes), np.int64)
+        self._tar_bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
         self._ends = np.cumsum(self.shard_sizes)
         self._fingerprint = functools.partial(_fingerprint, manifest)
-        self._maps: dict[int, mmap.mmap] = {}
         self._scattered = False
-        self._indexes: dict[int, ShardIndex] = {}
+        self._rows: NDArray[np.void] = np.zeros(len(self), ROW)
+        self._indexed = np.zeros(len(self.shard_names), bool)
+        self.close()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "ShardSet":
@@ -91,59 +100,70 @@ class ShardSet:
     @functools.cached_property
     def statistics(self) -> Statistics:
         """This split's statistics, or those of the training split beside it. Raises ShardError if there are none."""
-        for place in (self.path / "statistics.npz", self.path.parent / "train" / "statistics.npz"):
-            if place.exists():
-                return Statistics.load(place)
+        for path in (self.path / "statistics.npz", self.path.parent / "train" / "statistics.npz"):
+            if path.exists():
+                return Statistics.load(path)
         raise ShardError(
             f"{self.path}: no statistics.npz here nor in {self.path.parent / 'train'}; "
             "pack the training split into the same folder (python -m sharding pack SRC OUT --split train)"
         )
 
-    def labels(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Labels int64 [n] of the samples `ids`, read from the tars. ShardError for one outside the class table."""
-        places = self._places(ids)
-        found = np.empty(len(places), np.int64)
-        shard = sample = 0
-        try:
-            for place, (shard, sample) in enumerate(places):
-                index = self._index(shard)
-                start = index.label_start[sample]
-                found[place] = int(self._map(shard)[start : start + index.label_bytes[sample]])
-        except ShardError:
-            raise
-        except (ValueError, OverflowError) as error:
-            raise self._damaged(shard, sample, f"has a label that is no number ({error})") from error
-        labels = found.tolist()
-        if not self._known_labels.issuperset(labels):
-            outside = next(place for place, label in enumerate(labels) if label not in self._known_labels)
-            what = f"has label {labels[outside]}, which is not in the manifest's table of {len(self.classes)} classes"
-            raise self._damaged(*places[outside], what)
-        return found
+    def labels(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Labels int64 [n] of the samples `ids`. Raises ShardError for one outside the class table."""
+        samples, shards, rows = self._locate(ids)
+        labels: NDArray[np.int64] = rows["label"].astype(np.int64)
+        for position in np.flatnonzero(labels == UNREAD).tolist():
+            labels[position] = self._read_label(int(samples[position]), int(shards[position]), rows[position])
+        unknown = np.flatnonzero(~np.isin(labels, self._known_labels))
+        if unknown.size:
+            raise self._damaged(
+                int(samples[unknown[0]]),
+                f"has label {labels[unknown[0]]}, which is not in the manifest's table of {len(self.classes)} classes",
+            )
+        return labels
 
-    def images(self, ids: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Pictures of the samples `ids`: read-only uint8 views of the mapped tars, valid while this set is open.
+    def images(self, ids: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Pictures of the samples `ids`: read-only uint8 views of the mapped tars, valid while any refers to them.
 
         For encoding "jpeg" each is 1-D, the JPEG's bytes; for "raw" it is [256, 256, 3], RGB 0..255.
         Raises ShardError for raw pixels without the header that belongs to them.
         """
+        _, shards, rows = self._locate(ids)
+        if self.encoding == "raw":
+            self.addresses(ids)  # checks the headers
         views = []
-        shard = sample = 0
-        try:
-            for shard, sample in self._places(ids):
-                index = self._index(shard)
-                start, size = int(index.picture_start[sample]), int(index.picture_bytes[sample])
-                view = np.frombuffer(self._map(shard), np.uint8, count=size, offset=start)
-                views.append(view if self.encoding == "jpeg" else _raw_pixels(view))
-        except ShardError:
-            raise
-        except ValueError as error:
-            raise self._damaged(shard, sample, f"is no .npy of uint8 {_RAW_SHAPE} ({error})") from error
+        for shard, start, size in zip(
+            shards.tolist(), rows["picture_start"].tolist(), rows["picture_bytes"].tolist(), strict=True
+        ):
+            view = np.frombuffer(self._map(shard), np.uint8, count=size, offset=start)
+            views.append(view if self.encoding == "jpeg" else view[len(_RAW_HEADER) :].reshape(_RAW_SHAPE))
         return views
+
+    def addresses(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Memory addresses of the pictures of samples `ids`, and their sizes in bytes: int64 [n] each.
+
+        For encoding "jpeg" a whole JPEG lies there; for "raw" uint8 [256, 256, 3], RGB 0..255. The bytes are read-only
+        and stay mapped until this set is closed. Raises ShardError as `images` does.
+        """
+        samples, shards, rows = self._locate(ids)
+        for shard in np.unique(shards[self._bases[shards] == 0]).tolist():
+            self._bases[shard] = np.frombuffer(self._map(shard), np.uint8).__array_interface__["data"][0]
+        addresses = self._bases[shards] + rows["picture_start"]
+        sizes: NDArray[np.int64] = rows["picture_bytes"].astype(np.int64)
+        if self.encoding == "jpeg":
+            return addresses, sizes
+        header = len(_RAW_HEADER)
+        for sample, address, size in zip(samples.tolist(), addresses.tolist(), sizes.tolist(), strict=True):
+            found = ctypes.string_at(address, min(header, size))
+            if found != _RAW_HEADER or size != header + _RAW_BYTES:
+                raise self._damaged(sample, f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {found!r})")
+        return addresses + header, sizes - header
 
     def locate(self, sample_id: int) -> tuple[str, str]:
         """The shard's name and the key of one sample, for messages."""
-        ((shard, sample),) = self._places([sample_id])
-        return self.shard_names[shard], read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])[sample]
+        _, (shard,) = self._shards_of([sample_id])
+        keys = read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])
+        return self.shard_names[shard], keys[sample_id - int(self._ends[shard] - self.shard_sizes[shard])]
 
     def read_scattered(self) -> None:
         """From now on samples come in any order: a page that is touched brings no others from the disk with it."""
@@ -151,87 +171,100 @@ class ShardSet:
         for tar in self._maps.values():
             tar.madvise(mmap.MADV_RANDOM)
 
-    def ask_for(self, ids: Sequence[int] | np.ndarray) -> None:
+    def ask_for(self, ids: Sequence[int] | NDArray[np.int64]) -> None:
         """Ask the system to read these samples, and nothing around them, into the page cache (returns at once)."""
-        for shard, sample in self._places(ids):
-            index = self._index(shard)
-            ends = (
-                index.picture_start[sample] + index.picture_bytes[sample],
-                index.label_start[sample] + index.label_bytes[sample],
-            )
-            first = min(index.picture_start[sample], index.label_start[sample]) // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map(shard).madvise(mmap.MADV_WILLNEED, int(first), int(max(ends) - first))
+        _, shards, rows = self._locate(ids)
+        starts = rows["picture_start"] // mmap.PAGESIZE * mmap.PAGESIZE
+        ends = rows["picture_start"] + rows["picture_bytes"]
+        unread = rows["label"] == UNREAD
+        ends[unread] = _label_start(rows[unread]) + 1
+        for shard, start, size in zip(shards.tolist(), starts.tolist(), (ends - starts).tolist(), strict=True):
+            self._map(shard).madvise(mmap.MADV_WILLNEED, start, size)
 
     def prefetch(self, shard: int) -> None:
         """Ask the system to read one shard ahead into the page cache (returns at once)."""
         self._map(shard).madvise(mmap.MADV_WILLNEED)
 
-    def release(self, shard: int, evict: bool = True) -> None:
-        """Tell the system that one shard's pages will not be needed soon. Its views stay valid.
-
-        The pages leave this process (its resident memory falls) and, with `evict`, the page cache.
-        """
+    def release(self, shard: int) -> None:
+        """Let one shard's pages leave this process, so that its resident memory falls; views stay valid."""
         self._map(shard).madvise(mmap.MADV_DONTNEED)
-        if not evict:
-            return
-        descriptor = os.open(self._tar(shard), os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Let go of the tars. A tar whose views are still in use is unmapped with the last of them."""
-        self._maps.clear()
-        self._indexes.clear()
+        self._maps: dict[int, mmap.mmap] = {}
+        self._bases = np.zeros(len(self.shard_names), np.int64)
 
-    def _places(self, ids: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
-        wanted = np.asarray(ids, np.int64)
-        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+    def _locate(
+        self, ids: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.void]]:
+        """The ids as an array, the numbers of their shards, and their rows of the table: [n] each."""
+        samples, shards = self._shards_of(ids)
+        for shard in np.unique(shards[~self._indexed[shards]]).tolist():
+            path, end = self._tar(shard).with_suffix(".idx"), self._ends[shard]
+            count, tar_bytes = int(self.shard_sizes[shard]), int(self._tar_bytes[shard])
+            self._rows[end - count : end] = rows_of_index(path, SUFFIX[self.encoding], count, tar_bytes)
+            self._indexed[shard] = True
+        return samples, shards, self._rows[samples]
+
+    def _shards_of(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        samples = np.asarray(ids, np.int64)
+        outside = samples[(samples < 0) | (samples >= len(self))]
         if outside.size:
             raise ShardError(f"{self.path}: sample {outside[0]} asked for, ids go from 0 to {len(self) - 1}")
-        shards = np.searchsorted(self._ends, wanted, side="right")
-        samples = wanted - (self._ends - self.shard_sizes)[shards]
-        return list(zip(shards.tolist(), samples.tolist()))
+        return samples, np.searchsorted(self._ends, samples, side="right")
 
-    def _damaged(self, shard: int, sample: int, what: str) -> ShardError:
-        key = read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])[sample]
+    def _read_label(self, sample: int, shard: int, row: np.void) -> int:
+        start = int(_label_start(row))
+        content = self._map(shard)[start : start + BLOCK].rstrip(b"\0")
+        try:
+            return int(content)
+        except ValueError as error:
+            raise self._damaged(sample, f"has a label that is no number ({error})") from error
+
+    def _damaged(self, sample: int, what: str) -> ShardError:
+        shard, key = self.locate(sample)
         return ShardError(
-            f"{self._tar(shard)}: sample {key} {what}; check the set with: python -m sharding verify {self.path}"
+            f"{self.path / shard}: sample {key} {what}; check the set with: python -m sharding verify {self.path}"
         )
 
     def _tar(self, shard: int) -> Path:
         return self.path / self.shard_names[shard]
 
     def _map(self, shard: int) -> mmap.mmap:
-        if shard not in self._maps:
-            tar = self._tar(shard)
-            if not self._maps:
-                make_room(len(self.shard_names))
-            try:
-                with tar.open("rb") as file:
-                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                raise explained(error, tar, len(self.shard_names)) from error
-            if self._scattered:
-                self._maps[shard].madvise(mmap.MADV_RANDOM)
-        return self._maps[shard]
+        tar = self._maps.get(shard)
+        if tar is not None:
+            return tar
+        if not self._maps:
+            _raise_file_limit(len(self.shard_names))
+        path = self._tar(shard)
+        try:
+            with path.open("rb") as file:
+                tar = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            limit, count = resource.getrlimit(resource.RLIMIT_NOFILE)[1], len(self.shard_names)
+            raise ShardError(
+                f"{path}: this process may hold {limit} files open (hard limit), the set has {count} shards, each "
+                f"mapped; raise the limit (as root: ulimit -n {count + 2 * SPARE_FILES}), or pack fewer, larger shards"
+            ) from None
+        if self._scattered:
+            tar.madvise(mmap.MADV_RANDOM)
+        return self._maps.setdefault(shard, tar)  # another thread's, if it came first: addresses point into it
 
-    def _index(self, shard: int) -> ShardIndex:
-        if shard not in self._indexes:
-            path = self._tar(shard).with_suffix(".idx")
-            index = read_index(path, SUFFIX[self.encoding])
-            if len(index) != self.shard_sizes[shard]:
-                raise ShardError(f"{path}: {len(index)} samples, the manifest says {self.shard_sizes[shard]}")
-            misfit = index.first_misfit(self._tar_bytes[shard])
-            if misfit is not None:
-                raise ShardError(
-                    f"{path}: sample {read_keys(path, SUFFIX[self.encoding])[misfit]} does not lie in "
-                    f"{self.shard_names[shard]} where this index says; make the index anew with wds2idx, and "
-                    f"check the set with: python -m sharding verify {self.path}"
-                )
-            self._indexes[shard] = index
-        return self._indexes[shard]
+
+def _raise_file_limit(files: int) -> None:
+    """Raise this process's limit for `files` more than are open now, as far as the hard limit lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(list(Path("/proc/self/fd").iterdir())) + files + SPARE_FILES
+    limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and limit > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _label_start(rows: Any) -> Any:
+    """Where the label lies: behind the picture, after one block of header."""
+    return rows["picture_start"] + member_bytes(rows["picture_bytes"].astype(np.int64))
 
 
 def _check_files(folder: Path, name: str, size: int) -> None:
@@ -255,11 +288,3 @@ def _fingerprint(manifest: Manifest) -> str:
     table = [[entry.label, entry.wnid, entry.name] for entry in manifest.classes]
     content = json.dumps([[shard.sha256 for shard in manifest.shards], table], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _raw_pixels(npy: np.ndarray) -> np.ndarray:
-    """The pixels of a `.npy` file in memory, without a copy. ValueError for another header than packing wrote."""
-    start = len(_RAW_HEADER)
-    if npy[:start].tobytes() != _RAW_HEADER:
-        raise ValueError(f"its header is {npy[:start].tobytes()!r}")
-    return npy[start:].reshape(_RAW_SHAPE)

@@ -24,10 +24,9 @@ def test_what_has_been_read_is_unmapped(
     released: list[int] = []
     release = ShardSet.release
 
-    def recorded(self: ShardSet, shard: int, evict: bool = True) -> None:
-        assert not evict
+    def recorded(self: ShardSet, shard: int) -> None:
         released.append(shard)
-        release(self, shard, evict)
+        release(self, shard)
 
     monkeypatch.setattr(ShardSet, "release", recorded)
     config = DataConfig(batch_size=15, threads=1, output="uint8", window=window)

@@ -1,10 +1,12 @@
 """ShardSet against what `tar` and Pillow find in the same files."""
 
+import ctypes
 import io
 import json
 import pickle
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,35 @@ def test_a_pickled_set_reads_the_same(packed: Path) -> None:
     again = pickle.loads(pickle.dumps(shards))
     assert again.images([3, 39])[1].tobytes() == shards.images([39])[0].tobytes()
     assert again.fingerprint == shards.fingerprint and len(again.fingerprint) == 64
+
+
+def memory(address: int, size: int) -> bytes:
+    return ctypes.string_at(address, size)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_addresses_lead_to_the_pictures_in_memory(sample_photos: Path, tmp_path: Path, encoding: str) -> None:
+    options = PackOptions(source=sample_photos, out=tmp_path, samples_per_shard=15, workers=1, encoding=encoding)
+    folder = pack(options)[0]
+    expected = members(folder)
+    with ShardSet.open(folder) as shards:
+        ids = np.random.default_rng(1).permutation(40)
+        addresses, sizes = shards.addresses(ids)
+        assert addresses.dtype == sizes.dtype == np.int64 and addresses.shape == sizes.shape == (40,)
+        for sample, address, size in zip(ids, addresses.tolist(), sizes.tolist()):
+            stored = expected[sample][1]
+            pixels = stored if encoding == "jpeg" else np.load(io.BytesIO(stored)).tobytes()
+            assert memory(address, size) == pixels
+        again, _ = shards.addresses(ids[:7])
+        assert again.tolist() == addresses[:7].tolist()  # they stay where they are
+        assert [part.shape for part in shards.addresses([])] == [(0,), (0,)]
+
+
+def test_threads_that_map_a_shard_at_once_get_one_mapping(packed: Path) -> None:
+    with ShardSet.open(packed) as shards, ThreadPoolExecutor(8) as threads:
+        pairs = list(threads.map(lambda _: shards.addresses(range(40))[0].tolist(), range(32)))
+        assert all(pair == pairs[0] for pair in pairs)
+        assert memory(pairs[0][39], 2) == b"\xff\xd8"
 
 
 @pytest.mark.parametrize("ids", [[-1], [40]])
@@ -179,7 +210,7 @@ def test_an_index_that_leads_elsewhere_is_an_error_that_names_the_first_key(
     with ShardSet.open(folder) as shards:
         assert len(shards.labels(range(15))) == 15  # the shard before it is as it was
         key = shards.locate(15 + first)[1]
-        for read in (shards.labels, shards.images):
+        for read in (shards.labels, shards.images, shards.addresses):
             with pytest.raises(ShardError) as raised:
                 read([15])
             assert str(raised.value).startswith(f"{index}: sample {key} does not lie in train-000001.tar")
@@ -231,6 +262,8 @@ def test_a_damaged_header_of_raw_pixels_is_named(
         np.testing.assert_array_equal(shards.images([18])[0], whole)
         with pytest.raises(ShardError, match=f"train-000001.tar: sample {key} is no .npy of uint8") as raised:
             shards.images([3, 17, 18])
+        with pytest.raises(ShardError, match=f"train-000001.tar: sample {key} is no .npy of uint8"):
+            shards.addresses([3, 17, 18])
     assert str(raised.value).endswith(f"; check the set with: python -m sharding verify {folder}")
 
 
