@@ -24,8 +24,8 @@ from benchmarks.results import write_tables
 from benchmarks.seed_tenpatch import CORNERS, SEED, answers, start_worker, ten_views
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
-from eval_tenpatch import evaluate
 from evaluation.inference import Inference
+from evaluation.ten_patch import evaluate
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 

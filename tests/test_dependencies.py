@@ -9,11 +9,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CODE = ["sharding", "dali_pipelines", "model", "report", "benchmarks", "scripts", "train.py", "eval_tenpatch.py"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, TOOLS = PYPROJECT["project"], PYPROJECT["tool"]
+PACKAGES = [name for name in TOOLS["setuptools"]["packages"] if "." not in name]
+CODE = [*PACKAGES, "scripts", "examples", "train.py", "eval_tenpatch.py"]
 IMPORTED_AS = {"nvidia-dali-cuda130": "nvidia", "pillow": "PIL", "scikit-learn": "sklearn"}
 WITHIN = {"torch.utils.tensorboard": "tensorboard"}  # a torch module that is only a door to another package
-OURS = {"sharding", "dali_pipelines", "model", "report", "benchmarks", "train", "eval_tenpatch"}
+OURS = {*PACKAGES, "train", "eval_tenpatch"}
 PEERS = {"ffcv", "spdl", "cv2"}  # what only the loader benchmark compares with: requirements-peers.txt
 
 
@@ -25,16 +27,16 @@ def lock(name: str) -> dict[str, Version]:
 
 def imported_packages() -> set[str]:
     """Top-level third-party modules that the code (not the tests) imports."""
-    found: set[str] = set()
-    for place in CODE:
-        path = ROOT / place
-        for file in path.rglob("*.py") if path.is_dir() else [path]:
+    modules: set[str] = set()
+    for name in CODE:
+        path = ROOT / name
+        for file in [path] if path.suffix else path.rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Import):
-                    found |= {alias.name.split(".")[0] for alias in node.names}
+                    modules |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                    found.add(WITHIN.get(node.module, node.module.split(".")[0]))
-    return found - set(sys.stdlib_module_names) - OURS
+                    modules.add(WITHIN.get(node.module, node.module.split(".")[0]))
+    return modules - set(sys.stdlib_module_names) - OURS
 
 
 def test_every_declared_package_is_imported_and_every_imported_one_declared() -> None:
@@ -45,10 +47,10 @@ def test_every_declared_package_is_imported_and_every_imported_one_declared() ->
 
 def test_the_lock_pins_every_declared_package_within_its_bound() -> None:
     pinned = lock("requirements.txt")
-    wanted = [Requirement(text) for text in PROJECT["dependencies"]]
-    wanted += [Requirement(text) for extra in PROJECT["optional-dependencies"].values() for text in extra]
-    assert len(wanted) > 15
-    for requirement in wanted:
+    requirements = [Requirement(text) for text in PROJECT["dependencies"]]
+    requirements += [Requirement(text) for extra in PROJECT["optional-dependencies"].values() for text in extra]
+    assert len(requirements) > 15
+    for requirement in requirements:
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
 
 
