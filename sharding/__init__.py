@@ -1,12 +1,16 @@
 """Source pictures → shards, and shards → pictures. `python -m sharding pack|verify|show`."""
 
-from sharding.errors import RejectedImage, ShardError
-from sharding.manifest import ClassInfo
-from sharding.options import PackOptions
-from sharding.pack import pack
-from sharding.resize import prepare_image
-from sharding.shard_set import ShardSet
-from sharding.statistics import Statistics
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharding.errors import RejectedImage, ShardError
+    from sharding.manifest import ClassInfo
+    from sharding.options import PackOptions
+    from sharding.packing import pack
+    from sharding.resize import prepare_image
+    from sharding.shard_set import ShardSet
+    from sharding.statistics import Statistics
 
 __all__ = [
     "ClassInfo",
@@ -18,3 +22,15 @@ __all__ = [
     "pack",
     "prepare_image",
 ]
+
+_HOMES = {
+    "ClassInfo": "manifest", "PackOptions": "options", "RejectedImage": "errors", "ShardError": "errors",
+    "ShardSet": "shard_set", "Statistics": "statistics", "pack": "packing", "prepare_image": "resize",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a wrong command line need not wait for NumPy and Numba."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sharding.{_HOMES[name]}"), name)

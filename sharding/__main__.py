@@ -4,114 +4,76 @@ import argparse
 import errno
 import logging
 import sys
-import types
-import typing
-from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any
 
+from common.command_line import Parser, add_options
+from common.errors import run_command
 from sharding.errors import ShardError
-from sharding.options import CORES, MAX_WORKERS, PackOptions
-from sharding.pack import pack
-from sharding.show import show
+from sharding.options import PackOptions, ShowOptions, VerifyOptions
 
-_CARRY_ON = "; finished shards are kept: mend that, and run the same command again"
-_HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO), _CARRY_ON)
-
-
-_METAVARS: dict[type, str] = {int: "N", str: "ADDRESS", Path: "PATH"}
-_PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or Hugging
-Face's parquet files, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job that was
-stopped or killed carries on when the same command is given again."""
-_EPILOG = """EXIF orientation and color profiles are ignored, as in every ImageNet baseline. Transparent pictures are
-laid on white. What cannot be decoded is listed under "rejects" in manifest.json."""
+_COMMANDS: dict[str, tuple[type, str]] = {
+    "pack": (PackOptions, "source pictures → shards"),
+    "verify": (VerifyOptions, "read everything again and name each fault"),
+    "show": (ShowOptions, "a summary and a contact sheet"),
+}
+_ABOUT_PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or the
+parquet files of Hugging Face, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job that was
+stopped or killed carries on when the same command is given again. EXIF orientation and color profiles are ignored, as
+in every ImageNet baseline; transparent pictures are laid on white. What cannot be decoded is listed under "rejects" in
+manifest.json."""
+_GO_ON = "finished shards are kept"
+_OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status. What a command needs is imported once its line is known to be right."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if command == "pack":
-            return _pack(parser, given)
-        return _check(parser, given) if command == "verify" else _show(parser, given)
-    except ShardError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(
-            f"error: {error.filename or command}: {error.strerror or error}{_HINTS.get(error.errno or 0, '')}\n"
-        )
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; finished shards are kept: run the same command again to carry on\n")
-        return 130
-
-
-def _pack(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
-    try:
-        options = PackOptions(**given)
+        options = _COMMANDS[command][0](**given)
     except ValueError as error:
         parser.error(str(error))
-    for folder in pack(options):
-        sys.stdout.write(f"packed {folder}\n")
-    return 0
-
-
-def _check(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
-    if not 1 <= given["workers"] <= MAX_WORKERS:
-        parser.error(f"--workers {given['workers']}: must be from 1 to {MAX_WORKERS}")
-    from sharding.verify import verify  # here, since webdataset imports torch, which packing has no need of
-
-    return verify(**given)
-
-
-def _show(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
-    if given["png"] is not None and given["png"].suffix.lower() != ".png":
-        parser.error(f"--png {given['png']}: the contact sheet is a PNG; give a name that ends in .png")
-    return show(**given)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    interrupted = f"\ninterrupted; {_GO_ON}: run the same command again to carry on" if command == "pack" else ""
+    return run_command(lambda: _run(options), interrupted or "\ninterrupted")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sharding", description=__doc__)
+    parser = Parser(prog="python -m sharding", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser(
-        "pack", help="source pictures → shards", allow_abbrev=False, description=_PACKING, epilog=_EPILOG
-    )
-    packing.add_argument("source", metavar="SRC", type=Path)
-    packing.add_argument("out", metavar="OUT", type=Path)
-    _add_fields(packing)
-    verifying = commands.add_parser("verify", help="read everything again and name each fault")
-    verifying.add_argument("folder", metavar="DIR", type=Path)
-    verifying.add_argument("--workers", type=int, default=CORES, help="worker processes")
-    showing = commands.add_parser("show", help="a summary and a contact sheet")
-    showing.add_argument("folder", metavar="DIR", type=Path)
-    showing.add_argument(
-        "--png", metavar="FILE", type=Path, help="where the contact sheet goes (default DIR's name.png)"
-    )
-    showing.add_argument("--samples", type=int, default=40, help="pictures on the sheet")
+    for name, (config, summary) in _COMMANDS.items():
+        about = _ABOUT_PACKING if name == "pack" else summary
+        add_options(commands.add_parser(name, help=summary, allow_abbrev=False, description=about), config)
     return parser
 
 
-def _add_fields(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of PackOptions that has a default: its name, type, default and help."""
-    kinds = typing.get_type_hints(PackOptions)
-    for entry in fields(PackOptions):
-        if entry.default is MISSING:
-            continue
-        name, kind, text = "--" + entry.name.replace("_", "-"), kinds[entry.name], entry.metadata["help"]
-        if typing.get_origin(kind) in (types.UnionType, typing.Union):
-            kind = next(part for part in typing.get_args(kind) if part is not type(None))
-        elif entry.default is not False:
-            text += f" (default {entry.default})"
-        if kind is bool:
-            parser.add_argument(name, action="store_true", help=text)
-        elif typing.get_origin(kind) is typing.Literal:
-            parser.add_argument(name, choices=typing.get_args(kind), default=entry.default, help=text)
-        else:
-            parser.add_argument(name, type=kind, default=entry.default, help=text, metavar=_METAVARS[kind])
+def _run(options: Any) -> int:
+    if isinstance(options, PackOptions):
+        return _pack(options)
+    if isinstance(options, VerifyOptions):
+        from sharding.verify import verify
+
+        return verify(options.folder, options.workers)
+    from sharding.show import show
+
+    return show(options.folder, options.png, options.samples)
+
+
+def _pack(options: PackOptions) -> int:
+    from sharding.packing import pack
+
+    try:
+        folders = pack(options)
+    except OSError as error:
+        if error.errno not in _OUT_OF_ROOM:
+            raise
+        raise ShardError(
+            f"{error.filename or options.out}: {error.strerror}; {_GO_ON}: mend that, and run the same command again"
+        ) from None
+    for folder in folders:
+        sys.stdout.write(f"packed {folder}\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
-"""What the user may choose for a pack job."""
+"""What the user may choose: the options of `pack`, `verify`, `show`. Light to import, so `--help` answers at once."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import PIL
-import simplejpeg
-
-from sharding.record import Layout, Split
-from sharding.resize import Resample
-from sharding.shard import Encoding
+from common.command_line import flag, option
+from sharding.record import Encoding, Layout, Resample, Split
 
 CORES = len(os.sched_getaffinity(0))
 """Cores that this process may use."""
@@ -22,53 +18,36 @@ MAX_WORKERS = 4096
 class PackOptions:
     """The options of `pack`; the command line is made from these fields. Raises ValueError for a wrong value."""
 
-    source: Path = field(metadata={"help": "folder (or archive) of source pictures"})
-    out: Path = field(metadata={"help": "folder for the shards: writes OUT/<split>/"})
-    split: Split | None = field(
-        default=None, metadata={"help": "pack this split only (default: train and val where SRC has both, else train)"}
+    source: Path = option("folder (or archive, or parquet file) of source pictures", metavar="SRC", positional=True)
+    out: Path = option("folder for the shards: writes OUT/<split>/", metavar="OUT", positional=True)
+    split: Split | None = option("pack this split only (default: train and val where SRC has both, else train)", None)
+    layout: Layout = option("how SRC is laid out", "auto")
+    classes: Path | None = option(
+        "class table: manifest.json of the packed train split (default for val: its own train)", None
     )
-    layout: Layout = field(default="auto", metadata={"help": "how SRC is laid out"})
-    classes: Path | None = field(
-        default=None,
-        metadata={"help": "class table: manifest.json of the packed train split (default for val: its own train)"},
-    )
-    ground_truth: Path | None = field(
-        default=None, metadata={"help": "text file with one class id a line, for val or test pictures in name order"}
-    )
-    devkit: Path | None = field(
-        default=None, metadata={"help": "meta.mat of the development kit: class ids, wnids, names"}
-    )
-    patch_images: Path | None = field(
-        default=None, metadata={"help": "folder of pictures that replace source pictures of the same name"}
-    )
-    resample: Resample = field(
-        default="area", metadata={"help": "how pictures shrink (area: exact average, bicubic where they grow)"}
-    )
-    quality: int = field(default=95, metadata={"help": "JPEG quality, 1 to 100"})
-    encoding: Encoding = field(
-        default="jpeg", metadata={"help": "what a sample holds: a JPEG file, or raw pixels as .npy"}
-    )
-    samples_per_shard: int = field(default=10_000, metadata={"help": "samples in a shard"})
-    seed: int = field(default=0, metadata={"help": "seed of the training split's shuffled order"})
-    workers: int = field(default=CORES, metadata={"help": "worker processes"})
-    dry_run: bool = field(default=False, metadata={"help": "say what would be done, how large and how long, and stop"})
-    scheduler: str | None = field(
-        default=None, metadata={"help": "address of a dask scheduler (tcp://…): pack on its workers"}
-    )
-    max_rejects: int = field(default=100, metadata={"help": "fail if more pictures than this cannot be packed"})
+    ground_truth: Path | None = option("text file, one class id a line, for val or test pictures in name order", None)
+    devkit: Path | None = option("meta.mat of the development kit: class ids, wnids, names", None)
+    patch_images: Path | None = option("folder of pictures that replace source pictures of the same name", None)
+    resample: Resample = option("how pictures shrink (area: exact average, bicubic where they grow)", "area")
+    quality: int = option("JPEG quality, 1 to 100", 95)
+    encoding: Encoding = option("what a sample holds: a JPEG file, or raw pixels as .npy", "jpeg")
+    samples_per_shard: int = option("samples in a shard", 10_000)
+    seed: int = option("seed of the training split's shuffled order", 0)
+    workers: int = option("worker processes", CORES)
+    dry_run: bool = option("say what would be done, how large and how long, and stop", False)
+    scheduler: str | None = option("dask scheduler (tcp://…): pack on its workers", None, metavar="ADDRESS")
+    max_rejects: int = option("fail if more pictures than this cannot be packed", 100)
 
     def __post_init__(self) -> None:
         for name in ("source", "out", *_FILES):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         for name, lowest, highest in _RANGES:
-            value = getattr(self, name)
-            if not lowest <= value <= highest:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be from {lowest} to {highest}")
+            _check_range(name, getattr(self, name), lowest, highest)
         for name, kind in (("split", Split), ("layout", Layout), ("resample", Resample), ("encoding", Encoding)):
             value = getattr(self, name)
             if value not in get_args(kind) and not (name == "split" and value is None):
-                raise ValueError(f"--{name} {value}: must be one of {', '.join(get_args(kind))}")
+                raise ValueError(f"{flag(name)} {value}: must be one of {', '.join(get_args(kind))}")
 
     def files(self) -> dict[str, Path]:
         """The further files and folders that were given, by the option's name."""
@@ -76,6 +55,9 @@ class PackOptions:
 
     def recorded(self, split: Split, layout: str) -> dict[str, Any]:
         """The options on which a split's bytes depend, as its manifest and a half-done job keep them."""
+        import PIL
+        import simplejpeg
+
         return {
             "layout": layout,
             "resample": self.resample,
@@ -86,6 +68,35 @@ class PackOptions:
             **{name: str(path) for name, path in self.files().items()},
             "versions": {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """The options of `verify`. Raises ValueError for a wrong value."""
+
+    folder: Path = option("a packed split, or a folder of them", metavar="DIR", positional=True)
+    workers: int = option("worker processes", CORES)
+
+    def __post_init__(self) -> None:
+        _check_range("workers", self.workers, 1, MAX_WORKERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """The options of `show`. Raises ValueError for a wrong value."""
+
+    folder: Path = option("a packed split, or a folder of them", metavar="DIR", positional=True)
+    png: Path | None = option("where the contact sheet goes (default: DIR's name.png)", None, metavar="FILE")
+    samples: int = option("pictures on the sheet", 40)
+
+    def __post_init__(self) -> None:
+        if self.png is not None and self.png.suffix.lower() != ".png":
+            raise ValueError(f"--png {self.png}: the contact sheet is a PNG; give a name that ends in .png")
+
+
+def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise ValueError(f"{flag(name)} {value}: must be from {lowest} to {highest}")
 
 
 _FILES = ("classes", "ground_truth", "devkit", "patch_images")

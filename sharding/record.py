@@ -4,13 +4,17 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sharding.errors import ShardError
-from sharding.manifest import ClassInfo
+
+if TYPE_CHECKING:  # options need this module, and a command line answers before NumPy is imported
+    from sharding.manifest import ClassInfo
 
 Layout = Literal["auto", "folders", "flat", "archives", "kaggle", "parquet"]
 Split = Literal["train", "val", "test"]
+Encoding = Literal["jpeg", "raw"]
+Resample = Literal["area", "lanczos"]
 
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 """A file is taken for a picture by its suffix (any case); what is in it is seen when it is decoded."""
@@ -51,7 +55,7 @@ class Source:
     records: Iterator[Record]
     expected: str
     streamed: tuple[Path, ...] = ()
-    table: Callable[[], list[ClassInfo] | None] = field(default=lambda: None)
+    table: "Callable[[], list[ClassInfo] | None]" = field(default=lambda: None)
 
 
 def is_picture(name: str) -> bool:

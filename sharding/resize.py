@@ -1,7 +1,7 @@
 """One source picture's bytes → the 256×256 RGB picture that a shard stores (JPEG, or `.npy` bytes for raw)."""
 
 import io
-from typing import Literal, get_args
+from typing import get_args
 
 import numba
 import numpy as np
@@ -10,12 +10,10 @@ from PIL import Image
 
 from sharding.decode import JpegHeader, decode, jpeg_header
 from sharding.errors import RejectedImage
-from sharding.shard import Encoding
+from sharding.record import Encoding, Resample
 
 SIDE = 256
 """Shorter side to 256, then the central 256×256 (Krizhevsky 2012 §2)."""
-
-Resample = Literal["area", "lanczos"]
 
 
 def prepare_image(data: bytes, *, quality: int = 95, resample: Resample = "area", encoding: Encoding = "jpeg") -> bytes:

@@ -9,11 +9,12 @@ import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 
 from sharding.errors import ShardError
+from sharding.record import Encoding
 
 LARGEST = 2**31 - 1
 """A picture's size is kept as int32."""
@@ -21,7 +22,6 @@ LARGEST = 2**31 - 1
 KEY_BYTES = 90
 """Longer keys end in a hash: ustar holds names of 100 bytes."""
 
-Encoding = Literal["jpeg", "raw"]
 Size = TypeVar("Size", int, np.ndarray)
 SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 BLOCK = 512
@@ -111,6 +111,11 @@ def tar_header(name: str, size: int) -> bytes:
     )
     block[148:155] = b"%06o\0" % sum(block)
     return bytes(block)
+
+
+def ceil_div(count: int, size: int) -> int:
+    """How many parts of `size` hold `count` things."""
+    return -(-count // size)
 
 
 def member_bytes(size: Size) -> Size:

@@ -35,7 +35,7 @@ def test_pack_verify_show_one_after_the_other(
 
 def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
-    monkeypatch.setattr("sharding.__main__.pack", lambda options: given.append(options) or [])
+    monkeypatch.setattr("sharding.packing.pack", lambda options: given.append(options) or [])
     line = (
         "--split test --layout flat --classes c --ground-truth g --devkit d --patch-images p --resample lanczos "
         "--quality 80 --encoding raw --samples-per-shard 9 --seed 4 --workers 3 --dry-run --scheduler tcp://x:1 "

@@ -125,7 +125,7 @@ def test_a_folder_in_the_way(class_folders: Path, whole: dict[str, bytes], tmp_p
 
 KILLER = """
 import os, signal, sys
-from sharding import PackOptions, pack, worker, job
+from sharding import PackOptions, job, pack, packing, worker
 real, calls = getattr({module}, "{name}"), [0]
 def dying(*args, **kwargs):
     calls[0] += 1
@@ -144,7 +144,7 @@ pack(PackOptions(source={source!r}, out={out!r}, split="train", samples_per_shar
         ("worker", "pack_picture", 18, 3),  # within the fourth
         ("worker", "finished_note", 1, 0),  # before any
         ("worker.Sums", "save", 2, 1),  # the second shard's tar is there, its note is not
-        ("job", "publish", 1, 5),  # all are there, and the manifest
+        ("job", "commit_split", 1, 5),  # all are there, and the manifest
         ("job.shutil", "rmtree", 1, 5),
     ],
 )
@@ -160,9 +160,7 @@ def test_killed_anywhere_it_carries_on_to_the_same_bytes(
 ) -> None:
     script = KILLER.format(module=module, name=name, number=number, source=str(class_folders), out=str(tmp_path))
     if name == "finished_note":
-        script = script.replace("real, calls", "from sharding import pack as _; import sharding.pack\nreal, calls")
-        script = script.replace("getattr(worker", "getattr(sys.modules['sharding.pack']")
-        script = script.replace("setattr(worker", "setattr(sys.modules['sharding.pack']")
+        script = script.replace("attr(worker", "attr(packing")
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "train").exists()

@@ -20,6 +20,7 @@ from sharding.manifest import ClassInfo, Manifest, ShardInfo
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Spool
 from sharding.record import Source, Split
+from sharding.shard import ceil_div
 from sharding.statistics import Sums
 from sharding.worker import ShardNote, ShardTask, finished_note
 
@@ -152,7 +153,7 @@ class SplitPacking:
         options, head = self.options, list(itertools.islice(found.records, _PROBE))
         probe, needed = [record.data for record in head if record.data], _streamed_bytes(found)
         pictures = needed * len(probe) // max(sum(map(len, probe)), 1)
-        shards = -(-pictures // options.samples_per_shard)
+        shards = ceil_div(pictures, options.samples_per_shard)
         estimate(probe, pictures, shards, options, self.split == "train", needed).check_disk(options.out)
         return replace(found, records=itertools.chain(head, found.records))
 
@@ -196,7 +197,7 @@ class SplitPacking:
 
     def _finished(self, pack_index: PackIndex) -> list[ShardNote]:
         """The notes of the shards that an earlier run finished."""
-        shards = -(-len(pack_index) // self.options.samples_per_shard)
+        shards = ceil_div(len(pack_index), self.options.samples_per_shard)
         notes = [finished_note(self.work, self._name(number)) for number in range(shards)]
         return [note for note in notes if note is not None]
 
@@ -208,7 +209,7 @@ class SplitPacking:
         `spool_bytes`: what a dry run has not spooled.
         """
         options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
-        shards = -(-len(pack_index) // options.samples_per_shard)
+        shards = ceil_div(len(pack_index), options.samples_per_shard)
         left = shards - len(notes)
         expected = estimate(probe, len(pack_index) - done, left, options, self.split == "train", spool_bytes)
         spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
