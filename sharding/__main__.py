@@ -17,10 +17,10 @@ _COMMANDS: dict[str, tuple[type, str]] = {
     "show": (ShowOptions, "a summary and a contact sheet"),
 }
 _ABOUT_PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or the
-parquet files of Hugging Face, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job that was
-stopped or killed carries on when the same command is given again. EXIF orientation and color profiles are ignored, as
-in every ImageNet baseline; transparent pictures are laid on white. What cannot be decoded is listed under "rejects" in
-manifest.json."""
+parquet files of Hugging Face, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job
+that was stopped or killed carries on when the same command is given again. EXIF orientation and color profiles are
+ignored, as in every ImageNet baseline; transparent pictures are laid on white. What cannot be decoded is listed under
+"rejects" in manifest.json."""
 _GO_ON = "finished shards are kept"
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
