@@ -1,9 +1,9 @@
 """A run's checkpoint in, one `.safetensors` file out: weights, mean image, and what is needed to use them elsewhere.
 
 Tensors: the unsplit weights by name, float32 and contiguous, and `mean_image` float32 [256, 256, 3] RGB 0..255.
-Metadata, all text: `recipe`, `width`, `layers` (JSON: the network as PyTorch's own calls, see `model.pytorch_calls`),
-`classes` (JSON list of [label, wnid, name]), `data_fingerprint`, `checkpoint_sha256`, `tensor_sha256` (JSON, of each
-tensor's little-endian bytes), `epoch`, `step`.
+Metadata, all text: `recipe`, `width`, `ablate` (JSON list), `layers` (JSON: the network as PyTorch's own calls, see
+`model.pytorch_calls`), `classes` (JSON list of [label, wnid, name]), `data_fingerprint`, `checkpoint_sha256`,
+`tensor_sha256` (JSON, of each tensor's little-endian bytes), `epoch`, `step`.
 
     python -m model export RUN FILE.safetensors [--checkpoint last|best]
 """
@@ -54,6 +54,7 @@ def describe(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str
         "format": "pt",
         "recipe": config.recipe,
         "width": repr(config.width),
+        "ablate": json.dumps(config.ablate),
         "layers": json.dumps(pytorch_calls(config)),
         "classes": json.dumps(checkpoint["dataset"]["classes"], ensure_ascii=False),
         "data_fingerprint": checkpoint["dataset"]["fingerprint"],

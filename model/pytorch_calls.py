@@ -18,39 +18,42 @@ NEIGHBORS = 5  # channels that a response norm sums over, and rows and columns o
 
 def pytorch_calls(config: ModelConfig) -> list[Call]:
     """The calls that compute what `AlexNet(config).eval()` does, from its unsplit weights; all JSON can hold."""
-    numbers = recipe(config.recipe)
-    width = {layer: config.tower_width(layer) for layer in ("conv1", "conv2")}
-    pool: Call = ("max_pool2d", {"kernel_size": 3, "stride": 2})
+    late_relu = recipe(config.recipe).pool_before_relu
+    pool: Call = ("max_pool2d", {"kernel_size": config.pool_size, "stride": 2})
     relu: Call = ("relu", {})
-    half: Call = ("mul", {"other": 0.5})  # dropout in evaluation, §4.2
-    late = {layer: layer in numbers.pool_before_relu for layer in ("conv1", "conv5")}
+    half: list[Call] = [] if "dropout" in config.ablate else [("mul", {"other": 0.5})]  # dropout in evaluation, §4.2
 
-    calls = [("pad", {"pad": list(numbers.conv1_padding)}), _weighted("conv2d", "conv1", stride=4)]
-    calls += [] if late["conv1"] else [relu]
-    calls += [*_channel_norm(numbers.norm_scale, width["conv1"], 55), pool]
-    calls += [relu] if late["conv1"] else []
-    calls += [_weighted("conv2d", "conv2", padding=2, groups=2), relu]
-    calls += _channel_norm(numbers.norm_scale, width["conv2"], 27)
-    calls += _spatial_norm(2 * width["conv2"], 27) if numbers.spatial_norm else []
-    calls += [pool, _weighted("conv2d", "conv3", padding=1), relu]
-    calls += [_weighted("conv2d", "conv4", padding=1, groups=2), relu]
-    calls += [_weighted("conv2d", "conv5", padding=1, groups=2)]
-    calls += [pool, relu] if late["conv5"] else [relu, pool]
-    calls += [("flatten", {"start_dim": 1}), _weighted("linear", "fc6"), relu, half, _weighted("linear", "fc7"), relu]
-    return [*calls, half, _weighted("linear", "fc8")]
+    calls: list[Call] = [("pad", {"pad": list(recipe(config.recipe).conv1_padding)})]
+    calls += [_weighted("conv2d", "conv1", stride=4)]
+    norm1, norm2 = _norms(config, "conv1", 55), _norms(config, "conv2", 27)
+    calls += [*norm1, pool, relu] if "conv1" in late_relu else [relu, *norm1, pool]
+    calls += [_weighted("conv2d", "conv2", padding=2, groups=config.towers), relu, *norm2, pool]
+    for layer in config.middle_layers:
+        groups = 1 if layer == "conv3" else config.towers
+        calls += [_weighted("conv2d", layer, padding=1, groups=groups), relu]
+    calls += [pool, ("flatten", {"start_dim": 1})]  # conv5's ReLU before pooling: the maxima are the same
+    for layer in ("fc6", "fc7"):
+        calls += [_weighted("linear", layer), relu, *half]
+    return [*calls, _weighted("linear", "fc8")]
 
 
 def _weighted(function: str, layer: str, **options: int) -> Call:
     return function, {"weight": f"{layer}.weight", "bias": f"{layer}.bias", **options}
 
 
-def _channel_norm(scale: float, channels: int, side: int) -> list[Call]:
-    """Each tower's `channels` among themselves: the towers stand as images of their own meanwhile."""
-    return [
+def _norms(config: ModelConfig, layer: str, side: int) -> list[Call]:
+    """The response norms of `layer`, whose maps have `side` rows and columns."""
+    if "norms" in config.ablate:
+        return []
+    numbers, channels = recipe(config.recipe), config.tower_width(layer)
+    calls = [
+        # each tower's channels among themselves: the towers stand as images of their own meanwhile
         ("reshape", {"shape": [-1, channels, side, side]}),
-        _norm(NEIGHBORS, scale, CHANNEL_CONSTANT),
-        ("reshape", {"shape": [-1, 2 * channels, side, side]}),
+        _norm(NEIGHBORS, numbers.norm_scale, CHANNEL_CONSTANT),
+        ("reshape", {"shape": [-1, config.towers * channels, side, side]}),
     ]
+    has_spatial = layer == "conv2" and numbers.spatial_norm
+    return calls + (_spatial_norm(config.towers * channels, side) if has_spatial else [])
 
 
 def _spatial_norm(channels: int, side: int) -> list[Call]:

@@ -70,12 +70,15 @@ class TwoTowerAlexNet(Towers):
     """This rank's tower; its rank in `group`, which has two, is the tower's number.
 
     Weights: this tower's part of AlexNet(config, seed). Called like AlexNet, by both ranks with the same batch (which
-    may be empty); both get the full logits. Raises ValueError when the group has not two ranks.
+    may be empty); both get the full logits. Raises ValueError when the group has not two ranks, or the network not two
+    towers.
     """
 
     def __init__(self, config: ModelConfig, group: dist.ProcessGroup, seed: int = 0) -> None:
         if dist.get_world_size(group) != 2:
             raise ValueError(f"the model group has {dist.get_world_size(group)} ranks, expected 2, one for each tower")
+        if config.towers != 2:
+            raise ValueError("a network without columns has one tower, which two processes cannot share")
         super().__init__(config, towers=1)
         self.group = group
         self.first_tower = dist.get_rank(group)

@@ -170,7 +170,7 @@ def log_run_summary(
     """Say, before the first step, what will run where: network, parameters, data, steps."""
     config, model = network.config, network.net.config
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Towers(model, towers=2).parameters())
+        parameters = sum(parameter.numel() for parameter in Towers(model, model.towers).parameters())
     lines = [
         network.mesh.describe(),
         f"AlexNet, recipe {model.recipe}, width {model.width:g}, {parameters:,} parameters, {model.classes:,} classes, "

@@ -1,8 +1,6 @@
 """The unsplit network against NumPy, its counts and shapes, its initial weights, and what it refuses."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,19 +11,15 @@ from torch import Tensor
 
 from model import AlexNet, DropoutKey, ModelConfig
 from model.alexnet import Towers
-
-_spec = importlib.util.spec_from_file_location("numpy_alexnet", Path(__file__).with_name("numpy_alexnet.py"))
-assert _spec is not None and _spec.loader is not None
-numpy_alexnet = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(numpy_alexnet)
+from tests.model import numpy_alexnet
 
 RECIPES = ["paper", "original"]
 NARROW = 1 / 24  # 2, 5, 8, 8, 5, 85 and 85 a tower
 
 
-def narrow(recipe: str, classes: int = 7, seed: int = 0) -> AlexNet:
+def narrow(recipe: str, classes: int = 7, seed: int = 0, ablate: tuple[str, ...] = ()) -> AlexNet:
     """A narrow network in double precision whose logits are far from equal."""
-    net = AlexNet(ModelConfig(recipe=recipe, classes=classes, width=NARROW), seed).double()
+    net = AlexNet(ModelConfig(recipe=recipe, classes=classes, width=NARROW, ablate=ablate), seed).double()
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.endswith("bias"):
@@ -219,6 +213,7 @@ def test_it_compiles_into_one_graph_that_serves_every_step() -> None:
         ({"width": 0.0}, "width is 0.0"),
         ({"width": float("nan")}, "width is nan"),
         ({"width": -1.0}, "width is -1.0"),
+        ({"ablate": ("norms", "fc6")}, r"ablate is \['fc6'\], expected some of norms, overlap"),
     ],
 )
 def test_senseless_configs_are_refused(arguments: dict, what: str) -> None:
