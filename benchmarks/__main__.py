@@ -1,37 +1,58 @@
-"""`python -m benchmarks loader pack step tenpatch cold [--quick] [--out DIR]`: measures, prints, writes.
+"""`python -m benchmarks [NAME …] [--quick] [--out DIR]`: measures, prints, writes.
 
 Each benchmark is a module of this package with `run(quick, out)`; it leaves JSON, a table and a plot in `out`. A full
-run into the default folder also puts the tables into the README.
+run into the default folder also renews the tables in `benchmarks/README.md` and the headline figures in `README.md`.
 """
 
 import argparse
 import importlib
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.readme import update
+from common.errors import run_command
 
 NAMES = ("loader", "pack", "step", "tenpatch", "cold")
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
+    """The command line. Returns the exit status: 0 done, 1 a benchmark failed (2, a wrong command line, exits)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: all five in ninety seconds")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: all of them in ninety seconds")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in NAMES]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    names = options.names or list(NAMES)
+    if len(names) > 1:
+        return run_each(names, ["--out", str(options.out), *(["--quick"] if options.quick else [])])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in options.names or NAMES:
-        logging.info("benchmark %s", name)
-        importlib.import_module(f"benchmarks.{name}").run(quick=options.quick, out=options.out)
-    if not options.quick and options.out == RESULTS:
-        update(RESULTS.parents[1] / "README.md", RESULTS)
+    return run_command(lambda: run(names[0], options.quick, options.out))
+
+
+def run_each(names: list[str], options: list[str]) -> int:
+    """Each benchmark in a process of its own, so that none finds what another left in memory. One may fail."""
+    failed = []
+    for name in names:
+        sys.stderr.write(f"benchmark {name}\n")
+        if subprocess.run([sys.executable, "-m", "benchmarks", name, *options], check=False).returncode:
+            failed.append(name)
+    if failed:
+        sys.stderr.write(f"error: failed: {', '.join(failed)}\n")
+    return int(bool(failed))
+
+
+def run(name: str, quick: bool, out: Path) -> int:
+    """One benchmark; the tables of a full run into the default folder go to both README files."""
+    importlib.import_module(f"benchmarks.{name}").run(quick=quick, out=out)
+    if not quick and out.resolve() == RESULTS:
+        for readme in (RESULTS.parent / "README.md", RESULTS.parents[1] / "README.md"):
+            update(readme, RESULTS)
     return 0
 
 

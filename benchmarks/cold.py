@@ -180,7 +180,7 @@ def growth_row(costs: list[Cost], place: int, name: str) -> Row:
         if min(memory) > 0:  # else too little to tell
             note += f", memory ∝ samples^{exponent(samples, memory):.2f}"
     case = Case(name=f"{name}: {found.samples:,} samples", repeat=lambda: found.repeats[name][0])
-    return dataclasses.replace(row_of(case, found.repeats[name], None, None), peak_bytes=0, note=note)
+    return dataclasses.replace(row_of(case, found.repeats[name]), peak_bytes=0, note=note)
 
 
 def whole_seconds(found: Cost, name: str) -> float:

@@ -70,9 +70,15 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
     if not (out / "train" / "manifest.json").exists():
         repeated = WORK / f"repeated-{samples}-{mark}"
         repeat_photographs(photos, samples, repeated)
-        pack(
-            PackOptions(source=repeated, out=out, split="train", encoding=encoding, samples_per_shard=samples_per_shard)
+        options = PackOptions(
+            source=repeated,
+            out=out,
+            split="train",
+            encoding=encoding,
+            samples_per_shard=samples_per_shard,
+            workers=1,  # more would start the fork server before it knows what to import
         )
+        pack(options)
         shutil.rmtree(repeated)
     return ShardSet.open(out / "train")
 

@@ -6,19 +6,19 @@ Each loader has a process of its own, takes turns with the others, and was compa
 """
 
 import dataclasses
-import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import data
 from benchmarks.measure import Case, interleave
-from benchmarks.peers import GPU, LIMIT, MODES, OURS, PEERS, RAW
+from benchmarks.peers import GPU, LIMIT, MODES, OURS, PEERS, RAW, Entry
+from benchmarks.peers.measured import Difference, Pictures, open_peer
 from benchmarks.peers.ours import RECIPE, SEED
-from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError, Pictures
 from benchmarks.peers.work import ROW, Job, write_files
+from benchmarks.processes import Worker, WorkerError
 from benchmarks.results import write_tables
 from dali_pipelines.augmentation import draw
 from sharding import ShardSet, Statistics
@@ -44,24 +44,20 @@ def run(quick: bool, out: Path) -> None:
     job = Job(split=jpeg.path, prepared=jpeg.path.parent / "peers")
     raw_job = dataclasses.replace(job, split=raw.path, epochs=samples // len(raw))
     write_files(jpeg, job.files)
-    plan, root = plan_rows(jpeg), covariance_root(jpeg.statistics)
-    with tempfile.TemporaryDirectory() as scratch, Nursery(Path(scratch)) as nursery:
-        processes = [
-            nursery.start(
-                entry,
-                dataclasses.replace(raw_job if entry is RAW else job, module=entry.module, options=entry.options),
-                plan,
-                root,
-            )
-            for entry in (LIMIT, *MODES, RAW, GPU, *PEERS)
-        ]
-        for process in processes:
-            process.await_ready()
-        compare(processes)
-        rows = interleave([case_of(process) for process in processes])
+    rows, root = augmentation_rows(jpeg), covariance_root(jpeg.statistics)
+    with ExitStack() as stack:
+        loaders = []
+        for entry in (LIMIT, *MODES, RAW, GPU, *PEERS):
+            entry_job = dataclasses.replace(raw_job if entry is RAW else job, options=entry.options)
+            worker = stack.enter_context(Worker(entry.name, open_peer, entry, entry_job, rows, root))
+            loaders.append((entry, worker))
+        for _, worker in loaders:
+            worker.await_ready()
+        differences = compare(loaders)
+        measured = interleave([case_of(entry, worker, differences.get(entry.name, "")) for entry, worker in loaders])
     write_tables(
         "loader",
-        rows,
+        measured,
         out=out,
         title="Loaders: images per CPU-second for the same work",
         data_set=data.describe(jpeg),
@@ -76,8 +72,8 @@ def covariance_root(statistics: Statistics) -> np.ndarray:
     return statistics.eigenvectors * (0.1 * statistics.eigenvalues / 255)
 
 
-def plan_rows(shards: ShardSet) -> np.ndarray:
-    """What our loader does to each sample in epoch 0, as the peers' `Plan` has it."""
+def augmentation_rows(shards: ShardSet) -> np.ndarray:
+    """What our loader does to each sample in epoch 0, as rows of the peers' `AugmentationTable`."""
     ids = np.arange(len(shards))
     ours = draw(RECIPE, SEED, 0, ids, ids, shards.statistics)
     rows = np.empty(len(ids), ROW)
@@ -86,35 +82,31 @@ def plan_rows(shards: ShardSet) -> np.ndarray:
     return rows
 
 
-def compare(processes: Sequence[LoaderProcess]) -> None:
+def compare(loaders: list[tuple[Entry, Worker]]) -> dict[str, str]:
     """Holds a part of each peer's first batch against ours of the same ids, crops, mirrors and colors."""
-    able = [process for process in processes if process.entry.compared and not process.missing]
+    able = {entry.name: worker for entry, worker in loaders if entry.compared and not worker.missing}
     with ThreadPoolExecutor() as pool:
-        theirs = dict(zip([process.entry.name for process in able], pool.map(pictures_or_missing, able)))
-    ours = next(process for process in processes if process.entry is OURS)
-    pictures = ours.pictures(frozenset().union(*theirs.values()))
-    for process in able:
-        if not process.missing:
-            process.difference = str(Difference.between(theirs[process.entry.name], pictures))
+        theirs = dict(zip(able, pool.map(first_pictures, able.values())))
+    ours = next(worker for entry, worker in loaders if entry is OURS)
+    pictures = ours.call("pictures", frozenset().union(*theirs.values()))
+    return {name: str(Difference.between(found, pictures)) for name, found in theirs.items() if found}
 
 
-def pictures_or_missing(process: LoaderProcess) -> Pictures:
-    """The process's pictures; where it dies over them, none, and it is missing."""
+def first_pictures(worker: Worker) -> Pictures:
+    """Pictures of the worker's first batch; none where it dies over them, which its row then says."""
     try:
-        return process.pictures()
-    except PeerError as error:
-        process.missing = str(error)
+        return worker.call("pictures", None)
+    except WorkerError:
         return {}
 
 
-def case_of(process: LoaderProcess) -> Case:
+def case_of(entry: Entry, worker: Worker, difference: str) -> Case:
     """The benchmark's case of a loader's process."""
-    entry = process.entry
     return Case(
         name=entry.name,
-        repeat=None if process.missing else process.repeat,
-        missing=process.missing,
+        repeat=None if worker.missing else lambda: worker.call("repeat"),
+        missing=worker.missing,
         reference=entry.reference,
-        note=process.note,
+        note="" if worker.missing else "; ".join(part for part in (difference, worker.call("note")) if part),
         details={"module": f"benchmarks.peers.{entry.module}", "options": entry.options},
     )

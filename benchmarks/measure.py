@@ -7,13 +7,14 @@ A case is run once to warm up; then all cases take turns, so that a noisy neighb
 alike. CPU time counts this process, its threads and its children, living or gone.
 """
 
+import ctypes
 import math
 import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 MINIMUM_REPEATS = 5
@@ -53,15 +54,20 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Median, lowest and highest of the repeats."""
+    """Median, lowest and highest of the repeats, and each one's value."""
 
     median: float
     low: float
     high: float
+    values: tuple[float, ...]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(median=statistics.median(values), low=min(values), high=max(values))
+        return cls(median=statistics.median(values), low=min(values), high=max(values), values=tuple(values))
+
+    def over(self, *others: "Spread") -> "Spread":
+        """Round by round: the ratio to the lowest of the others'."""
+        return Spread.of([value / min(rest) for value, *rest in zip(self.values, *(other.values for other in others))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +90,16 @@ class Row:
 
 def descendants() -> list[int]:
     """Process ids of the living children of this process, their children included (Linux /proc)."""
-    found, queue = [], [os.getpid()]
+    children_of_all, queue = [], [os.getpid()]
     while queue:
         for children in Path(f"/proc/{queue.pop()}/task").glob("*/children"):
             try:
                 pids = [int(pid) for pid in children.read_text().split()]
             except (FileNotFoundError, ProcessLookupError):
                 continue  # that thread ended between the listing and the reading
-            found += pids
+            children_of_all += pids
             queue += pids
-    return found
+    return children_of_all
 
 
 def cpu_seconds() -> float:
@@ -126,6 +132,17 @@ def forget_peaks() -> None:
     """Sets the kernel's peak of resident memory, of this process and its children, to what it is now."""
     for pid in (os.getpid(), *descendants()):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def own_bytes() -> int:
+    """Resident memory of this process that belongs to it alone; pages of mapped files do not count.
+
+    What was freed goes back to the system first: a process that was forked from one that had done much would else take
+    what that one had left, and seem to need nothing.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) * 1024
 
 
 class PeakWatch:
@@ -175,34 +192,33 @@ def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_up: b
             repeat = case.repeat()
             if round_number >= 0:
                 measured[case.name].append(repeat)
-    limit = next((measured[case.name] for case in able if case.reference == "limit"), None)
-    ours = next((measured[case.name] for case in able if case.reference == "ours"), None)
-    return [row_of(case, measured.get(case.name, []), limit, ours) for case in cases]
+    rows = [row_of(case, measured.get(case.name, [])) for case in cases]
+    limit, ours = (
+        next((row.images_per_cpu_second for case, row in zip(cases, rows) if case.reference == reference), None)
+        for reference in ("limit", "ours")
+    )
+    return [
+        replace(row, to_limit=_over(row.images_per_cpu_second, limit), to_ours=_over(row.images_per_cpu_second, ours))
+        for row in rows
+    ]
 
 
-def row_of(case: Case, repeats: list[Repeat], limit: list[Repeat] | None, ours: list[Repeat] | None) -> Row:
-    """The row of a case from its repeats and those of the limit and of our own case, made in the same rounds."""
+def _over(rate: Spread | None, reference: Spread | None) -> Spread | None:
+    return None if rate is None or reference is None else rate.over(reference)
+
+
+def row_of(case: Case, repeats: list[Repeat]) -> Row:
+    """The row of a case from its repeats, without ratios."""
+    row = Row(name=case.name, note=case.note, missing=case.missing, details=case.details)
     if not repeats:
-        return Row(name=case.name, note=case.note, missing=case.missing, details=case.details)
+        return row
     waits = sorted(wait for repeat in repeats for wait in repeat.waits_seconds)
-    rates = [repeat.images / repeat.cpu_seconds for repeat in repeats]
-    return Row(
-        name=case.name,
-        note=case.note,
+    return replace(
+        row,
         repeats=len(repeats),
         images=repeats[0].images,
         images_per_second=Spread.of([repeat.images / repeat.seconds for repeat in repeats]),
-        images_per_cpu_second=Spread.of(rates),
-        to_limit=ratio(rates, limit),
-        to_ours=ratio(rates, ours),
+        images_per_cpu_second=Spread.of([repeat.images / repeat.cpu_seconds for repeat in repeats]),
         peak_bytes=max(repeat.peak_bytes for repeat in repeats),
         wait_p99_seconds=waits[math.ceil(0.99 * len(waits)) - 1] if waits else None,
-        details=case.details,
     )
-
-
-def ratio(rates: list[float], reference: list[Repeat] | None) -> Spread | None:
-    """Round by round: `rates` over the reference's images per CPU-second."""
-    if not reference:
-        return None
-    return Spread.of([rate / (other.images / other.cpu_seconds) for rate, other in zip(rates, reference)])

@@ -5,10 +5,10 @@
     ours             what one worker does for one shard: decode, exact area average, quality 95, decode what was
                      written, sums for the statistics, checksum, tar, index, flushed to the disk
     ours, lanczos / raw
-    N workers        the whole command on the photographs, several times over: listing, plan, estimate, worker processes
+    N workers        the whole command on the photographs, several times over: listing, order, estimate, workers
 
-Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture, the ratio to the seed, and the cost of 1.28
-million samples: listing them into the plan, opening the split, reading every index.
+Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture, the ratio to the seed, and the cost of listing
+1.28 million samples into the index that orders them.
 """
 
 import io
@@ -23,9 +23,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.data import Photographs, photographs
-from benchmarks.measure import Case, Repeat, Row, interleave, timed
+from benchmarks.measure import Case, Repeat, Row, interleave, own_bytes, timed
 from benchmarks.results import write_tables
-from benchmarks.simulated import cost, own_bytes, simulate
 from sharding import PackOptions, pack
 from sharding.pack_index import PackIndex, Sample
 from sharding.record import Record
@@ -33,7 +32,7 @@ from sharding.resize import Resample
 from sharding.shard import Encoding
 from sharding.worker import ShardTask, pack_shard
 
-SHARDS, SAMPLES_PER_SHARD = 128, 10_000
+SAMPLES, SAMPLES_PER_SHARD = {False: 1_280_000, True: 4000}, 10_000
 
 
 def run(quick: bool, out: Path) -> None:
@@ -55,7 +54,6 @@ def run(quick: bool, out: Path) -> None:
         ]
         rows = interleave(cases, repeats)
         each = {case.name: mean_bytes(work / folder) for case, folder in zip(cases, ("seed", "area", "lanczos", "raw"))}
-        shards, samples = (8, 500) if quick else (SHARDS, SAMPLES_PER_SHARD)
         write_tables(
             "pack",
             rows,
@@ -69,7 +67,7 @@ def run(quick: bool, out: Path) -> None:
             extra={
                 "bytes_a_picture": each,
                 "times_the_seeds_images_per_cpu_second": ratios(rows),
-                "simulated": {**plan_cost(work / "plan.sqlite", shards * samples), **set_cost(work, shards, samples)},
+                "simulated": index_cost(work / "index.sqlite", SAMPLES[quick]),
             },
         )
 
@@ -174,30 +172,20 @@ def data_set(photos: Photographs, files: tuple[Path, ...]) -> dict[str, object]:
     return {"pictures": photos.what, "used": len(files), "mean_width_height": mean}
 
 
-def plan_cost(path: Path, samples: int) -> dict[str, float]:
-    """List `samples` pictures into a plan, shuffled, and read it shard by shard: seconds, and memory taken."""
+def index_cost(path: Path, samples: int) -> dict[str, float]:
+    """List `samples` pictures into a pack index, shuffled, and read it shard by shard: seconds, and memory taken."""
 
     def records() -> Iterator[Record]:
         for number in range(samples):
             wnid = f"n{number % 1000:08d}"
             yield Record(f"{wnid}/{wnid}_{number}.JPEG", wnid, f"/data/imagenet/train/{wnid}/{wnid}_{number}.JPEG")
 
-    before, plan = own_bytes(), PackIndex(path, seed=0)
+    before, index = own_bytes(), PackIndex(path, seed=0)
 
     def work() -> int:
-        plan.fill(records(), {}, None)
-        return sum(len(shard) for shard in plan.shards(SAMPLES_PER_SHARD))
+        index.fill(records(), {}, None)
+        return sum(len(shard) for shard in index.shards(SAMPLES_PER_SHARD))
 
     measured, taken = timed(work), own_bytes() - before
-    plan.close()
-    return {"samples": samples, "plan_seconds": round(measured.seconds, 2), "plan_megabytes": round(taken / 1e6, 1)}
-
-
-def set_cost(work: Path, shards: int, samples_per_shard: int) -> dict[str, float]:
-    """Open a split of that size and read every index; order an epoch of it."""
-    found = cost(simulate(work / "simulated", shards, samples_per_shard), steps=1, repeats=1)
-    return {
-        "open_and_read_every_index_seconds": round(found.repeats["open"][0].seconds, 2),
-        "open_and_read_every_index_megabytes": round(found.memory_bytes["open"] / 1e6, 1),
-        "order_seconds": round(found.repeats["order"][0].seconds, 2),
-    }
+    index.close()
+    return {"samples": samples, "index_seconds": round(measured.seconds, 2), "index_megabytes": round(taken / 1e6, 1)}

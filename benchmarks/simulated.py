@@ -4,16 +4,14 @@ Enters: a number of shards and of samples in each. Leaves: a split whose shards 
 tiny pictures, and the cost of opening it, ordering an epoch, and going through the epoch's steps.
 """
 
-import ctypes
 import os
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Repeat, timed
+from benchmarks.measure import Repeat, own_bytes, timed
+from benchmarks.processes import Worker
 from dali_pipelines import draw, epoch_order
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
@@ -69,48 +67,33 @@ def cost(split: Path, steps: int, repeats: int) -> Cost:
 
     `steps` steps spread over the epoch stand for all of them; their time is scaled to the whole.
     """
-    ours, theirs = get_context("fork").Pipe()
-    process = get_context("fork").Process(target=_measure, args=(theirs, split, steps, repeats))
-    process.start()
-    theirs.close()
-    found = ours.recv()
-    process.join()
-    return found
-
-
-def _measure(connection: Connection, split: Path, steps: int, repeats: int) -> None:
-    found: dict[str, list[Repeat]] = {"open": [], "order": [], "step through": []}
-    memory: dict[str, int] = {}
-    before = own_bytes()
-    warm_ups = int(repeats > 1)
-    for epoch in range(warm_ups + repeats):
-        walk = Walk(split, epoch, steps)
-        for name, work in zip(found, (walk.open, walk.order, walk.step)):
-            repeat = timed(work)
-            if name not in memory:  # once: what gives memory back would make the next repeats ask for it anew
-                memory[name] = own_bytes() - before
-            if epoch >= warm_ups:
-                found[name].append(repeat)
-        walk.shards.close()
-    connection.send(Cost(samples=len(walk.shards), repeats=found, memory_bytes=memory))
-
-
-def own_bytes() -> int:
-    """Resident memory of this process that belongs to it alone; pages of mapped files do not count.
-
-    What was freed goes back to the system first: a process that was forked from one that had done much would else take
-    what that one had left, and seem to need nothing.
-    """
-    ctypes.CDLL(None).malloc_trim(0)
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["RssAnon"].split()[0]) * 1024
+    with Worker(str(split), Walk, split, steps) as worker:
+        worker.await_ready()
+        samples, times, memory = worker.call("measure", repeats)
+    return Cost(samples=samples, repeats=times, memory_bytes=memory)
 
 
 class Walk:
-    """One epoch of a split without its pixels. Each method returns how many samples its work was for."""
+    """Epochs of a split without its pixels. `open`, `order` and `step` return how many samples their work was for."""
 
-    def __init__(self, split: Path, epoch: int, steps: int) -> None:
-        self._split, self._epoch, self._steps = split, epoch, steps
+    def __init__(self, split: Path, steps: int) -> None:
+        self._split, self._epoch, self._steps = split, 0, steps
+
+    def measure(self, repeats: int) -> tuple[int, dict[str, list[Repeat]], dict[str, int]]:
+        """Samples; repeats of each operation, after a warm-up if there are several; memory taken by the end of it."""
+        works = {"open": self.open, "order": self.order, "step through": self.step}
+        times: dict[str, list[Repeat]] = {name: [] for name in works}
+        memory: dict[str, int] = {}
+        before, warm_ups = own_bytes(), int(repeats > 1)
+        for self._epoch in range(warm_ups + repeats):
+            for name, work in works.items():
+                repeat = timed(work)
+                if name not in memory:  # once: what gives memory back would make the next repeats ask for it anew
+                    memory[name] = own_bytes() - before
+                if self._epoch >= warm_ups:
+                    times[name].append(repeat)
+            self.shards.close()
+        return len(self.shards), times, memory
 
     def open(self) -> int:
         """Opens the split and looks one sample of each shard up, which reads every index."""

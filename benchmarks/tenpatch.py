@@ -3,11 +3,15 @@
     limit   the network alone, one plain call a batch, on views that lie ready, a tenth of an image each
     spread  the same views by `evaluation.inference`: single-threaded passes side by side, as the evaluation runs it
     ours    `evaluation.ten_patch`: each image decoded once, ten views, averages, scores
-    seed    the seed's way (`benchmarks.seed_tenpatch`): a pool of processes, one a core, that cut view by view
+    seed    the seed's way, after `val_acc_multi.py` of github AsteroidHunter/replicatingAlexNet: Pillow reads one image
+            at a time, the mean is subtracted from the whole image ten times, each view is cut and mirrored on its own,
+            logits are averaged, by a pool of processes, one a core (there each batch brings the network along; here
+            each process loads it once)
 
 All run the same weights (recipe paper, as the seed's network) at the same number of views a batch.
 """
 
+import io
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -17,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.data import describe, shards
 from benchmarks.measure import Case, Repeat, interleave, timed
 from benchmarks.results import write_tables
-from benchmarks.seed_tenpatch import CORNERS, SEED, answers, start_worker, ten_views
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
 from evaluation.inference import Inference
@@ -30,6 +34,10 @@ from model import AlexNet, ModelConfig
 from sharding import ShardSet
 
 RECIPE: RecipeName = "paper"
+SEED = 0
+CORNERS = ((0, 0), (0, 32), (32, 32), (32, 0), (16, 16))
+
+_worker: tuple[AlexNet, torch.Tensor]  # of a process of the seed's pool: its network and the mean image
 
 
 def run(quick: bool, out: Path) -> None:
@@ -125,3 +133,32 @@ def gray_levels_apart(data: ShardSet, batch: int) -> dict[str, float]:
         theirs = torch.stack([ten_views(content, mean) for content in encoded_batches(data, batch)[0]])
         apart = (own - theirs).abs()
     return {"mean": float(apart.mean()), "largest": float(apart.max())}
+
+
+def start_worker(config: ModelConfig, mean_image: np.ndarray) -> None:
+    """Give a process of the pool its network and the mean image float [256, 256, 3]."""
+    global _worker
+    torch.set_num_threads(1)
+    mean = torch.from_numpy(mean_image.astype(np.float32)).permute(2, 0, 1)
+    _worker = AlexNet(config, seed=SEED).eval(), mean
+
+
+def answers(encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The five best classes [n, 5] and the mean logits [n, classes] of n images, 256×256 JPEG files."""
+    network, mean = _worker
+    views = torch.vstack([ten_views(content, mean) for content in encoded])
+    with torch.inference_mode():
+        logits = network(views).unflatten(0, (-1, 2 * len(CORNERS))).mean(dim=1)
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices.numpy(), logits.numpy()
+
+
+def ten_views(content: bytes, mean: torch.Tensor) -> torch.Tensor:
+    """float32 [10, 3, 224, 224] of one image, cut one by one."""
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    views = []
+    for top, left in CORNERS:
+        for mirrored in (True, False):
+            view = (pixels - mean)[:, top : top + CROP, left : left + CROP]
+            views.append(torch.flip(view, dims=(2,)) if mirrored else view)
+    return torch.stack(views)

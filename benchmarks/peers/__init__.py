@@ -1,10 +1,10 @@
 """Loaders that are measured side by side, each in a process of its own: ours, the limit, and the field's.
 
-All do the same work on the same JPEG bytes (`work.py`), so that only the way of doing it differs: read a 256×256
+All do the same work on the same JPEG bytes (`work.py`), so that only how they do it differs: read a 256×256
 picture, decode it, crop 224×224, mirror, subtract the mean image's crop, add a color offset, deliver float32
-batches of 128. Each module holds one `Peer`, written as somebody who knows that library well would write it.
+batches of 128. Each peer is written as somebody who knows that library well would write it.
 
-    loader.py ──▶ process.py (parent) ──pipe──▶ child.py ──▶ torch_pillow, ffcv, …: Peer(job, plan).epoch()
+    loader.py ──▶ processes.Worker ──pipe──▶ measured.py ──▶ torch_pillow, ffcv, …: Peer(job, table).epoch()
 """
 
 from dataclasses import dataclass, field
@@ -12,17 +12,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A loader to measure: the module of this package with its `Peer`, and what the peer is told."""
+    """A loader to measure: the `module` of this package that has it, its class, and its options."""
 
     name: str
     module: str
+    loader: str = "Peer"
     options: dict[str, object] = field(default_factory=dict)
     reference: str = ""
     compared: bool = True
     """Whether its first batch is held against ours, pixel by pixel."""
 
 
-LIMIT = Entry(name="limit: libjpeg-turbo (simplejpeg), one thread", module="limit", reference="limit", compared=False)
+LIMIT = Entry(
+    name="limit: libjpeg-turbo (simplejpeg), one thread",
+    module="ours",
+    loader="DecodingLimit",
+    reference="limit",
+    compared=False,
+)
 OURS = Entry(name="ours, float32", module="ours", reference="ours", compared=False)
 MODES = (
     OURS,

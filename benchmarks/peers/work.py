@@ -1,6 +1,6 @@
 """The work that every loader is measured on, and the NumPy way of doing it that the Python peers share.
 
-Enters: a packed split and what each epoch does to each sample (`Plan`). Leaves: float32 pictures, channels last.
+Enters: a packed split and what each epoch does to each sample (`AugmentationTable`). Leaves: float32 pictures.
 The work is the recipe `paper`'s: (crop − mean image's crop), mirrored, + color offset; all on the 0..255 scale.
 """
 
@@ -27,8 +27,6 @@ class Job:
 
     split: Path
     prepared: Path
-    module: str = ""
-    """The module of this package that has the peer."""
     options: dict[str, object] = field(default_factory=dict)
     batch_size: int = 128
     workers: int = 2
@@ -72,7 +70,7 @@ class Delivered:
 class Peer(Protocol):
     """A loader under measurement. It may raise ImportError, OSError or RuntimeError when it is made.
 
-    One whose epochs cannot follow the plan has a `compared` batch that did, for the comparison of pixels.
+    One whose epochs cannot follow the table has a `compared` batch that did, for the comparison of pixels.
     """
 
     note: str
@@ -115,7 +113,7 @@ class Normalizer:
         self._means = (mean_image.reshape(flat), np.ascontiguousarray(mean_image[:, ::-1]).reshape(flat))
 
     def batch(self, encoded: Iterable[bytes], rows: np.ndarray, out: np.ndarray, decode: Decoder) -> None:
-        """JPEG files and their plan's rows → `out` float32 [n, 224, 224, 3], written in place."""
+        """JPEG files and their rows → `out` float32 [n, 224, 224, 3], written in place."""
         buffer = np.empty((IMAGE, IMAGE, 3), np.uint8)
         for data, row, target in zip(encoded, rows, out):
             self._normalize(decode(data, buffer), row, target)

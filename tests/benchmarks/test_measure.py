@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
-from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave, timed
+from benchmarks.measure import Case, Repeat, Row, Spread, cpu_seconds, interleave, own_bytes, timed
 from benchmarks.results import markdown, spread, write_tables
 
 
@@ -26,9 +26,9 @@ def test_cases_take_turns_and_ratios_pair_the_rounds() -> None:
     rows = interleave([counted(calls, "a", 10, [9, 1, 2, 4]), counted(calls, "b", 5, [9, 1, 4, 4])], repeats=3)
     assert calls == ["a", "b"] * 4
     a, b = rows
-    assert a.images_per_cpu_second == Spread(median=5.0, low=2.5, high=10.0)  # the warm-up does not count
-    assert b.to_limit == Spread(median=0.5, low=0.25, high=0.5)  # 5/10, 1.25/5, 1.25/2.5
-    assert a.images_per_second == Spread(median=5.0, low=5.0, high=5.0)
+    assert a.images_per_cpu_second == Spread.of([10.0, 5.0, 2.5])  # the warm-up does not count
+    assert b.to_limit == Spread.of([0.5, 0.25, 0.5])  # 5/10, 1.25/5, 1.25/2.5
+    assert a.images_per_second == Spread.of([5.0] * 3)
     assert b.to_ours is None and b.wait_p99_seconds == 4 and b.peak_bytes == 7
 
 
@@ -76,7 +76,7 @@ def test_peak_memory_is_that_of_the_work_alone_with_its_children() -> None:
 
 
 def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fast = Row(name="fast", repeats=5, images=9, images_per_cpu_second=Spread(median=1234.4, low=1200, high=1300))
+    fast = Row(name="fast", repeats=5, images=9, images_per_cpu_second=Spread.of([1200, 1234.4, 1300]))
     write_tables(
         "loader",
         [fast, Row(name="absent", missing="not installed")],
@@ -115,8 +115,23 @@ def test_what_benchmarks_write_is_no_change_of_the_commit(tmp_path: Path, monkey
         assert results.commit() == expected
 
 
+def test_a_ratio_is_to_the_lowest_of_the_others_round_by_round() -> None:
+    ours, fast, slow = Spread.of([10, 5, 2.5]), Spread.of([40, 40, 40]), Spread.of([20, 10, 5])
+    assert ours.over(fast, slow) == Spread.of([0.5, 0.5, 0.5])
+    assert ours.over(fast) == Spread.of([0.25, 0.125, 0.0625])
+
+
+def test_memory_that_was_freed_before_is_not_there_to_be_taken_again() -> None:
+    blocks = [bytearray(4096) for _ in range(5000)]
+    last = blocks.pop()  # keeps the heap's end, so that what is freed stays with the process
+    blocks.clear()
+    before = own_bytes()
+    blocks = [bytearray(4096) for _ in range(5000)]
+    assert 0.9 < (own_bytes() - before) / (len(blocks) * len(last)) < 1.3
+
+
 def test_spread_keeps_three_figures() -> None:
-    values = [Spread(median=m, low=m, high=m) for m in (1234.5, 12.345, 0.62345)]
+    values = [Spread.of([m]) for m in (1234.5, 12.345, 0.62345)]
     assert [spread(value) for value in values] == ["1234 (1234–1234)", "12.3 (12.3–12.3)", "0.62 (0.62–0.62)"]
     assert markdown("t", {"machine": {"commit": "c", "cores": 2, "processor": "p"}, "date": "d", "cache": "w",
                           "quick": False, "command": "x"}, []).count("|") > 0  # fmt: skip

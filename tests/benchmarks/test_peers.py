@@ -3,10 +3,12 @@
 A peer that is not installed must say so; the test then holds that it could not have run.
 """
 
+import dataclasses
 import importlib.util
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,11 @@ import torch
 from PIL import Image
 
 from benchmarks import data, loader
-from benchmarks.loader import covariance_root, plan_rows
+from benchmarks.loader import augmentation_rows, covariance_root
 from benchmarks.peers import LIMIT, OURS, PEERS, Entry
-from benchmarks.peers.child import Measured
-from benchmarks.peers.process import Difference, LoaderProcess, Nursery, PeerError
+from benchmarks.peers.measured import Difference, MeasuredPeer, open_peer
 from benchmarks.peers.work import ROW, AugmentationTable, Delivered, Job, Normalizer, made_once, write_files
+from benchmarks.processes import Worker, WorkerError
 from sharding import PackOptions, ShardSet, pack
 
 SAMPLES, BATCH = 40, 8
@@ -40,85 +42,80 @@ def job(split: ShardSet) -> Job:
     return job
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
-        yield nursery
+@pytest.fixture
+def started(split: ShardSet, job: Job) -> Iterator[Callable[..., Worker]]:
+    """Starts the process of an entry, on the job or another one, and waits until it is ready."""
+    with ExitStack() as stack:
 
+        def start(entry: Entry, job: Job = job) -> Worker:
+            rows, root = augmentation_rows(split), covariance_root(split.statistics)
+            job = dataclasses.replace(job, options=entry.options)
+            worker = stack.enter_context(Worker(entry.name, open_peer, entry, job, rows, root))
+            worker.await_ready()
+            return worker
 
-def told(entry: Entry, job: Job) -> Job:
-    return Job(
-        split=job.split, prepared=job.prepared, module=entry.module, options=entry.options, batch_size=job.batch_size
-    )
+        yield start
 
 
 def expected(split: ShardSet, job: Job, number: int) -> np.ndarray:
     """By hand: decode with Pillow, crop picture and mean alike, mirror, add the color."""
-    row = plan_rows(split)[number]
+    row = augmentation_rows(split)[number]
     pixels = np.asarray(Image.open(job.files / f"{number:06d}.jpg")).astype(np.float64)
     top, left = row["crop_y"], row["crop_x"]
     crop = (pixels - split.statistics.mean_image)[top : top + 224, left : left + 224]
     return (crop[:, ::-1] if row["mirror"] else crop) + row["rgb_offset"]
 
 
-def started(nursery: Nursery, entry: Entry, split: ShardSet, job: Job) -> LoaderProcess:
-    process = nursery.start(entry, told(entry, job), plan_rows(split), covariance_root(split.statistics))
-    process.await_ready()
-    return process
-
-
 @pytest.mark.parametrize("entry", [OURS, *PEERS], ids=lambda entry: entry.name)
 def test_pixels_are_those_of_numpy_or_the_row_says_why_not(
-    entry: Entry, nursery: Nursery, split: ShardSet, job: Job
+    entry: Entry, started: Callable[..., Worker], split: ShardSet, job: Job
 ) -> None:
-    process = started(nursery, entry, split, job)
-    if process.missing:
-        assert entry.module in ("ffcv", "spdl"), process.missing
-        told_how = "make bench-peers" in process.missing, "apt-get install ffmpeg" in process.missing
-        assert told_how == ((True, False) if importlib.util.find_spec(entry.module) is None else (False, True))
+    worker = started(entry)
+    if worker.missing:
+        assert entry.module in ("ffcv", "spdl"), worker.missing
+        advice = "make bench-peers" in worker.missing, "apt-get install ffmpeg" in worker.missing
+        assert advice == ((True, False) if importlib.util.find_spec(entry.module) is None else (False, True))
         return
-    pictures = process.pictures()
+    pictures = worker.call("pictures", None)
     assert BATCH / 2 < len(pictures) <= BATCH  # FFCV goes through the samples several times in one epoch
     gap = Difference.between(pictures, {number: expected(split, job, number) for number in pictures})
     allowed = INEXACT.get(entry.name, 0.0)
     assert gap.mean <= allowed or gap.highest < 1e-2
     assert ("PIXELS DIFFER" in str(gap)) == (allowed > 0)
-    repeat = process.repeat()
+    repeat = worker.call("repeat")
     assert repeat.images > 0 and repeat.images % BATCH == 0
     assert len(repeat.waits_seconds) == repeat.images // BATCH
     assert repeat.cpu_seconds > 0 and repeat.peak_bytes > 2**20
 
 
-def test_the_limit_decodes_every_sample(nursery: Nursery, split: ShardSet, job: Job) -> None:
-    assert started(nursery, LIMIT, split, job).repeat().images == SAMPLES
+def test_the_limit_decodes_every_sample(started: Callable[..., Worker]) -> None:
+    assert started(LIMIT).call("repeat").images == SAMPLES
 
 
-def test_wanted_pictures_of_a_whole_epoch(nursery: Nursery, split: ShardSet, job: Job) -> None:
-    wanted = frozenset({0, 17, SAMPLES - 1})
-    pictures = started(nursery, OURS, split, job).pictures(wanted)
-    assert set(pictures) == wanted
+def test_pictures_of_given_ids_from_a_whole_epoch(started: Callable[..., Worker], split: ShardSet, job: Job) -> None:
+    ids = frozenset({0, 17, SAMPLES - 1})
+    pictures = started(OURS).call("pictures", ids)
+    assert set(pictures) == ids
     assert np.abs(pictures[17] - expected(split, job, 17)).max() < 1e-2
 
 
-def test_a_peer_that_is_not_installed_is_a_reason(nursery: Nursery, split: ShardSet, job: Job) -> None:
-    process = started(nursery, Entry(name="nobody's", module="nobodys"), split, job)
-    assert "nobodys" in process.missing and "make bench-peers" in process.missing
-    assert process.note == ""
+def test_a_peer_that_is_not_installed_is_a_reason(started: Callable[..., Worker]) -> None:
+    worker = started(Entry(name="nobody's", module="nobodys"))
+    assert "nobodys" in worker.missing and "make bench-peers" in worker.missing
 
 
-def test_a_process_that_dies_is_a_reason_with_its_last_words(
-    nursery: Nursery, split: ShardSet, job: Job, tmp_path: Path
+def test_a_process_that_dies_is_a_reason_with_its_last_line(
+    started: Callable[..., Worker], job: Job, tmp_path: Path
 ) -> None:
-    nowhere = Job(split=tmp_path / "nowhere", prepared=job.prepared)
-    process = started(nursery, LIMIT, split, nowhere)
-    assert LIMIT.name in process.missing and "nowhere" in process.missing
-    with pytest.raises(PeerError, match="process ended"):
-        process.repeat()
+    worker = started(LIMIT, dataclasses.replace(job, split=tmp_path / "nowhere"))
+    assert LIMIT.name in worker.missing and "nowhere" in worker.missing and "ended with 1" in worker.missing
+    with pytest.raises(WorkerError, match="process ended"):
+        worker.call("repeat")
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (32, 32), (5, 11), (31, 0)])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_standardizer_against_numpy(top: int, left: int, mirror: bool, job: Job) -> None:
+def test_the_normalizer_against_numpy(top: int, left: int, mirror: bool, job: Job) -> None:
     random = np.random.default_rng(top)
     pixels = random.integers(0, 256, (256, 256, 3)).astype(np.uint8)
     mean = random.uniform(0, 255, (256, 256, 3)).astype(np.float32)
@@ -131,18 +128,18 @@ def test_standardizer_against_numpy(top: int, left: int, mirror: bool, job: Job)
     np.testing.assert_allclose(out[0], crop, atol=1e-4)
 
 
-def draw_in_child(plan: AugmentationTable) -> None:
-    plan.draw(np.random.default_rng(7))
+def draw_in_child(table: AugmentationTable) -> None:
+    table.draw(np.random.default_rng(7))
 
 
-def test_a_plan_is_drawn_over_its_whole_range_and_shared_with_forked_workers() -> None:
+def test_a_table_is_drawn_over_its_whole_range_and_shared_with_forked_workers() -> None:
     root = np.array([[3.0, 0, 0], [1, 2, 0], [0, 0, 5]])
-    plan = AugmentationTable(20_000, root)
-    assert not plan.rows["crop_y"].any()
-    process = multiprocessing.get_context("fork").Process(target=draw_in_child, args=(plan,))
+    table = AugmentationTable(20_000, root)
+    assert not table.rows["crop_y"].any()
+    process = multiprocessing.get_context("fork").Process(target=draw_in_child, args=(table,))
     process.start()
     process.join()
-    rows = plan.rows
+    rows = table.rows
     for name in ("crop_y", "crop_x"):
         assert (rows[name].min(), rows[name].max()) == (0, 32)
         assert abs(rows[name].mean() - 16) < 0.3
@@ -163,7 +160,7 @@ class Counted:
 
 
 def test_batches_that_were_ready_are_not_counted() -> None:
-    measured = Measured(Counted(), AugmentationTable(10, np.eye(3)), epochs=2)
+    measured = MeasuredPeer(Counted(), AugmentationTable(10, np.eye(3)), epochs=2)
     repeat = measured.repeat()
     assert repeat.images == 16
     assert len(repeat.waits_seconds) == 5

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import data, seed_tenpatch, tenpatch
+from benchmarks import data, tenpatch
 from model import AlexNet, ModelConfig
 
 
@@ -42,14 +42,14 @@ def test_the_seeds_way_is_ten_views_and_the_mean_of_logits() -> None:
     mean_image = random.uniform(0, 255, (256, 256, 3))
     config = ModelConfig(recipe="paper", classes=7, width=1 / 16)
     threads = torch.get_num_threads()
-    seed_tenpatch.start_worker(config, mean_image)
+    tenpatch.start_worker(config, mean_image)
     torch.set_num_threads(threads)
     encoded = []
     for picture in pictures:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "PNG")
         encoded.append(file.getvalue())
-    best, logits = seed_tenpatch.answers(encoded)
+    best, logits = tenpatch.answers(encoded)
     views = []
     for picture in pictures:
         for top, left in ((0, 0), (0, 32), (16, 16), (32, 0), (32, 32)):
