@@ -45,6 +45,9 @@ def _add_option(parser: argparse.ArgumentParser, item: "Field[Any]", hint: Any) 
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     arguments: dict[str, Any] = {"help": _help(item)}
+    if get_origin(hint) is tuple:
+        hint = get_args(hint)[0]
+        arguments["nargs"] = "+"
     if hint is bool:
         arguments["action"] = "store_true"
     elif get_origin(hint) is Literal:
@@ -63,7 +66,7 @@ def _help(item: "Field[Any]") -> str:
         return text
     if item.default is MISSING:
         return f"{text} (required)"
-    return text if item.default is None or item.default is False else f"{text} (default: {item.default})"
+    return text if item.default in (None, False, ()) else f"{text} (default: {item.default})"
 
 
 def parse_config(parser: argparse.ArgumentParser, config: type[Config], arguments: Sequence[str] | None) -> Config:

@@ -65,6 +65,10 @@ class Augmentation:
             rgb_offset=self.rgb_offset[part],
         )
 
+    def centered(self) -> "Augmentation":
+        """The same mirrors and colors of the center crop."""
+        return replace(self, crop_y=np.full_like(self.crop_y, CENTER), crop_x=np.full_like(self.crop_x, CENTER))
+
     @staticmethod
     def joined(parts: Sequence["Augmentation"]) -> "Augmentation":
         """The parts one after the other; raises ValueError where their divisors differ."""

@@ -27,6 +27,8 @@ class DataConfig:
     """Shuffle, augment and drop the last incomplete global batch; else split order, center crop or ten views."""
     augment: bool = True
     """Training only: random crops, mirrors and color noise; else the center crop."""
+    random_crops: bool = True
+    """Training only: False takes the center crop, mirrored or not, with color noise."""
     noise_epochs: int | None = None
     """Training only: the number of epochs, from the first, with color noise; None means all."""
     views: int = 1

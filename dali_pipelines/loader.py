@@ -193,7 +193,8 @@ class Loader:
         if not (config.training and config.augment):
             return fixed_views(len(ids), config.views)
         noise = self.statistics if config.has_noise(epoch) else None
-        return draw(config.recipe, config.seed, epoch, ids, positions, noise)
+        choice = draw(config.recipe, config.seed, epoch, ids, positions, noise)
+        return choice if config.random_crops else choice.centered()
 
 
 def check_shards(shards: ShardSet) -> None:

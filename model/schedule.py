@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from common import ceil_div
 from model.recipe import LAYERS, recipe
 
 NAMES = tuple(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias"))
@@ -76,7 +77,7 @@ class OriginalSchedule(Schedule):
     def scaled_epoch(self, original_epoch: int) -> int:
         """The epoch of this run, from 0, in which what the original did at the start of `original_epoch` is done."""
         epochs_before = original_epoch - 1  # its logs count from 1
-        return math.ceil(epochs_before * self.epochs / ORIGINAL_EPOCHS)
+        return ceil_div(epochs_before * self.epochs, ORIGINAL_EPOCHS)
 
     def rates(self, epoch: int) -> dict[str, float]:
         """The rate of each parameter; past the last epoch, those of the last step of the schedule."""

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from common.command_line import Parser, add_options, flag, option, parse_config
+from model.alexnet import ABLATIONS as NETWORK_ABLATIONS
 
 BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
 MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
 MOST_WIDTH = 1e12  # a layer's size is a signed 64-bit number too; memory ends long before
 MOST_TIMEOUT_SECONDS = 1e6  # torch's clocks count milliseconds in fewer bits than a float can hold
+# Parts that can be left out: of the network, then of the augmentation (mirrors stay).
+ABLATIONS = (*NETWORK_ABLATIONS, "color", "crops")
 RATE_EXPONENT = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
@@ -48,6 +51,9 @@ class TrainConfig:
         "adapt the rates to a batch that is not 128", "none", identity=True
     )
     augment: Literal["on", "off"] = option("off: the center crop, no mirror, no color", "on", identity=True)
+    ablate: tuple[str, ...] = option(
+        f"parts to leave out, to measure what they are worth: {', '.join(ABLATIONS)}", (), metavar="NAME", identity=True
+    )
     deterministic: bool = option("only repeatable algorithms on the GPU, slower", False)
     threads: int | None = option("threads a process computes with; none: torch's choice", None)
     timeout_seconds: float = option("how long a process waits for the others before it gives up", 60.0)
@@ -68,6 +74,20 @@ class TrainConfig:
                 raise ValueError(f"{flag(name)} is at most {most}, got {getattr(self, name)}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
+        self._check_ablations()
+
+    def _check_ablations(self) -> None:
+        unknown = sorted(set(self.ablate).difference(ABLATIONS))
+        if unknown:
+            raise ValueError(f"--ablate takes {', '.join(ABLATIONS)}; got {', '.join(unknown)}")
+        object.__setattr__(self, "ablate", tuple(name for name in ABLATIONS if name in self.ablate))
+        missing = [name for name in ("color", "crops") if name in self.ablate and self.augment == "off"]
+        if missing:
+            raise ValueError(f"--augment off leaves no {' and no '.join(missing)} for --ablate to leave out")
+        if "columns" in self.ablate:
+            if self.model_parallel == "2":
+                raise ValueError("--ablate columns makes a network of one column: it needs --model-parallel 1, got 2")
+            object.__setattr__(self, "model_parallel", "1")
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -78,6 +98,11 @@ class TrainConfig:
     def rate_scale(self) -> float:
         """What the recipe's rates are multiplied by for this batch size."""
         return float((self.batch_size / BASE_BATCH_SIZE) ** RATE_EXPONENT[self.scale_rate])
+
+    @property
+    def network_ablations(self) -> tuple[str, ...]:
+        """Those of `ablate` that are parts of the network."""
+        return tuple(name for name in self.ablate if name in NETWORK_ABLATIONS)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, paths as text: for JSON and checkpoints."""

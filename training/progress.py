@@ -174,7 +174,7 @@ def log_run_summary(
     lines = [
         network.mesh.describe(),
         f"AlexNet, recipe {model.recipe}, width {model.width:g}, {parameters:,} parameters, {model.classes:,} classes, "
-        f"{config.precision}",
+        f"{config.precision}" + (f", without {', '.join(config.ablate)}" if config.ablate else ""),
         f"{images:,} training images, batch {config.batch_size}: {steps_per_epoch:,} steps an epoch; "
         f"{max(last_step - state.step, 0):,} of {last_step:,} steps to do",
         f"{validated:,} validation images" if validated else "no val/: no validation, and no best.pt",

@@ -192,7 +192,8 @@ def make_data_config(config: TrainConfig, schedule: Schedule) -> DataConfig:
         batch_size=config.batch_size,
         seed=config.seed,
         augment=config.augment == "on",
-        noise_epochs=schedule.noise_epochs,
+        random_crops="crops" not in config.ablate,
+        noise_epochs=0 if "color" in config.ablate else schedule.noise_epochs,
         window=config.window,
     )
 
@@ -223,7 +224,12 @@ def train(config: TrainConfig) -> None:
     source = find_start(config, control)
     schedule = make_schedule(config.recipe, config.epochs)
     data = make_data_config(config, schedule)
-    model_config = ModelConfig(recipe=config.recipe, classes=len(train_set.classes), width=config.width)
+    model_config = ModelConfig(
+        recipe=config.recipe,
+        classes=len(train_set.classes),
+        width=config.width,
+        ablate=config.network_ablations,
+    )
     description = describe_run(config, data, model_config, train_set)
     network = ParallelNetwork(model_config, config, mesh)
     checkpoints = CheckpointManager(

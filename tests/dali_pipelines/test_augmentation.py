@@ -133,3 +133,13 @@ def test_joined_parts_are_the_whole(statistics: Statistics) -> None:
         np.testing.assert_array_equal(getattr(joined, field), getattr(whole, field))
     with pytest.raises(ValueError, match=r"divisors \[1.0, 1.1\]"):
         Augmentation.joined([whole, draw("original", 0, 0, IDS, IDS)])
+
+
+@pytest.mark.parametrize("recipe", ["original", "paper"])
+def test_centered_keeps_mirrors_and_colors(recipe: RecipeName, statistics: Statistics) -> None:
+    choice = draw(recipe, 4, 9, IDS, IDS, statistics)
+    centered = choice.centered()
+    assert set(centered.crop_y.tolist()) == set(centered.crop_x.tolist()) == {16}
+    assert centered.crop_y.dtype == np.int32
+    for field in ("mirror", "rgb_offset", "divisor"):
+        np.testing.assert_array_equal(getattr(centered, field), getattr(choice, field))

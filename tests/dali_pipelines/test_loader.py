@@ -218,3 +218,20 @@ def test_a_split_smaller_than_a_batch_says_what_to_ask_for(
     with pytest.raises(LoaderError, match="45 samples make no batch of 46; ask for --batch-size 45") as raised:
         Loader(jpeg_shards, DataConfig(batch_size=46), statistics=statistics)
     assert str(jpeg_folder) in str(raised.value)
+
+
+def test_without_random_crops_an_image_is_its_center_mirrored_or_not(
+    raw_shards: ShardSet, statistics: Statistics
+) -> None:
+    config = DataConfig(recipe="paper", batch_size=45, output="uint8", random_crops=False)
+    mirrored = 0
+    with Loader(raw_shards, config, statistics=statistics) as loader:
+        for batch in loader.epoch(0):
+            pixels = raw_shards.images(batch.ids.numpy())
+            for image, stored, mirror in zip(
+                batch.images.permute(0, 2, 3, 1).numpy(), pixels, batch.augmentation.mirror
+            ):
+                center = stored[16:240, 16:240]
+                np.testing.assert_array_equal(image, center[:, ::-1] if mirror else center)
+                mirrored += mirror
+    assert 5 < mirrored < 40

@@ -1,0 +1,57 @@
+"""`--ablate`: what is refused, what run and checkpoint record, and that the pixels follow."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.__main__ import main as export
+from tests.training.conftest import Arguments
+from train import main
+from training.config import TrainConfig, parse_arguments
+
+CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ablate": ("norms", "fc6")}, "--ablate takes norms, overlap, columns, .*, color, crops; got fc6"),
+        ({"ablate": ("color",), "augment": "off"}, "--augment off leaves no color for --ablate to leave out"),
+        ({"ablate": ("columns",), "model_parallel": "2"}, "needs --model-parallel 1, got 2"),
+    ],
+)
+def test_what_cannot_be_left_out_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_names_are_one_set_in_any_order() -> None:
+    line = ["--shards", "shards", "--run-dir", "run", "--ablate", "crops", "columns", "crops"]
+    config = parse_arguments(line, "")
+    assert config == replace(CONFIG, ablate=("columns", "crops"))
+    assert (config.model_parallel, config.network_ablations) == ("1", ("columns",))
+    assert config.identity()["ablate"] == ("columns", "crops")
+
+
+def test_a_run_records_what_it_leaves_out_and_goes_on_only_with_that(
+    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    ablate = ["--ablate", "conv4", "color", "norms", "crops"]
+    assert main([*arguments(run, "--max-steps", "2"), *ablate]) == 0
+    assert "without norms, conv4, color, crops" in capsys.readouterr().err
+    checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    for state in (checkpoint, json.loads((run / "config.json").read_text())):
+        assert list(state["train_config"]["ablate"]) == ["norms", "conv4", "color", "crops"]
+        assert list(state["model_config"]["ablate"]) == ["norms", "conv4"]
+        assert (state["data_config"]["noise_epochs"], state["data_config"]["random_crops"]) == (0, False)
+    assert len(checkpoint["model"]) == 14 and "conv4.weight" not in checkpoint["model"]
+    assert export(["export", str(run), str(tmp_path / "net.safetensors")]) == 0
+
+    assert main(arguments(run, "--max-steps", "3")) == 1
+    assert "--ablate was ('norms', 'conv4', 'color', 'crops'), is ()" in capsys.readouterr().err
+    assert main([*arguments(run, "--max-steps", "3"), *ablate]) == 0
+    assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 3
