@@ -214,13 +214,14 @@ def _newest(config: TrainConfig) -> Path | None:
 
 
 def _resumed_before_restart(config: TrainConfig) -> bool:
-    """Whether torchrun started this command again after an earlier start had gone on from --resume-from."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (config.run_dir / CONFIG).is_file():
+    """Whether torchrun or Slurm started this command again after an earlier start had gone on from --resume-from."""
+    restarts = [os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")]
+    if restarts == ["0", "0"] or not (config.run_dir / CONFIG).is_file():
         return False
     before = json.loads((config.run_dir / CONFIG).read_text(encoding="utf-8"))["train_config"]["resume_from"]
     if before != str(config.resume_from):
         return False
-    logger.info("started again by torchrun: going on from %s, not from --resume-from", LAST)
+    logger.info("this job was started again: going on from %s, not from --resume-from", LAST)
     return True
 
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from common.files import hardlink
 from model import ModelConfig
 from model.checkpoint import (
+    FORMAT,
     KEYS,
     CheckpointError,
     find_checkpoint,
     load_checkpoint,
     load_network,
-    publish,
     save_checkpoint,
 )
 from tests.training.ranks import start
@@ -35,7 +36,13 @@ def state(tmp_path: Path) -> dict[str, Any]:
     """A whole state of a small network, with velocities that are not zero."""
     config = TrainConfig(shards=tmp_path, run_dir=tmp_path)
     weights, velocities = numbered(ParallelNetwork(CONFIG, config, make_mesh("1", "cpu")))
-    small = dict.fromkeys(KEYS, None) | {"format": 1, "model": weights, "optimizer": velocities, "epoch": 1, "step": 5}
+    small = dict.fromkeys(KEYS, None) | {
+        "format": FORMAT,
+        "model": weights,
+        "optimizer": velocities,
+        "epoch": 1,
+        "step": 5,
+    }
     return small | {"model_config": {"recipe": "original", "classes": 3, "width": 1 / 32}}
 
 
@@ -105,8 +112,8 @@ def test_four_ranks_in_pairs_and_one_unsplit_read_each_other(state: dict[str, An
 
 def flipped(content: bytes) -> bytes:
     """One bit of one weight turned round: the 1.0 + 2**-20 that `numbered` puts second into the second parameter."""
-    place = content.index(np.array([1.0, 1.0 + 2**-20], np.float32).tobytes()) + 4
-    return content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+    position = content.index(np.array([1.0, 1.0 + 2**-20], np.float32).tobytes()) + 4
+    return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +139,8 @@ def test_damaged_files_are_named(damage: Any, message: str, state: dict[str, Any
     [
         ({"model": {}}, "it has no format number"),
         ([1, 2], "it has no format number"),
-        ({"format": 2}, "checkpoint format 2, this program reads 1"),
-        ({"format": 1, "model": {}}, "it lacks best, data"),
+        ({"format": 1}, r"checkpoint format 1, this program reads 2 \(0.1 wrote 1\)"),
+        ({"format": FORMAT, "model": {}}, "it lacks best, data_config, dataset"),
     ],
 )
 def test_foreign_files_are_named(foreign: Any, message: str, tmp_path: Path) -> None:
@@ -214,10 +221,10 @@ def test_full_disk_leaves_the_old_checkpoint(state: dict[str, Any], tmp_path: Pa
 def test_second_names_outlive_the_first(state: dict[str, Any], tmp_path: Path) -> None:
     last, best = tmp_path / "last.pt", tmp_path / "best.pt"
     save_checkpoint(last, state)
-    publish(last, best)
+    hardlink(last, best)
     save_checkpoint(last, state | {"step": 6})
     assert load_checkpoint(best)["step"] == 5 and load_checkpoint(last)["step"] == 6
-    publish(last, best)
+    hardlink(last, best)
     assert load_checkpoint(best)["step"] == 6
     assert sorted(item.name for item in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
@@ -228,8 +235,8 @@ def test_names_are_copies_where_links_cannot_be_made(
     def refuse(*_: object) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr("model.checkpoint.os.link", refuse)
+    monkeypatch.setattr("common.files.os.link", refuse)
     save_checkpoint(tmp_path / "last.pt", state)
-    publish(tmp_path / "last.pt", tmp_path / "best.pt")
+    hardlink(tmp_path / "last.pt", tmp_path / "best.pt")
     assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
     assert (tmp_path / "best.pt").stat().st_nlink == 1

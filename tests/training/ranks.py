@@ -77,11 +77,11 @@ def start(folder: Path, world: int, function: Callable[..., Any], *arguments: An
     folder.mkdir(parents=True, exist_ok=True)
     port, processes, outputs = free_port(), [], []
     for rank in range(world):
-        places = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
-        places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         outputs.append(folder / f"output-{rank}.txt")
-        full = {name: str(value) for name, value in places.items()} | environment
-        processes.append(_server.Process(target=_child, args=(full, outputs[-1], function, arguments)))
+        variables = {name: str(value) for name, value in variables.items()} | environment
+        processes.append(_server.Process(target=_child, args=(variables, outputs[-1], function, arguments)))
         processes[-1].start()
     return Ranks(processes, outputs)
 
@@ -97,14 +97,14 @@ def train_and_signal(arguments: list[str], rank: int, step: int, number: signal.
     """A training in which `rank` sends itself a signal when it has queued `step` (counted from 1)."""
     from training.progress import Progress, Step
 
-    note = Progress.note
+    add = Progress.add
 
-    def note_and_signal(self: Progress, queued: Step) -> None:
-        note(self, queued)
+    def add_and_signal(self: Progress, queued: Step) -> None:
+        add(self, queued)
         if queued.step == step and os.environ["RANK"] == str(rank):
             os.kill(os.getpid(), number)
 
-    Progress.note = note_and_signal  # type: ignore[method-assign]
+    Progress.add = add_and_signal  # type: ignore[method-assign]
     return train(arguments)
 
 

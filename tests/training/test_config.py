@@ -45,9 +45,9 @@ def test_values_that_cannot_work_are_refused(changes: dict[str, object], message
 
 def test_each_field_is_an_option_of_the_command_line() -> None:
     given = {
-        "shards": "data", "run": "r", "recipe": "paper", "width": "0.5", "epochs": "7", "max_steps": "9",
+        "shards": "data", "run_dir": "r", "recipe": "paper", "width": "0.5", "epochs": "7", "max_steps": "9",
         "batch_size": "32", "accumulate": "4", "seed": "3", "device": "cpu", "model_parallel": "2", "window": "5",
-        "resume": "auto", "resume_from": "f.pt", "checkpoint_minutes": "2.5", "keep_every": "1", "log_every": "10",
+        "resume_from": "f.pt", "checkpoint_minutes": "2.5", "keep_every": "1", "log_every": "10",
         "precision": "bfloat16", "scale_rate": "sqrt", "augment": "off", "threads": "2", "timeout_seconds": "7.5",
     }  # fmt: skip
     line = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]

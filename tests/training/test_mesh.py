@@ -1,4 +1,4 @@
-"""The mesh: a truth table of places, and groups that join the right ranks."""
+"""The mesh: a truth table of coordinates, and groups that join the right ranks."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from tests.training.ranks import start
-from training.mesh import Mesh, MeshError, make_mesh, place
+from training.mesh import Mesh, MeshError, coordinates, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,14 @@ from training.mesh import Mesh, MeshError, make_mesh, place
         (5, 8, 2, (2, 1)),
     ],
 )
-def test_places(rank: int, world: int, model_world: int, expected: tuple[int, int]) -> None:
-    assert place(rank, world, model_world) == expected
+def test_coordinates(rank: int, world: int, model_world: int, expected: tuple[int, int]) -> None:
+    assert coordinates(rank, world, model_world) == expected
 
 
 @pytest.mark.parametrize(("rank", "world", "model_world"), [(0, 1, 2), (1, 3, 2), (4, 4, 1), (-1, 2, 1)])
-def test_places_that_do_not_exist(rank: int, world: int, model_world: int) -> None:
+def test_coordinates_that_do_not_exist(rank: int, world: int, model_world: int) -> None:
     with pytest.raises(MeshError):
-        place(rank, world, model_world)
+        coordinates(rank, world, model_world)
 
 
 def test_alone_there_are_no_groups() -> None:
@@ -48,21 +48,21 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 def sums(folder: Path, model_parallel: str) -> int:
     """Each rank contributes 2^rank to each of its groups: the sum tells who is in them."""
     mesh = make_mesh(model_parallel, "cpu")
-    found: dict[str, object] = {"place": [mesh.data_rank, mesh.data_world, mesh.model_rank, mesh.model_world]}
+    totals: dict[str, object] = {"coordinates": [mesh.data_rank, mesh.data_world, mesh.model_rank, mesh.model_world]}
     for name in ("data_group", "model_group", "exchange_group", "control_group"):
         group = getattr(mesh, name)
         if group is None:
-            found[name] = None
+            totals[name] = None
             continue
         total = torch.tensor(2**mesh.rank)
         dist.all_reduce(total, group=group)
-        found[name] = int(total)
-    (folder / f"{mesh.rank}.json").write_text(json.dumps(found))
+        totals[name] = int(total)
+    (folder / f"{mesh.rank}.json").write_text(json.dumps(totals))
     return 0
 
 
 @pytest.mark.parametrize(
-    ("world", "model_parallel", "places", "data", "model"),
+    ("world", "model_parallel", "all_coordinates", "data", "model"),
     [
         (4, "auto", [[0, 2, 0, 2], [0, 2, 1, 2], [1, 2, 0, 2], [1, 2, 1, 2]], [5, 10, 5, 10], [3, 3, 12, 12]),
         (3, "auto", [[0, 3, 0, 1], [1, 3, 0, 1], [2, 3, 0, 1]], [7] * 3, [None] * 3),
@@ -71,15 +71,15 @@ def sums(folder: Path, model_parallel: str) -> int:
 def test_groups_join_towers_pairs_and_all(
     world: int,
     model_parallel: str,
-    places: list[list[int]],
+    all_coordinates: list[list[int]],
     data: list[int],
     model: list[int | None],
     tmp_path: Path,
 ) -> None:
     ranks = start(tmp_path, world, sums, tmp_path, model_parallel)
     assert ranks.wait() == [0] * world, ranks.text()
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
-    assert [item["place"] for item in found] == places
-    assert [item["data_group"] for item in found] == data
-    assert [item["model_group"] for item in found] == [item["exchange_group"] for item in found] == model
-    assert [item["control_group"] for item in found] == [2**world - 1] * world
+    totals = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
+    assert [item["coordinates"] for item in totals] == all_coordinates
+    assert [item["data_group"] for item in totals] == data
+    assert [item["model_group"] for item in totals] == [item["exchange_group"] for item in totals] == model
+    assert [item["control_group"] for item in totals] == [2**world - 1] * world

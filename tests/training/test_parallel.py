@@ -34,14 +34,14 @@ def train_steps(out: Path, model_parallel: str, accumulate: int, *, compiled: bo
     for size in BATCHES:
         passes = min(accumulate, size)
         config = TrainConfig(
-            shards=out, run=out, recipe="paper", seed=SEED, batch_size=size, accumulate=passes, compile=compiled
+            shards=out, run_dir=out, recipe="paper", seed=SEED, batch_size=size, accumulate=passes, compile=compiled
         )
         network = ParallelNetwork(CONFIG, config, mesh)
         network.distribute()
         begin, end = ((mesh.data_rank + side) * size // mesh.data_world for side in (0, 1))
         sums = []
         for step in range(STEPS):
-            images, labels, ids = (whole[begin:end] for whole in batch(step, size))
+            images, labels, ids = (values[begin:end] for values in batch(step, size))
             total = network.step(images, labels, ids, step=step, samples=size)
             if mesh.data_group is not None:
                 torch.distributed.all_reduce(total, group=mesh.data_group)
@@ -104,23 +104,23 @@ def test_any_ranks_and_passes_make_the_same_steps(
             assert torch.allclose(velocities[name], right_velocities[name], rtol=1e-9, atol=1e-12), name
 
 
-def compiled_steps(out: Path, way: str) -> int:
+def compiled_steps(out: Path, part: str) -> int:
     """`train_steps` with the response norms compiled, as on a GPU, or the whole network, as by --compile."""
-    if way == "norms":
+    if part == "norms":
         response_norm.implementation = lambda _device: "compiled"
         response_norm._compiled = functools.cache(functools.partial(torch.compile, backend="eager", dynamic=True))
-    elif way == "network":
+    elif part == "network":
         torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="eager")  # type: ignore[method-assign, assignment]
-    return train_steps(out, "1", 1, compiled=way == "network")
+    return train_steps(out, "1", 1, compiled=part == "network")
 
 
-@pytest.mark.parametrize("way", ["norms", "network"])
+@pytest.mark.parametrize("part", ["norms", "network"])
 def test_compiled_inside_ddp_makes_the_same_steps(
-    way: str, expected: list[tuple[torch.Tensor, ...]], tmp_path: Path
+    part: str, expected: list[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:
     """Dynamo sees the DDP forward around what it compiles, and leaves it whole."""
     out = tmp_path / "results.pt"
-    ranks = start(tmp_path, 2, compiled_steps, out, way)
+    ranks = start(tmp_path, 2, compiled_steps, out, part)
     assert ranks.wait() == [0, 0], ranks.text()
     results = torch.load(out)
     assert len(results) == len(BATCHES)

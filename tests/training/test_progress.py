@@ -22,13 +22,20 @@ from training.step import set_up_torch
     ("seconds", "words"),
     [(4.6, "about 5 seconds"), (89, "about 89 seconds"), (90, "about 2 minutes"), (5400, "about 1.5 hours")],
 )
-def test_durations_are_told_in_fitting_units(seconds: float, words: str) -> None:
+def test_durations_have_fitting_units(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
 def queued(number: int, loss: float) -> Step:
     totals = torch.tensor([4 * loss, 2.0, 1.0], dtype=torch.float64)
     return Step(step=number, epoch=0, samples=4, rate=0.01, wait_seconds=0.0, totals=totals)
+
+
+def report_next(progress: Progress, flush: bool = False) -> None:
+    """Report the step that is ready, as a trainer of one rank does."""
+    step = progress.pop_ready(flush)
+    if step is not None:
+        progress.report(step, progress.own_sums(step))
 
 
 def logged(run: Path) -> list[float]:
@@ -39,22 +46,22 @@ def test_on_a_gpu_a_step_is_read_when_the_next_has_been_queued(tmp_path: Path, m
     """With one step of lag the log never waits for the GPU; a flush reads what is left."""
     mesh = Mesh(device=torch.device("cuda"))
     folder = RunFolder(tmp_path, 0, 0)
-    progress = Progress(mesh, Control(mesh), folder, 0, 9, 1)
+    progress = Progress(mesh, folder, 0, 9, 1)
     monkeypatch.setattr("training.progress.memory_bytes", lambda _device: 0)
     for number, known in ((1, []), (2, [1.0]), (3, [1.0, 2.0])):
-        progress.note(queued(number, float(number)))
-        progress.sync_step(stop=False, save=False)
+        progress.add(queued(number, float(number)))
+        report_next(progress)
         assert logged(tmp_path) == known
-    progress.sync_step(stop=False, save=False, flush=True)
+    report_next(progress, flush=True)
     assert logged(tmp_path) == [1.0, 2.0, 3.0]
-    progress.note(queued(4, float("nan")))
+    progress.add(queued(4, float("nan")))
     with pytest.raises(NotFiniteError, match="the loss of step 4 is nan"):
-        progress.sync_step(stop=False, save=False, flush=True)
+        report_next(progress, flush=True)
     progress.close()
     folder.close()
 
 
-def test_remaining_time_is_told_once_it_is_known(
+def test_remaining_time_is_logged_once_it_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = iter(range(0, 1000, 10))
@@ -62,18 +69,18 @@ def test_remaining_time_is_told_once_it_is_known(
     monkeypatch.setattr("training.progress.STEPS_BEFORE_ESTIMATE", 3)
     mesh = Mesh()
     folder = RunFolder(tmp_path, 0, 0)
-    progress = Progress(mesh, Control(mesh), folder, 0, 1004, 1)
+    progress = Progress(mesh, folder, 0, 1004, 1)
     with caplog.at_level(logging.INFO):
         for number in range(1, 9):
-            progress.note(queued(number, 1.0))
-            progress.sync_step(stop=False, save=False)
+            progress.add(queued(number, 1.0))
+            report_next(progress)
     progress.close()
     folder.close()
-    told = [record.getMessage() for record in caplog.records if "remaining" in record.getMessage()]
-    assert len(told) == 1 and "for the remaining 1,000 steps" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "remaining" in record.getMessage()]
+    assert len(messages) == 1 and "for the remaining 1,000 steps" in messages[0]
 
 
-@pytest.mark.parametrize(("age_minutes", "rank", "due"), [(9.9, 0, False), (10.1, 0, True), (10.1, 1, False)])
+@pytest.mark.parametrize(("age_minutes", "rank", "is_due"), [(9.9, 0, False), (10.1, 0, True), (10.1, 1, False)])
 def test_only_the_clock_of_rank_0_makes_a_checkpoint_due(age_minutes: float, rank: int, is_due: bool) -> None:
     mesh = Mesh(rank=rank, world=2)
     network = type("Network", (), {"mesh": mesh})()

@@ -40,7 +40,7 @@ def learned(run: Path) -> list[tuple[Any, ...]]:
 
 
 def assert_same_state(one: Path, other: Path) -> None:
-    """The checkpoints hold the same bits: weights, velocities, schedule and place."""
+    """The checkpoints hold the same bits: weights, velocities, schedule and state."""
     first, second = load_checkpoint(one), load_checkpoint(other)
     compared = 0
     for part in ("model", "optimizer"):
@@ -53,46 +53,35 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uncut_run(arguments: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process that never stopped."""
-    run = tmp_path_factory.mktemp("whole") / "run"
+    run = tmp_path_factory.mktemp("uncut_run") / "run"
     torch.set_num_threads(1)
     assert main(arguments(run)) == 0
     return run
 
 
 def test_run_stopped_after_every_step_ends_in_the_same_bits(
-    whole: Path, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uncut_run: Path, arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, starts = tmp_path / "run", 0
-    note = Progress.note
+    add = Progress.add
 
-    def note_and_stop(self: Progress, step: Step) -> None:
-        note(self, step)
+    def add_and_stop(self: Progress, step: Step) -> None:
+        add(self, step)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Progress, "note", note_and_stop)
+    monkeypatch.setattr(Progress, "add", add_and_stop)
     steps = []
     while not steps or steps[-1] < 2 * STEPS_PER_EPOCH:
-        assert (
-            main(
-                arguments(
-                    run,
-                )
-            )
-            == 0
-        )
+        assert main(arguments(run)) == 0
         steps.append(load_checkpoint(run / LAST)["step"])
         starts += 1
         assert starts <= 20
     assert steps[:4] == [1, 2, 3, 4]
-    main(
-        arguments(
-            run,
-        )
-    )
-    assert_same_state(whole / LAST, run / LAST)
-    assert learned(run) == learned(whole)
+    main(arguments(run))
+    assert_same_state(uncut_run / LAST, run / LAST)
+    assert learned(run) == learned(uncut_run)
     assert [line["step"] for line in lines(run) if "loss" in line] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
 
 
@@ -107,18 +96,10 @@ def test_ranks_stopped_by_a_signal_to_one_of_them_end_in_the_same_bits(
         tmp_path / "cut", world, train_and_signal, arguments(tmp_path / "cut", *options), world - 1, 3, signal.SIGUSR1
     )
     assert stopped.wait() == [0] * world, stopped.text()
-    assert "--resume auto" in stopped.text().splitlines()[-1]
+    assert "the same command goes on from there" in stopped.text().splitlines()[-1]
     assert load_checkpoint(tmp_path / "cut" / LAST)["step"] == 3
     assert json.loads((tmp_path / "cut" / "stopped").read_text())["step"] == 3
-    resumed = start(
-        tmp_path / "on",
-        world,
-        train,
-        arguments(
-            tmp_path / "cut",
-            *options,
-        ),
-    )
+    resumed = start(tmp_path / "on", world, train, arguments(tmp_path / "cut", *options))
     assert resumed.wait() == [0] * world, resumed.text()
     assert uncut.wait() == [0] * world, uncut.text()
     assert_same_state(tmp_path / "uncut" / LAST, tmp_path / "cut" / LAST)
@@ -137,15 +118,7 @@ def test_other_ranks_go_on_with_the_same_batches(arguments: Arguments, tmp_path:
     alone = start(tmp_path / "1", 1, train_in_float64, arguments(one, *options))
     pairs = start(tmp_path / "4", 4, train_in_float64, arguments(many, *options, "--max-steps", "6"))
     assert pairs.wait() == [0] * 4, pairs.text()
-    three = start(
-        tmp_path / "3",
-        3,
-        train_in_float64,
-        arguments(
-            many,
-            *options,
-        ),
-    )
+    three = start(tmp_path / "3", 3, train_in_float64, arguments(many, *options))
     assert three.wait() == [0] * 3, three.text()
     assert alone.wait() == [0], alone.text()
     ours, expected = lines(many), lines(one)
@@ -160,7 +133,7 @@ def test_other_ranks_go_on_with_the_same_batches(arguments: Arguments, tmp_path:
 
 
 def test_killed_run_loses_only_what_came_after_its_checkpoint(
-    whole: Path, arguments: Arguments, tmp_path: Path
+    uncut_run: Path, arguments: Arguments, tmp_path: Path
 ) -> None:
     """--checkpoint-minutes 0 saves before each step: of a run killed in step 8, step 7 is there."""
     run = tmp_path / "run"
@@ -169,16 +142,9 @@ def test_killed_run_loses_only_what_came_after_its_checkpoint(
     assert load_checkpoint(run / LAST)["step"] == 7
     with (run / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 8, "epoch": 1, "loss": 1.0}\n{"step": 9, "ep')  # as a kill leaves them
-    assert (
-        main(
-            arguments(
-                run,
-            )
-        )
-        == 0
-    )
-    assert_same_state(whole / LAST, run / LAST)
-    assert learned(run) == learned(whole)
+    assert main(arguments(run)) == 0
+    assert_same_state(uncut_run / LAST, run / LAST)
+    assert learned(run) == learned(uncut_run)
 
 
 def kill_before_last(arguments: list[str]) -> int:
@@ -196,7 +162,7 @@ def kill_before_last(arguments: list[str]) -> int:
 
 @pytest.mark.parametrize("minutes", ["0", "10"])
 def test_best_is_never_behind_last_after_a_kill(
-    minutes: str, whole: Path, arguments: Arguments, tmp_path: Path
+    minutes: str, uncut_run: Path, arguments: Arguments, tmp_path: Path
 ) -> None:
     """Killed between the two, the run has the best.pt of the new state, and last.pt at most that of the one before."""
     run = tmp_path / "run"
@@ -208,22 +174,15 @@ def test_best_is_never_behind_last_after_a_kill(
     before = best.read_bytes()
     assert main(arguments(run, "--checkpoint-minutes", "0", "--max-steps", "5")) == 0
     assert len(before) == best.stat().st_size and load_checkpoint(best)["epoch"] == 1
-    assert (
-        main(
-            arguments(
-                run,
-            )
-        )
-        == 0
-    )
-    assert_same_state(whole / LAST, run / LAST)
-    assert_same_state(whole / "checkpoints" / "best.pt", best)
-    assert learned(run) == learned(whole)
+    assert main(arguments(run)) == 0
+    assert_same_state(uncut_run / LAST, run / LAST)
+    assert_same_state(uncut_run / "checkpoints" / "best.pt", best)
+    assert learned(run) == learned(uncut_run)
     assert not list(run.rglob("*.part"))
 
 
 def test_last_checkpoint_that_another_takes_the_place_of_is_kept(
-    whole: Path, arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    uncut_run: Path, arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--resume-from an older one keeps the newer last.pt as replaced.pt, and --resume-from that brings it back."""
     run = tmp_path / "run"
@@ -232,19 +191,19 @@ def test_last_checkpoint_that_another_takes_the_place_of_is_kept(
     newest, older = last.read_bytes(), (run / "checkpoints" / "previous.pt").read_bytes()
     for source, expected in (("previous.pt", newest), ("replaced.pt", older)):
         options = ("--resume-from", str(run / "checkpoints" / source), "--max-steps", "1")
-        taken = (run / "checkpoints" / source).read_bytes()
+        source_bytes = (run / "checkpoints" / source).read_bytes()
         assert main(arguments(run, *options, "--checkpoint-minutes", "100")) == 0
         assert replaced.read_bytes() == expected
-        assert load_checkpoint(last)["step"] == (5 if taken == older else 6)
-        last.write_bytes(taken)
+        assert load_checkpoint(last)["step"] == (5 if source_bytes == older else 6)
+        last.write_bytes(source_bytes)
     capsys.readouterr()
 
 
 def test_other_recipe_or_data_is_refused_with_the_difference(
-    whole: Path, arguments: Arguments, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    uncut_run: Path, arguments: Arguments, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (whole / LAST).read_bytes()
-    changed = arguments(whole, "--seed", "7", "--recipe", "paper")
+    before = (uncut_run / LAST).read_bytes()
+    changed = arguments(uncut_run, "--seed", "7", "--recipe", "paper")
     assert main(changed) == 1
     message = capsys.readouterr().err
     assert "--seed was 0, is 7" in message and "--recipe was original, is paper" in message
@@ -252,9 +211,7 @@ def test_other_recipe_or_data_is_refused_with_the_difference(
     assert (
         main(
             [
-                *arguments(
-                    whole,
-                ),
+                *arguments(uncut_run),
                 "--shards",
                 str(other),
             ]
@@ -263,49 +220,26 @@ def test_other_recipe_or_data_is_refused_with_the_difference(
     )
     message = capsys.readouterr().err
     assert "20 images in 3 classes" in message and "now 21 in 3" in message
-    assert (whole / LAST).read_bytes() == before
-
-
-def test_run_with_checkpoints_is_not_overwritten(
-    whole: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
-    assert main(arguments(whole)) == 1
-    assert "--resume auto" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
+    assert (uncut_run / LAST).read_bytes() == before
 
 
 def test_torn_checkpoint_is_named_and_the_previous_one_used_only_when_asked(
-    arguments: Arguments, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Arguments, uncut_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert main(arguments(run, "--max-steps", "6")) == 0  # saved after the first epoch, and at the end
     last, previous = run / LAST, run / "checkpoints" / "previous.pt"
     assert load_checkpoint(previous)["step"] == STEPS_PER_EPOCH
     last.write_bytes(last.read_bytes()[:-500])
-    assert (
-        main(
-            arguments(
-                run,
-            )
-        )
-        == 1
-    )
+    assert main(arguments(run)) == 1
     message = capsys.readouterr().err
     assert str(last) in message and f"--resume-from {previous}" in message
     assert main(arguments(run, "--resume-from", str(previous), "--max-steps", "6")) == 0
     assert load_checkpoint(last)["step"] == 6
     assert load_checkpoint(previous)["step"] == STEPS_PER_EPOCH  # the torn file took nobody's place
-    assert (
-        main(
-            arguments(
-                run,
-            )
-        )
-        == 0
-    )
-    assert_same_state(whole / LAST, last)
-    assert learned(run) == learned(whole)
+    assert main(arguments(run)) == 0
+    assert_same_state(uncut_run / LAST, last)
+    assert learned(run) == learned(uncut_run)
 
 
 def test_schedule_and_best_error_go_on_from_their_state(arguments: Arguments, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder: metrics cut back, events, config, and what is refused."""
+"""A run's folder: metrics cut back, events, config."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model.checkpoint import load_checkpoint
 from tests.training.conftest import BATCH, IMAGES, STEPS_PER_EPOCH, VALIDATED, Arguments
 from train import main
-from training import checkpoints as state
-from training.run_folder import RunError, RunFolder, cut_back, refuse_to_overwrite
+from training import checkpoints
+from training.run_folder import RunFolder, cut_back
 
 
 def step(number: int, epoch: int) -> str:
@@ -25,7 +25,7 @@ LINES = [step(1, 0), step(2, 0), validation(2, 0), step(3, 1), step(4, 1), valid
 
 
 @pytest.mark.parametrize(
-    ("at_step", "at_epoch", "kept"),
+    ("at_step", "at_epoch", "lines"),
     [
         (0, 0, []),  # started anew
         (1, 0, LINES[:1]),
@@ -37,11 +37,11 @@ LINES = [step(1, 0), step(2, 0), validation(2, 0), step(3, 1), step(4, 1), valid
         (9, 9, LINES[:6]),  # the torn line never stays
     ],
 )
-def test_metrics_are_cut_back_to_the_checkpoint(at_step: int, at_epoch: int, kept: list[str], tmp_path: Path) -> None:
+def test_metrics_are_cut_back_to_the_checkpoint(at_step: int, at_epoch: int, lines: list[str], tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("\n".join(LINES))
     cut_back(metrics, at_step, at_epoch)
-    assert metrics.read_text() == "".join(line + "\n" for line in kept)
+    assert metrics.read_text() == "".join(line + "\n" for line in lines)
 
 
 def test_events_hold_each_step_once_after_going_on(tmp_path: Path) -> None:
@@ -56,22 +56,12 @@ def test_events_hold_each_step_once_after_going_on(tmp_path: Path) -> None:
     assert [(item.step, item.value) for item in events.Scalars("validation/top1_error")] == [(3, pytest.approx(0.1))]
 
 
-def test_folder_with_checkpoints_is_refused_unless_gone_on_with(tmp_path: Path) -> None:
-    refuse_to_overwrite(tmp_path / "new", resuming=False)
-    refuse_to_overwrite(tmp_path, resuming=False)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"")
-    refuse_to_overwrite(tmp_path, resuming=True)
-    with pytest.raises(RunError, match=r"holds a run already .*--resume auto"):
-        refuse_to_overwrite(tmp_path, resuming=False)
-
-
 def test_run_writes_config_metrics_events_and_checkpoints(
     arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert main(arguments(run, "--log-every", "2", "--keep-every", "1", "--recipe", "paper")) == 0
-    said = capsys.readouterr().err
+    log = capsys.readouterr().err
     for expected in (
         "1 process on CPU, 1 threads",
         "AlexNet, recipe paper, width 0.0625, 225,515 parameters, 3 classes",
@@ -80,12 +70,12 @@ def test_run_writes_config_metrics_events_and_checkpoints(
         "epoch 1: validation loss",
         "done after step 10",
     ):
-        assert expected in said
-    assert "images/s, data wait" in said and "loss" in said and "error" in said
+        assert expected in log
+    assert "images/s, data wait" in log and "loss" in log and "error" in log
     config = json.loads((run / "config.json").read_text())
-    assert set(config) == {"train", "data", "model", "versions", "data_set"}
-    assert config["train"]["recipe"] == config["data"]["recipe"] == config["model"]["recipe"] == "paper"
-    assert config["data_set"]["samples"] == IMAGES and len(config["data_set"]["classes"]) == 3
+    assert set(config) == {"train_config", "data_config", "model_config", "versions", "dataset"}
+    assert {config[part]["recipe"] for part in ("train_config", "data_config", "model_config")} == {"paper"}
+    assert config["dataset"]["samples"] == IMAGES and len(config["dataset"]["classes"]) == 3
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
     assert set(lines[0]) == {
@@ -112,9 +102,9 @@ def test_metrics_are_on_the_disk_before_a_checkpoint_says_that_their_steps_are_d
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     happened: list[str] = []
-    sync, save = RunFolder.sync, state.save_checkpoint
+    sync, save = RunFolder.sync, checkpoints.save_checkpoint
     monkeypatch.setattr(RunFolder, "sync", lambda self: (happened.append("sync"), sync(self)))
-    monkeypatch.setattr(state, "save_checkpoint", lambda *all: (happened.append("save"), save(*all)))
+    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda *all: (happened.append("save"), save(*all)))
     assert main(arguments(tmp_path / "run")) == 0
     assert happened == ["sync", "save"] * 2
 

@@ -16,10 +16,11 @@ from tests.training.conftest import STEPS_PER_EPOCH, Arguments
 from tests.training.ranks import start, train, train_and_signal
 from train import main
 from training.checkpoints import CheckpointManager, TrainState
-from training.collectives import Control, LostRankError, StopSignals, noticing_lost_ranks
+from training.collectives import Control, LostRankError, noticing_lost_ranks
 from training.config import TrainConfig
 from training.mesh import make_mesh
 from training.progress import Progress, Step
+from training.signals import StopSignals
 from training.step import ParallelNetwork
 
 MINUTE = 60.0
@@ -74,21 +75,21 @@ def test_rank_that_dies_or_hangs_stops_the_other_with_an_error(
     ranks.wait()
     message = ranks.text().splitlines()[-1]
     assert message.startswith("error on process 0: another process is gone or does not answer")
-    assert message.endswith(f"--run {tmp_path / 'run'} --resume auto")
+    assert message.endswith("; give the same command again to go on")
     assert "Traceback" not in ranks.text()
 
 
-def test_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(
+def test_loss_that_is_not_finite_stops_with_step_and_last_valid_checkpoint(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(model.schedule, "PAPER_RATE", 1e12)
     run = tmp_path / "run"
     assert main(arguments(run, "--recipe", "paper", "--checkpoint-minutes", "0")) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    found = re.search(r"the loss of step (\d+) is (nan|inf); the last good checkpoint is (.*)", message)
-    assert found and found[3] == str(run / "checkpoints" / "last.pt")
+    match = re.search(r"the loss of step (\d+) is (nan|inf); the last valid checkpoint is (.*)", message)
+    assert match and match[3] == str(run / "checkpoints" / "last.pt")
     state = load_checkpoint(run / "checkpoints" / "last.pt")
-    assert state["step"] < int(found[1])
+    assert state["step"] < int(match[1])
     assert len(state["model"]) == 16
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
 
@@ -139,14 +140,14 @@ def test_slow_save_is_no_lost_rank(tmp_path: Path) -> None:
 
 def fill_disk(arguments: list[str], after: int) -> int:
     """A training in which no file may grow beyond 100 kB after a step: what a full disk does to a checkpoint."""
-    note = Progress.note
+    add = Progress.add
 
-    def note_and_fill(self: Progress, step: Step) -> None:
-        note(self, step)
+    def add_and_fill(self: Progress, step: Step) -> None:
+        add(self, step)
         if step.step == after:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
-    Progress.note = note_and_fill  # type: ignore[method-assign]
+    Progress.add = add_and_fill  # type: ignore[method-assign]
     return train(arguments)
 
 

@@ -23,21 +23,21 @@ sys.path[0] = {str(ROOT)!r}
 import train
 from training.progress import Progress
 from training.signals import StopSignals
-note, restarted = Progress.note, os.path.exists("killed")
-def note_and_signal(self, step):
-    note(self, step)
+add, restarted = Progress.add, os.path.exists("killed")
+def add_and_signal(self, step):
+    add(self, step)
     if not restarted and step.step == 3 and os.environ["RANK"] == "1":
         open("killed", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     if restarted and step.step == 6 and os.environ["RANK"] == "0":
         os.kill(int(os.environ["SRUN_PID"]), signal.SIGUSR1)
         assert arrived.wait(60)
-Progress.note = note_and_signal
-hear, arrived = StopSignals._note, threading.Event()
-def hear_and_tell(self, number, frame):
-    hear(self, number, frame)
+Progress.add = add_and_signal
+receive, arrived = StopSignals.receive, threading.Event()
+def receive_and_set(self, number, frame):
+    receive(self, number, frame)
     arrived.set()
-StopSignals._note = hear_and_tell
+StopSignals.receive = receive_and_set
 sys.exit(train.main())
 """
 # srun: two nodes on this machine; a signal goes to both, as from Slurm, and the worse exit status comes back.
@@ -77,9 +77,9 @@ def cluster(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_NUM_NODES": "2",
         "PROCESSES_PER_NODE": "1",
     }
-    mine = {"TORCHRUN": f"{sys.executable} -m torch.distributed.run", "NOTES": str(tmp_path / "notes")}
+    commands = {"TORCHRUN": f"{sys.executable} -m torch.distributed.run", "NOTES": str(tmp_path / "notes")}
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    return os.environ | job | mine | {"PATH": path, "OMP_NUM_THREADS": "1"}
+    return os.environ | job | commands | {"PATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def test_slurm_job_survives_a_dead_rank_saves_on_a_signal_and_is_requeued(
@@ -103,14 +103,7 @@ def test_slurm_job_survives_a_dead_rank_saves_on_a_signal_and_is_requeued(
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 6
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if "rate" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert (
-        main(
-            arguments(
-                run,
-            )
-        )
-        == 0
-    )
+    assert main(arguments(run)) == 0
     assert not (run / "stopped").exists()
 
 
@@ -125,34 +118,43 @@ def test_failed_slurm_job_is_not_requeued(cluster: dict[str, str], tmp_path: Pat
     assert usage.returncode == 2 and b"SHARDS RUN" in usage.stderr
 
 
-def test_restart_by_torchrun_does_not_take_up_another_run(arguments: Arguments, tmp_path: Path) -> None:
-    """What the first start refuses, the second one refuses too, even with the same id as the torchrun of before."""
-    (tmp_path / "train.py").write_text(f"import sys; sys.path[0] = {str(ROOT)!r}; import train; sys.exit(train.main())")
-    run = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    launch += ["--rdzv-id=same", "--nproc-per-node=1", "--max-restarts=1", "--", "train.py"]
+TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
+LAUNCH = [TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+
+
+def torchrun(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A command of torchrun, as typed, to its end."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    statuses, files = [], []
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+
+
+def test_command_as_the_readme_types_it_trains_and_goes_on(arguments: Arguments, tmp_path: Path) -> None:
+    """Options of train.py after its name reach train.py, without `--`; the same command goes on; other ones do not."""
+    run = tmp_path / "run"
     for steps in ("1", "2"):
-        command = [*launch, *arguments(run, "--max-steps", steps)]
-        job = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
-        statuses.append(job.returncode)
-        files.append({path: path.read_bytes() for path in run.rglob("*") if path.is_file()})
-    assert statuses == [0, 1], job.stderr
-    assert job.stderr.count("holds a run already") == 2
-    assert files[0] == files[1]
-    assert len(json.loads((run / "torchrun.json").read_text())) == 1
+        job = torchrun([*LAUNCH, "train.py", *arguments(run, "--max-steps", steps)], ROOT)
+        assert job.returncode == 0, job.stderr
+    assert "going on after step 1" in job.stderr and "done after step 2" in job.stderr
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    job = torchrun([*LAUNCH, "--max-restarts", "1", "train.py", *arguments(run, "--seed", "7")], ROOT)
+    assert job.returncode == 1
+    assert job.stderr.count("--seed was 0, is 7") >= 2  # by the start and by the restart
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_restart_by_torchrun_goes_on_by_itself(arguments: Arguments, tmp_path: Path) -> None:
-    """One node, two processes, one killed: without --resume the second start takes up the checkpoint of the first."""
+    """One node, two processes, one killed: the second start goes on from the checkpoint of the first.
+
+    With --resume-from too: the restart does not go back to that file.
+    """
     (tmp_path / "train.py").write_text(TRAIN.replace("step.step == 6", "False"))
-    run = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    command = [*launch, "--", "train.py", *arguments(run, "--checkpoint-minutes", "0")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    job = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    run, options = tmp_path / "run", ("--checkpoint-minutes", "0")
+    assert main(arguments(tmp_path / "first", "--max-steps", "1")) == 0
+    begin = ("--resume-from", str(tmp_path / "first" / "checkpoints" / "last.pt"))
+    command = [*LAUNCH, "--max-restarts", "1", "train.py", *arguments(run, *options, *begin)]
+    job = torchrun(command, tmp_path)
     assert job.returncode == 0, job.stderr
-    assert "going on after step 2" in job.stderr and "done after step 10" in job.stderr
+    assert "going on after step 1 " in job.stderr
+    assert "going on after step 2 " in job.stderr and "done after step 10" in job.stderr
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "rate" in line] == list(range(1, 11))
+    assert [line["step"] for line in lines if "rate" in line] == list(range(2, 11))
