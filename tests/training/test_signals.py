@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import model.schedule
-from model import ModelConfig
+from model import ModelConfig, make_schedule
 from model.checkpoint import load_checkpoint
 from tests.training.conftest import STEPS_PER_EPOCH, Arguments
 from tests.training.ranks import start, train, train_and_signal
@@ -124,10 +124,16 @@ def save_slowly(folder: Path) -> int:
     control = Control(mesh)
     config = TrainConfig(shards=folder, run_dir=folder)
     network = ParallelNetwork(ModelConfig(recipe="paper", classes=8, width=1 / 32), config, mesh)
-    CheckpointManager._write = lambda *_args, **_names: threading.Event().wait(2.5)  # type: ignore[method-assign, assignment]
+    others = ("format", "statistics", "train_config", "data_config", "model_config", "dataset", "versions")
     checkpoints = CheckpointManager(
-        run_dir=folder, keep_every=0, constant={}, network=network, schedule=None, control=control  # type: ignore[arg-type]
-    )  # fmt: skip
+        run_dir=folder,
+        keep_every=0,
+        constant=dict.fromkeys(others),
+        network=network,
+        schedule=make_schedule("paper", 90),
+        control=control,
+        before_writing=lambda: threading.Event().wait(2.5) and None,
+    )
     torch.distributed.barrier()
     checkpoints.save(TrainState())
     return 0 if control.sum([1.0]) == [2.0] else 1
