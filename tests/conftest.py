@@ -1,6 +1,12 @@
-"""Pictures for the tests: real ImageNet-2010 photographs where they are, those of scikit-learn elsewhere."""
+"""Pictures for the tests (real photographs where they are, those of scikit-learn elsewhere), and who runs beside whom.
 
+`make test` runs several tests at once (pytest-xdist). A test marked `alone` measures time or memory: it waits until the
+others have ended, and they wait for it.
+"""
+
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +52,24 @@ def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips, visibly, the tests marked `gpu` on a machine that has none."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+    """Skips, visibly, the tests marked `gpu` where there is none; tests marked `alone` go to one worker, in a row."""
+    no_gpu = pytest.mark.skip(reason="no NVIDIA GPU on this machine")
+    gpu_is_here = torch.cuda.is_available()
+    for item in items:
+        if item.get_closest_marker("gpu") and not gpu_is_here:
+            item.add_marker(no_gpu)
+        if item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Of the tests that run at once, many hold the lock together, or one that is marked `alone` holds it for itself."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    folder = item.config.cache.mkdir("locks")  # the same for all workers
+    with (folder / "queue").open("w") as queue, (folder / "running").open("w") as running:
+        fcntl.flock(queue, fcntl.LOCK_EX)  # who waits for the others lets nobody pass
+        fcntl.flock(running, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        return (yield)

@@ -1,5 +1,7 @@
 """Ranks for tests: real processes, as torchrun starts them, but forked from a server that has imported torch once."""
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -22,10 +24,17 @@ _server.set_forkserver_preload(
 )
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_ports = itertools.count(21000 + 500 * WORKER)  # below those that the kernel gives away; each worker has its own
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that no other test asks for, in this process or beside it."""
+    for port in _ports:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 @dataclass
