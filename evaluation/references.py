@@ -1,7 +1,7 @@
-"""The published errors that a run is judged by, and which of them belong to a class table.
+"""The published errors that a run is judged by, what each part is said to be worth, and whose class table is whose.
 
-Figures: the logs of the original program (github computerhistory/AlexNet-Source-Code; its net #145 on ILSVRC-2010 is
-Krizhevsky 2012, Table 1) and the README of github AsteroidHunter/replicatingAlexNet ("the seed").
+Figures: the notes in the original program's layer files (github computerhistory/AlexNet-Source-Code; its net #145 on
+ILSVRC-2010 is Krizhevsky 2012, Table 1) and the README of github AsteroidHunter/replicatingAlexNet ("the seed").
 """
 
 import csv
@@ -80,6 +80,14 @@ REFERENCES = (
         log_loss=1.725738,
     ),
     Reference(
+        run="original #147 (pooling without overlap)",
+        challenge="ILSVRC-2012",
+        split="val",
+        top1_error=0.41058,
+        top5_error=0.18510,
+        log_loss=1.757644,
+    ),
+    Reference(
         run="original #148 (no normalization layers)",
         challenge="ILSVRC-2012",
         split="val",
@@ -88,6 +96,66 @@ REFERENCES = (
         log_loss=1.822358,
     ),
 )
+
+# Krizhevsky 2012, Table 2: the mean of several networks' softmax outputs.
+AVERAGES = (
+    Reference(
+        run="paper, five networks averaged",
+        challenge="ILSVRC-2012",
+        split="val",
+        top1_error=0.381,
+        top5_error=0.164,
+    ),
+    Reference(
+        run="paper, seven networks averaged, two of them pre-trained on the Fall 2011 release",
+        challenge="ILSVRC-2012",
+        split="val",
+        top1_error=0.367,
+        top5_error=0.154,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartWorth:
+    """By how much the error grows without a part, as fractions of 1; None where no figure was published.
+
+    part: its name for `train.py --ablate`. approximate: whether the source says "about" or "over".
+    """
+
+    part: str
+    source: str
+    top1: float | None = None
+    top5: float | None = None
+    approximate: bool = False
+
+
+_MIDDLE_LAYERS = "Krizhevsky 2012 §7: any of the middle layers, about 2 points"
+PART_WORTHS = (
+    PartWorth(part="norms", top1=0.014, top5=0.012, source="Krizhevsky 2012 §3.3"),
+    PartWorth(part="norms", top1=0.01370, top5=0.01152, source="layer-params-148.cfg less -145.cfg, ILSVRC-2012 val"),
+    PartWorth(part="overlap", top1=0.004, top5=0.003, source="Krizhevsky 2012 §3.4"),
+    PartWorth(part="overlap", top1=0.00394, top5=0.00300, source="layer-params-147.cfg less -145.cfg, ILSVRC-2012 val"),
+    PartWorth(part="columns", top1=0.017, top5=0.012, source="Krizhevsky 2012 §3.2"),
+    PartWorth(
+        part="columns",
+        top1=0.01695,
+        top5=0.01230,
+        source="layer-params-145-half.cfg less -145-2010.cfg, ILSVRC-2010 test",
+    ),
+    PartWorth(part="color", top1=0.01, approximate=True, source="Krizhevsky 2012 §4.1: over 1 point"),
+    PartWorth(part="crops", source="Krizhevsky 2012 §4.1: substantial overfitting without them"),
+    PartWorth(part="dropout", source="Krizhevsky 2012 §4.2: substantial overfitting without it"),
+    *(
+        PartWorth(part=layer, top1=0.02, approximate=True, source=_MIDDLE_LAYERS)
+        for layer in ("conv3", "conv4", "conv5")
+    ),
+)
+
+
+def worth_of(part: str) -> list[PartWorth]:
+    """What the sources say about a part, the paper first; none for a name that they do not know."""
+    return [worth for worth in PART_WORTHS if worth.part == part]
 
 
 def challenge_of(classes: Iterable[tuple[int, str | None, str | None]]) -> str | None:

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from evaluation.references import REFERENCES, challenge_of, published_curve, reference_note, references_for
+from evaluation.references import (
+    AVERAGES,
+    PART_WORTHS,
+    REFERENCES,
+    challenge_of,
+    published_curve,
+    reference_note,
+    references_for,
+    worth_of,
+)
+from training.config import ABLATIONS
 
 
 def test_ilsvrc_2010_is_known_by_its_wnids(imagenet2010: Path) -> None:
@@ -31,7 +41,7 @@ def test_other_classes_have_no_challenge() -> None:
     [
         ("ILSVRC-2010", "test", ("original #145-2010 (the paper's Table 1)", 0.37473, 0.16999), 3),
         ("ILSVRC-2010", "val", ("seed (replicatingAlexNet, mean of logits)", 0.4025, 0.1968), 3),
-        ("ILSVRC-2012", "val", ("original #145", 0.40664, 0.18210), 3),
+        ("ILSVRC-2012", "val", ("original #145", 0.40664, 0.18210), 4),
     ],
 )
 def test_references_of_the_same_split_stand_first(challenge: str, split: str, first: tuple, count: int) -> None:
@@ -79,3 +89,31 @@ def test_the_published_curve_is_the_seeds_log(imagenet2010: Path) -> None:
         np.testing.assert_allclose(curve[name], values, atol=1e-5, err_msg=name)
     assert np.isnan(curve["images_per_second"][0])
     assert np.nanmean(curve["images_per_second"]) == pytest.approx(960, abs=5)  # "about 960 images/s"
+
+
+def test_every_ablation_has_what_the_sources_say() -> None:
+    assert {worth.part for worth in PART_WORTHS} == set(ABLATIONS)
+    assert all(worth_of(part)[0].source.startswith("Krizhevsky 2012 §") for part in ABLATIONS)
+    assert worth_of("fc6") == []
+
+
+@pytest.mark.parametrize(
+    ("part", "without", "whole"),
+    [
+        ("norms", "original #148 (no normalization layers)", "original #145"),
+        ("overlap", "original #147 (pooling without overlap)", "original #145"),
+        ("columns", "original #145-half (one column)", "original #145-2010 (the paper's Table 1)"),
+    ],
+)
+def test_the_originals_notes_round_to_the_papers_points(part: str, without: str, whole: str) -> None:
+    errors = {reference.run: reference for reference in REFERENCES}
+    paper, noted = worth_of(part)
+    for name in ("top1", "top5"):
+        difference = getattr(errors[without], f"{name}_error") - getattr(errors[whole], f"{name}_error")
+        assert getattr(noted, name) == pytest.approx(difference, abs=1e-9)
+        assert round(difference, 3) == getattr(paper, name)
+
+
+def test_averages_are_better_than_any_single_network() -> None:
+    best = min(reference.top5_error for reference in REFERENCES if reference.challenge == "ILSVRC-2012")
+    assert [average.top5_error < best for average in AVERAGES] == [True, True]
