@@ -31,6 +31,8 @@ class DataConfig:
     """Training only: False takes the center crop, mirrored or not, with color noise."""
     noise_epochs: int | None = None
     """Training only: the number of epochs, from the first, with color noise; None means all."""
+    noise_again: tuple[int, int] | None = None
+    """Training only: the first of later epochs with color noise, and the first after them; None means no such."""
     views: int = 1
     """Evaluation only: 1 (center crop) or 10 (five crops, then the five mirrored, of each image in turn)."""
     window: int | None = None
@@ -73,7 +75,10 @@ class DataConfig:
 
     def has_noise(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) has color noise."""
-        return self.training and self.augment and (self.noise_epochs is None or epoch < self.noise_epochs)
+        if not (self.training and self.augment):
+            return False
+        again = self.noise_again is not None and epoch in range(*self.noise_again)
+        return self.noise_epochs is None or epoch < self.noise_epochs or again
 
 
 def _is_device(name: str) -> bool:

@@ -30,6 +30,17 @@ class TrainConfig:
     recipe: Literal["original", "paper"] = option("what differs between program and paper", "original", identity=True)
     width: float = option("scale of every layer's width", 1.0, identity=True)
     epochs: int = option("passes over the training images", 90, identity=True)
+    schedule: Literal["first", "second"] = option(
+        "recipe original: the rates of its 93 epochs, or of its 135, whose rate was raised again",
+        "first",
+        identity=True,
+    )
+    plateau: Literal["top1", "top5"] = option(
+        "recipe paper: the validation error that lowers the rate when it stops improving", "top1", identity=True
+    )
+    patience: int | None = option(
+        "recipe paper: epochs without an improvement that are borne; none: 8 in 90", None, identity=True
+    )
     max_steps: int | None = option("stop after so many steps in all", None)
     batch_size: int = option("images a step, over all processes", BASE_BATCH_SIZE, identity=True)
     accumulate: int = option("passes a step is divided into, where memory is short", 1)
@@ -62,7 +73,7 @@ class TrainConfig:
         for name, choices in _choices().items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{flag(name)} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("epochs", "max_steps", "batch_size", "accumulate", "window", "log_every", "threads"):
+        for name in ("epochs", "patience", "max_steps", "batch_size", "accumulate", "window", "log_every", "threads"):
             self._at_least(name, 1)
         for name in ("seed", "keep_every", "checkpoint_minutes"):
             self._at_least(name, 0)
@@ -74,7 +85,14 @@ class TrainConfig:
                 raise ValueError(f"{flag(name)} is at most {most}, got {getattr(self, name)}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
+        self._check_schedule()
         self._check_ablations()
+
+    def _check_schedule(self) -> None:
+        defaults = {item.name: item.default for item in fields(self)}
+        for name, recipe in (("schedule", "original"), ("plateau", "paper"), ("patience", "paper")):
+            if getattr(self, name) != defaults[name] and self.recipe != recipe:
+                raise ValueError(f"{flag(name)} belongs to --recipe {recipe}, got --recipe {self.recipe}")
 
     def _check_ablations(self) -> None:
         unknown = sorted(set(self.ablate).difference(ABLATIONS))

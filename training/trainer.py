@@ -164,7 +164,7 @@ class Trainer:
             error = figures["top1_error"]
             best = self.state.best is None or error < self.state.best
             self.state.best = error if best else self.state.best
-            self.schedule.observe(error)
+            self.schedule.observe(figures)
             self.progress.log_validation(self.state.step, self.state.epoch, figures)
         self.state.epoch += 1
         self.checkpoints.save(self.state, best=best, epoch_done=True)
@@ -194,6 +194,7 @@ def make_data_config(config: TrainConfig, schedule: Schedule) -> DataConfig:
         augment=config.augment == "on",
         random_crops="crops" not in config.ablate,
         noise_epochs=0 if "color" in config.ablate else schedule.noise_epochs,
+        noise_again=None if "color" in config.ablate else schedule.noise_again,
         window=config.window,
     )
 
@@ -222,7 +223,9 @@ def train(config: TrainConfig) -> None:
     mesh = make_mesh(config.model_parallel, device_type, config.timeout_seconds)
     control = Control(mesh)
     source = find_start(config, control)
-    schedule = make_schedule(config.recipe, config.epochs)
+    schedule = make_schedule(
+        config.recipe, config.epochs, log=config.schedule, plateau=config.plateau, patience=config.patience
+    )
     data = make_data_config(config, schedule)
     model_config = ModelConfig(
         recipe=config.recipe,

@@ -42,6 +42,7 @@ def test_views_are_one_or_ten_and_ten_only_for_evaluation() -> None:
     [
         ({}, [True, True, True]),
         ({"noise_epochs": 2}, [True, True, False]),
+        ({"noise_epochs": 0, "noise_again": (1, 2)}, [False, True, False]),
         ({"noise_epochs": 0}, [False, False, False]),
         ({"augment": False}, [False, False, False]),
         ({"training": False}, [False, False, False]),

@@ -60,7 +60,7 @@ def test_ten_steps_equal_numpy_across_a_change_of_rate(
         optimizer.step()
         if recipe == "paper" and step == 4:
             for _ in range(10):
-                schedule.observe(0.5)
+                schedule.observe({"top1_error": 0.5})
     assert len({rate["fc8.weight"] for rate in rates}) > 1 or epochs[0] == 70
     weights, velocity = numpy_update(start, gradients, rates)
     assert len(weights) == 16

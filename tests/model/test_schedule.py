@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from evaluation.references import published_curve
 from model import make_schedule
 from model.schedule import NAMES
 
@@ -25,6 +27,28 @@ LOGGED = [
     (120, 1e-5, 0.0, 2e-3, 0.0),  # past the end
 ]
 
+# What layer-params-145.cfg says of the net whose rate was raised again, in the same columns; noise on or off.
+LOGGED_AGAIN = [
+    (24, 1e-2, 1e-2, 2e-2, True),
+    (25, 1e-3, 1e-3, 2e-2, True),
+    (51, 1e-4, 1e-4, 2e-2, True),
+    (66, 1e-4, 1e-4, 2e-2, True),
+    (67, 1e-4, 1e-5, 2e-2, False),
+    (72, 1e-4, 0.0, 0.0, False),
+    (79, 1e-5, 0.0, 0.0, False),
+    (90, 1e-5, 0.0, 0.0, False),
+    (91, 1e-3, 0.0, 0.0, True),  # "pushing learning rate back up", "color noise put back"
+    (107, 1e-4, 0.0, 0.0, True),
+    (123, 1e-4, 0.0, 0.0, True),
+    (124, 1e-5, 0.0, 0.0, False),
+    (135, 1e-5, 0.0, 0.0, False),
+]
+
+
+def figures(error: float) -> dict[str, float]:
+    """A validation's errors, top-1 as given."""
+    return {"top1_error": error, "top5_error": error / 2}
+
 
 def test_there_are_sixteen_parameters() -> None:
     assert len(NAMES) == len(set(NAMES)) == 16
@@ -37,6 +61,20 @@ def test_original_as_logged(epoch: int, weight: float, conv1_weight: float, bias
     expected = {name: weight if name.endswith("weight") else bias for name in NAMES}
     expected |= {"conv1.weight": conv1_weight, "conv1.bias": conv1_bias}
     assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("epoch", "weight", "conv1_weight", "conv1_bias", "noise"), LOGGED_AGAIN)
+def test_original_with_its_rate_raised_again(
+    epoch: int, weight: float, conv1_weight: float, conv1_bias: float, noise: bool
+) -> None:
+    for stretch in (1, 2):
+        schedule, here = make_schedule("original", 135 * stretch, log="second"), (epoch - 1) * stretch
+        rates = schedule.rates(here)
+        assert rates["fc7.weight"] == pytest.approx(weight, rel=1e-12)
+        assert (rates["conv1.weight"], rates["conv1.bias"]) == pytest.approx((conv1_weight, conv1_bias), rel=1e-12)
+        assert rates["conv2.bias"] == pytest.approx(2e-2)
+        assert schedule.noise_epochs is not None and schedule.noise_again is not None
+        assert (here < schedule.noise_epochs or here in range(*schedule.noise_again)) == noise
 
 
 @pytest.mark.parametrize(
@@ -64,7 +102,7 @@ def test_original_pays_no_attention_to_the_error() -> None:
     schedule = make_schedule("original", 93)
     before = schedule.rates(30)
     for _ in range(50):
-        schedule.observe(0.9)
+        schedule.observe(figures(0.9))
     assert schedule.rates(30) == before
 
 
@@ -76,7 +114,7 @@ def test_paper_divides_by_ten_three_times_when_the_error_stops_falling() -> None
         rates = set(schedule.rates(epoch).values())
         assert len(rates) == 1
         seen.append(round(-math.log10(rates.pop())))
-        schedule.observe(0.8 if epoch < 5 else 0.5)  # falls at epoch 5, then never again; equal is not lower
+        schedule.observe(figures(0.8 if epoch < 5 else 0.5))  # falls at epoch 5, then never again
     changes = [epoch for epoch in range(1, 60) if seen[epoch] != seen[epoch - 1]]
     assert changes == [6 + 9, 6 + 18, 6 + 27]
     assert [seen[0], seen[15], seen[24], seen[33], seen[59]] == [2, 3, 4, 5, 5]
@@ -85,18 +123,44 @@ def test_paper_divides_by_ten_three_times_when_the_error_stops_falling() -> None
 def test_paper_forgives_while_the_error_falls_now_and_then() -> None:
     schedule = make_schedule("paper", 90)
     for epoch in range(64):
-        schedule.observe(0.9 - 0.01 * (epoch // 8))  # a new lowest every eighth epoch
+        schedule.observe(figures(0.9 - 0.01 * (epoch // 8)))  # a new lowest every eighth epoch
     assert schedule.rates(64)["conv3.weight"] == 1e-2
+
+
+def drops_on(errors: np.ndarray) -> list[int]:
+    """After which epochs, from 1, a run with these errors has its rate lowered."""
+    schedule, rates = make_schedule("paper", 90), [1e-2]
+    for error in errors:
+        schedule.observe(figures(error))
+        rates.append(schedule.rates(0)["fc8.weight"])
+    return [epoch for epoch in range(1, len(rates)) if rates[epoch] < rates[epoch - 1]]
+
+
+def test_on_the_replications_log_the_rate_falls_where_its_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = published_curve()
+    logged = [int(epoch) for epoch in curve["epoch"][1:][np.diff(curve["rate"]) < 0]]
+    assert logged == [31, 51, 65]
+    assert drops_on(curve["validation_top1_error"]) == [31, 51, 61]
+    monkeypatch.setattr("model.schedule.IMPROVEMENT", 0.0)  # any new low is progress: one by chance at epoch 31 resets
+    assert drops_on(curve["validation_top1_error"][:39]) == []
+
+
+@pytest.mark.parametrize(("plateau", "drops"), [("top1", 0), ("top5", 1)])
+def test_the_error_that_is_watched_decides(plateau: str, drops: int) -> None:
+    schedule = make_schedule("paper", 90, plateau=plateau, patience=2)
+    for epoch in range(4):
+        schedule.observe({"top1_error": 0.9 - 0.1 * epoch, "top5_error": 0.5})
+    assert schedule.rates(4)["fc6.bias"] == pytest.approx(1e-2 / 10**drops)
 
 
 @pytest.mark.parametrize(("epochs", "patience"), [(90, 8), (45, 4), (10, 1), (1, 1)])
 def test_papers_patience_is_in_proportion(epochs: int, patience: int) -> None:
     schedule = make_schedule("paper", epochs)
-    schedule.observe(0.5)
+    schedule.observe(figures(0.5))
     for _ in range(patience):
-        schedule.observe(0.5)
+        schedule.observe(figures(0.5))
         assert schedule.rates(0)["fc6.bias"] == 1e-2
-    schedule.observe(0.5)
+    schedule.observe(figures(0.5))
     assert schedule.rates(0)["fc6.bias"] == 1e-3
 
 
@@ -105,14 +169,14 @@ def test_a_schedule_goes_on_from_its_state(recipe: str, tmp_path) -> None:  # ty
     errors = [0.9, 0.5] + [0.6] * 30
     whole, first = make_schedule(recipe, 30), make_schedule(recipe, 30)
     for error in errors[:7]:
-        first.observe(error)
+        first.observe(figures(error))
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second = make_schedule(recipe, 30)
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for epoch, error in enumerate(errors):
-        whole.observe(error)
+        whole.observe(figures(error))
         if epoch >= 7:
-            second.observe(error)
+            second.observe(figures(error))
             assert second.rates(epoch) == whole.rates(epoch)
     assert second.state_dict() == whole.state_dict()
 

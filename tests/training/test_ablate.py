@@ -1,4 +1,4 @@
-"""`--ablate`: what is refused, what run and checkpoint record, and that the pixels follow."""
+"""`--ablate` and the schedules' options: what is refused, and what run and checkpoint record."""
 
 import json
 from dataclasses import replace
@@ -21,9 +21,13 @@ CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
         ({"ablate": ("norms", "fc6")}, "--ablate takes norms, overlap, columns, .*, color, crops; got fc6"),
         ({"ablate": ("color",), "augment": "off"}, "--augment off leaves no color for --ablate to leave out"),
         ({"ablate": ("columns",), "model_parallel": "2"}, "needs --model-parallel 1, got 2"),
+        ({"recipe": "paper", "schedule": "second"}, "--schedule belongs to --recipe original, got --recipe paper"),
+        ({"plateau": "top5"}, "--plateau belongs to --recipe paper, got --recipe original"),
+        ({"patience": 3}, "--patience belongs to --recipe paper"),
+        ({"recipe": "paper", "patience": 0}, "--patience is at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_left_out_is_refused(changes: dict[str, object], message: str) -> None:
+def test_what_cannot_work_together_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
 
