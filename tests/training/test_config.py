@@ -49,16 +49,21 @@ def test_each_field_is_an_option_of_the_command_line() -> None:
         "batch_size": "32", "accumulate": "4", "seed": "3", "device": "cpu", "model_parallel": "2", "window": "5",
         "resume_from": "f.pt", "checkpoint_minutes": "2.5", "keep_every": "1", "log_every": "10",
         "precision": "bfloat16", "scale_rate": "sqrt", "augment": "off", "threads": "2", "timeout_seconds": "7.5",
+        "plateau": "top5", "patience": "3",
     }  # fmt: skip
     line = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
     config = parse_arguments([*line, "--compile", "--deterministic"], "")
-    assert given.keys() | {"compile", "deterministic"} == {item.name for item in fields(TrainConfig)}
+    others = {"compile", "deterministic", "ablate", "schedule"}
+    assert given.keys() | others == {item.name for item in fields(TrainConfig)}
     for name, text in given.items():
         value = getattr(config, name)
         assert str(value) == text and value != getattr(CONFIG, name), name
     assert config.compile is True and config.deterministic is True
     assert isinstance(config.shards, Path) and isinstance(config.width, float) and isinstance(config.window, int)
     assert parse_arguments(["--shards", "shards", "--run-dir", "run"], "") == CONFIG
+    more = ["--ablate", "norms", "crops", "--schedule", "second"]
+    config = parse_arguments(["--shards", "shards", "--run-dir", "run", *more], "")
+    assert config == replace(CONFIG, ablate=("norms", "crops"), schedule="second")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,8 @@ def test_rates_are_scaled_from_the_batch_of_128(scale: str, batch_size: int, fac
 
 def test_identity_holds_what_changes_the_result_and_nothing_of_where_it_runs() -> None:
     assert set(CONFIG.identity()) == {
-        "recipe", "width", "epochs", "batch_size", "seed", "window", "precision", "scale_rate", "augment"
+        "recipe", "width", "epochs", "batch_size", "seed", "window", "precision", "scale_rate", "augment",
+        "schedule", "plateau", "patience", "ablate",
     }  # fmt: skip
     assert replace(CONFIG, seed=4).identity()["seed"] == 4
 
