@@ -183,7 +183,7 @@ def index_cost(path: Path, samples: int) -> dict[str, float]:
     before, index = own_bytes(), PackIndex(path, seed=0)
 
     def work() -> int:
-        index.fill(records(), {}, None)
+        index.fill(records(), None)
         return sum(len(shard) for shard in index.shards(SAMPLES_PER_SHARD))
 
     measured, taken = timed(work), own_bytes() - before

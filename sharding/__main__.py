@@ -2,8 +2,10 @@
 
 import argparse
 import errno
+import io
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 from common.command_line import Parser, add_options
@@ -71,9 +73,21 @@ def _pack(options: PackOptions) -> int:
         raise ShardError(
             f"{error.filename or options.out}: {error.strerror}; {_GO_ON}: mend that, and run the same command again"
         ) from None
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path that this locale cannot write must not be the last error
+        sys.stdout.reconfigure(errors="backslashreplace")
     for folder in folders:
-        sys.stdout.write(f"packed {folder}\n")
+        sys.stdout.write(f"packed {folder}: {_outcome(folder)}\n")
     return 0
+
+
+def _outcome(folder: Path) -> str:
+    """What became of every entry of the source, in words."""
+    from sharding.manifest import Manifest
+
+    manifest = Manifest.load(folder / "manifest.json")
+    skipped = "".join(f"; {row['entries']} × {row['reason']} ({row['first']})" for row in manifest.skipped)
+    count = sum(row["entries"] for row in manifest.skipped)
+    return f"{manifest.samples} samples, {len(manifest.rejects)} rejects, {count} skipped{skipped}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import lzma
 import re
 import tarfile
 import zlib
@@ -60,10 +61,12 @@ class Devkit:
         try:
             content = member_of_kit(path, "meta.mat") if tarfile.is_tarfile(path) else path.read_bytes()
             rows = scipy.io.loadmat(io.BytesIO(content or b""), squeeze_me=True)["synsets"]
-            (match,) = (found for found in map(_ID_FIELD.match, rows.dtype.names) if found)
+            (match,) = filter(None, map(_ID_FIELD.match, rows.dtype.names))
             leaves = [row for row in rows if int(row["num_children"]) == 0]
             wnids = {int(row[match[0]]): str(row["WNID"]) for row in leaves}
             words = {str(row["WNID"]): str(row["words"]) for row in leaves}
+        except ShardError:
+            raise
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; give the development kit's meta.mat") from None
         except (
@@ -85,13 +88,29 @@ class Devkit:
         return [ClassInfo(key - 1, wnid, self.words[wnid]) for key, wnid in sorted(self.wnids.items())]
 
 
+def read_text(content: bytes, origin: str) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark. Raises ShardError for any other content."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ShardError(
+            f"{origin}: not a text in UTF-8 (byte {content[error.start]:#04x} at {error.start}); save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ShardError(f"{origin}: not a text, byte {text.index(chr(0))} is zero; fetch the file again")
+    return text
+
+
 def member_of_kit(path: Path, ending: str) -> bytes | None:
     """The first file in the kit's archive whose name ends so; None if there is none."""
-    with tarfile.open(path) as kit:
-        for member in kit:
-            content = kit.extractfile(member) if member.name.endswith(ending) else None
-            if content is not None:
-                return content.read()
+    try:
+        with tarfile.open(path) as kit:
+            for member in kit:
+                content = kit.extractfile(member) if member.name.endswith(ending) else None
+                if content is not None:
+                    return content.read()
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ShardError(f"{path}: cannot be read as a tar ({error}); fetch it again") from None
     return None
 
 
@@ -100,8 +119,12 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
 
     Raises ShardError for an id that the kit does not know, or ids without a kit.
     """
-    words = text.split()
-    if not words or not all(word.isdigit() for word in words):
+    lines = text.rstrip().splitlines()
+    for number, line in enumerate(lines, 1):
+        if len(line.split()) != 1:
+            raise ShardError(f"{origin}: line {number} is {line[:40]!r}, expected one class id or wnid a line")
+    words = [line.strip() for line in lines]
+    if not words or not all(word.isdecimal() for word in words):
         if words and devkit and not set(words) <= set(devkit.words):
             raise ShardError(f"{origin}: {min(set(words) - set(devkit.words))} is neither a class id nor a known wnid")
         return words

@@ -76,7 +76,5 @@ def in_words(count: float) -> str:
 
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk where `folder` is, or will be made."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

@@ -1,17 +1,31 @@
 """Pictures on disk: class folders, one flat folder, Kaggle's tree."""
 
 import csv
+import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sharding.classes import sorted_table
+from sharding.classes import read_text, sorted_table
 from sharding.errors import ShardError
-from sharding.manifest import ClassInfo
-from sharding.record import SPLIT_WORDS, Record, Source, Split, is_picture, wnid_of_flat_name
+from sharding.record import (
+    NO_SUFFIX,
+    SPLIT_WORDS,
+    Record,
+    Skipped,
+    Source,
+    Split,
+    canonical,
+    is_picture,
+    printable,
+    wnid_of_flat_name,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+_LINKED_FOLDER = "a link to a folder"
+_MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 
 
 def split_folder(source: Path, split: Split) -> Path | None:
@@ -21,18 +35,93 @@ def split_folder(source: Path, split: Split) -> Path | None:
 
 def open_folder(folder: Path, layout: str) -> Source:
     """Class folders (`<class>/<image>`), or one flat folder of pictures. Raises ShardError if it may be both."""
-    entries = _entries(folder)
-    flat = [entry for entry in entries if entry.is_file() and is_picture(entry.name)]
-    classes = [entry for entry in entries if entry.is_dir()]
+    skipped, flat, classes = Skipped(), [], []
+    for entry in _entries(folder):
+        kind = _kind(entry)
+        if kind == "file" and is_picture(entry.name):
+            flat.append(entry)
+        elif kind == "folder" or (kind == _LINKED_FOLDER and not folder.resolve().is_relative_to(_resolved(entry))):
+            classes.append(entry)
+        else:
+            skipped.add(NO_SUFFIX if kind == "file" else kind, canonical(entry.name))
     if layout == "auto" and flat and classes:
         raise ShardError(
             f"{folder}: holds both pictures ({flat[0].name}, …) and folders ({classes[0].name}, …); "
             "say which counts with --layout folders or --layout flat"
         )
     if layout == "flat" or (layout == "auto" and flat):
-        records = (Record(entry.name, wnid_of_flat_name(entry.name, entry.path), entry.path) for entry in flat)
-        return Source(layout="flat", records=records, expected="<wnid>_<id>.JPEG files")
-    return Source(layout="folders", records=_folder_records(classes), expected="<class>/<image> folders")
+        layout, others, reason, expected = "flat", classes, "a folder beside flat pictures", "<wnid>_<id>.JPEG files"
+        records: Iterator[Record] = map(_flat_record, flat)
+    else:
+        layout, others, reason, expected = "folders", flat, "outside the class folders", "<class>/<image> folders"
+        records = _folder_records(classes, skipped)
+    for entry in others:
+        skipped.add(reason, canonical(entry.name))
+    return Source(layout=layout, records=records, expected=expected, skipped=skipped)
+
+
+def _flat_record(entry: "os.DirEntry[str]") -> Record:
+    name = canonical(entry.name)
+    return Record(name, wnid_of_flat_name(name, entry.path), entry.path)
+
+
+def _folder_records(classes: "list[os.DirEntry[str]]", skipped: Skipped) -> Iterator[Record]:
+    folders: dict[str, str] = {}
+    for entry in classes:
+        name, pictures = canonical(entry.name), 0
+        wnid = printable(name)
+        if folders.setdefault(wnid, entry.path) != entry.path:
+            raise ShardError(f"{folders[wnid]} and {entry.path} both make class {wnid}; rename one of them")
+        for record in _pictures_below(entry.path, name, wnid, skipped):
+            pictures += 1
+            yield record
+        if not pictures:
+            skipped.add("a class folder without a picture", name)
+
+
+def _pictures_below(folder: str, prefix: str, wnid: str, skipped: Skipped) -> Iterator[Record]:
+    for entry in _entries(Path(folder)):
+        name, kind = f"{prefix}/{canonical(entry.name)}", _kind(entry)
+        if kind == "folder":
+            yield from _pictures_below(entry.path, name, wnid, skipped)
+        elif kind != "file" or not is_picture(name):
+            skipped.add(NO_SUFFIX if kind == "file" else kind, name)
+        else:
+            yield Record(name, wnid, entry.path)
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """`file` (a link to one is one), `folder`, or why the entry is neither, in words. Links to folders may go round."""
+    try:
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return _LINKED_FOLDER if entry.is_symlink() else "folder"
+    except OSError:  # a link to itself
+        return "a link in a circle"
+    return "a link to nothing" if entry.is_symlink() else "no regular file"
+
+
+def _resolved(entry: "os.DirEntry[str]") -> Path:
+    return Path(entry.path).resolve()
+
+
+def _entries(folder: Path) -> "list[os.DirEntry[str]]":
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    if any(entry.name == "manifest.json" for entry in entries):
+        refuse_packed(folder)
+    return entries
+
+
+def refuse_packed(folder: Path) -> None:
+    """Raise ShardError if `folder` is a packed split: its pictures were made smaller once, which is enough."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if isinstance(manifest, dict) and {"format", "split", "shards"} <= set(manifest):
+        raise ShardError(f"{folder}: is a packed split, not a source; give the folder of the original pictures")
 
 
 def kaggle_root(source: Path) -> Path | None:
@@ -46,67 +135,66 @@ def open_kaggle(source: Path, split: Split) -> Source:
     folder = root and split_folder(root / "Data" / "CLS-LOC", split)
     if root is None or folder is None:
         raise ShardError(f"{source}: no ILSVRC/Data/CLS-LOC/{split} there, as Kaggle's layout has")
-    words = {line[:9]: line[10:] for line in _lines(root, "LOC_synset_mapping.txt")}
-
-    def table() -> list[ClassInfo] | None:
-        return sorted_table(words, words) if words else None
-
-    if split == "train":
-        records = _folder_records([entry for entry in _entries(folder) if entry.is_dir()])
-    elif split == "val":
-        records = _solution_records(folder, _read_solution(root))
-    else:
+    if split == "test":
         raise ShardError(f"{folder}: Kaggle's test pictures have no labels; only train and val can be packed")
-    return Source(layout="kaggle", records=records, expected=f"pictures in {folder}", table=table)
+    tables = {name: root / name if (root / name).is_file() else root.parent / name for name in (_MAPPING, _SOLUTION)}
+    words = _read_mapping(tables[_MAPPING]) if tables[_MAPPING].is_file() else {}
+    if split == "train":
+        opened = open_folder(folder, "folders")
+        records, skipped = opened.records, opened.skipped
+    else:
+        skipped = Skipped()
+        records = _solution_records(folder, _read_solution(tables[_SOLUTION]), tables[_SOLUTION], skipped)
+    return Source(
+        layout="kaggle",
+        records=records,
+        expected=f"pictures in {folder}",
+        skipped=skipped,
+        files=tuple(path for path in tables.values() if path.is_file()),
+        table=lambda: sorted_table(words, words) if words else None,
+    )
 
 
-def _lines(root: Path, name: str) -> list[str]:
-    """The lines of a file beside or above Kaggle's ILSVRC folder; none if it is not there."""
-    path = next((place / name for place in (root, root.parent) if (place / name).is_file()), None)
-    return path.read_text(encoding="utf-8").splitlines() if path else []
-
-
-def _read_solution(root: Path) -> dict[str, str]:
-    rows = list(csv.DictReader(_lines(root, "LOC_val_solution.csv")))
-    if not rows:
-        raise ShardError(f"{root}: no LOC_val_solution.csv here or above, which tells the validation labels")
-    try:
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
-    except (KeyError, IndexError, AttributeError) as error:
-        raise ShardError(f"{root}: LOC_val_solution.csv lacks a column or a value: {error!r}") from None
-
-
-def _solution_records(folder: Path, solution: dict[str, str]) -> Iterator[Record]:
-    for entry in _entries(folder):
-        if not is_picture(entry.name):
+def _read_mapping(path: Path) -> dict[str, str]:
+    """The words of each wnid. Raises ShardError for a line that is not `<wnid> <words>`, or a wnid that comes twice."""
+    words: dict[str, str] = {}
+    for number, line in enumerate(read_text(path.read_bytes(), str(path)).splitlines(), 1):
+        wnid, _, name = line.strip().partition(" ")
+        if not line.strip():
             continue
-        wnid = solution.get(Path(entry.name).stem)
-        if wnid is None:
-            raise ShardError(f"{entry.path}: not in LOC_val_solution.csv, so its class is unknown")
-        yield Record(entry.name, wnid, entry.path)
+        if not name or wnid in words:
+            what = "comes twice" if wnid in words else "is not <wnid> <words>"
+            raise ShardError(f"{path}: line {number}: {line.strip()[:40]!r} {what}; fetch the file again")
+        words[wnid] = name.strip()
+    return words
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        return sorted(found, key=lambda entry: os.fsencode(entry.name))
+def _read_solution(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise ShardError(f"{path.parent}: no {_SOLUTION} here or above, which tells the validation labels")
+    wnids: dict[str, str] = {}
+    try:
+        rows = csv.DictReader(read_text(path.read_bytes(), str(path)).splitlines())
+        for row in rows:
+            name, wnid = row["ImageId"], row["PredictionString"].split()[0]
+            if wnids.setdefault(name, wnid) != wnid:
+                raise ShardError(f"{path}: {name} is of class {wnids[name]} and of class {wnid}; fetch the file again")
+    except (KeyError, IndexError, AttributeError, TypeError, csv.Error) as error:
+        raise ShardError(f"{path}: line {rows.line_num}: lacks a column or a value ({error!r})") from None
+    return wnids
 
 
-def _folder_records(classes: list[os.DirEntry[str]]) -> Iterator[Record]:
-    for entry in classes:
-        passed = []
-        for relative, path in _files_below(Path(entry.path), entry.name):
-            if is_picture(relative):
-                yield Record(relative, entry.name, path)
-            else:
-                passed.append(relative)
-        if passed:
-            logger.warning("passed over what has no picture's suffix: %s and %d more", passed[0], len(passed) - 1)
-
-
-def _files_below(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
+def _solution_records(folder: Path, solution: dict[str, str], path: Path, skipped: Skipped) -> Iterator[Record]:
+    found = 0
     for entry in _entries(folder):
-        name = f"{prefix}/{entry.name}"
-        if entry.is_file():
-            yield name, entry.path
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _files_below(Path(entry.path), name)
+        name, kind = canonical(entry.name), _kind(entry)
+        if kind != "file" or not is_picture(name):
+            skipped.add(NO_SUFFIX if kind == "file" else kind, name)
+            continue
+        wnid = solution.get(Path(name).stem)
+        if wnid is None:
+            raise ShardError(f"{entry.path}: not in {path}, so its class is unknown")
+        found += 1
+        yield Record(name, wnid, entry.path)
+    if found < len(solution):
+        logger.warning("%s: names %d pictures that are not in %s", path, len(solution) - found, folder)

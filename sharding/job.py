@@ -23,27 +23,33 @@ _POLL_SECONDS = 0.3
 def open_job(work: Path, identity: dict[str, Any]) -> Iterator[Path]:
     """Enter the job folder `work`, alone; yields `work/job`. Without a finished shard, it does not outlive an error.
 
-    Raises ShardError if it was begun with other options, or if another process is in it.
+    Nor does the folder around it, if there was none before. Raises ShardError if the job was begun with other options,
+    or if another process is in it.
     """
-    place = work / "job"
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("w") as lock:
+    folder = work / "job"
+    made = [parent for parent in work.parents if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ShardError(
                 f"{work}: another pack command is at work there; wait for it, or choose another OUT"
             ) from None
-        _check_identity(work, place / "options.json", identity)
+        _check_identity(work, folder / "options.json", identity)
         _sweep(work)
-        (place / "progress").unlink(missing_ok=True)
+        (folder / "progress").unlink(missing_ok=True)
         try:
-            yield place
+            yield folder
         except sqlite3.Error as error:
-            raise ShardError(f"{place}/plan.sqlite: {error}; make room, and run the same command again") from None
+            raise ShardError(f"{folder}: its index: {error}; make room, and run the same command again") from None
         finally:
-            if work.exists() and not any(work.glob("*.tar")) and not (place / "spooled.json").exists():
+            spooled = (folder / "spool").exists() and (folder / "listing.json").exists()
+            if work.exists() and not any(work.glob("*.tar")) and not spooled:
                 shutil.rmtree(work)  # nothing in it is worth carrying on with
+                with contextlib.suppress(OSError):  # what others put there stays
+                    for parent in made:
+                        parent.rmdir()
 
 
 def _sweep(work: Path) -> None:
@@ -75,7 +81,7 @@ def run_tasks(
     tasks: Iterator[ShardTask],
     executor: Executor,
     slots: int,
-    place: Path,
+    folder: Path,
     bar: "tqdm[Any]",
     notes: list[ShardNote],
     max_rejects: int,
@@ -91,8 +97,8 @@ def run_tasks(
         nonlocal pending
         done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
         notes.extend(future.result() for future in done)
-        bar.update(bar.initial + Progress.total(place) - bar.n)
-        check_rejects(notes, max_rejects, place.parent)
+        bar.update(bar.initial + Progress.total(folder) - bar.n)
+        check_rejects(notes, max_rejects, folder.parent)
 
     try:
         for task in tasks:
@@ -102,7 +108,7 @@ def run_tasks(
         while pending:
             collect()
     except BaseException:
-        Progress.stop(place)
+        Progress.stop(folder)
         for future in pending:
             future.cancel()
         wait(pending)

@@ -42,6 +42,8 @@ class Manifest:
     options: dict[str, Any]
     shards: list[ShardInfo]
     rejects: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    contents: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     format: int = FORMAT
 

@@ -1,26 +1,31 @@
-"""The plan of a job: every picture's key, class and place, in packing order, in a small database on disk.
+"""The index of a job: every picture's key, class and where its bytes are, in packing order, in a database on disk.
 
 So the memory that a job needs does not grow with the data set. Pictures of sources that can only be read in order are
 spooled on the way: to files that each hold a range of the packing order, so that a shard finds its own in one or two.
 """
 
+import errno
 import hashlib
-import random
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from sharding.errors import ShardError
-from sharding.record import NUMBERED_NAME, Record
+from sharding.errors import RejectedImage, ShardError
+from sharding.record import NUMBERED_NAME, Record, file_state, printable
 from sharding.shard import sample_key
 
 _SHUFFLED_RANGES_BITS = 6
-_COLUMNS = "key, source, wnid, file, offset, size"
+_COLUMNS = "key, source, wnid, file, offset, size, state"
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ELOOP)
 
 
 class Sample(NamedTuple):
-    """One picture to pack: its key, class and where its bytes are (`size` −1: the whole file)."""
+    """One picture to pack: its key, class and where its bytes are (`size` −1: the whole file).
+
+    `state` is that of the file when it was listed (`file_state`), "" if it cannot change: a file of the spool.
+    """
 
     key: str
     source: str
@@ -28,18 +33,26 @@ class Sample(NamedTuple):
     file: str
     offset: int
     size: int
+    state: str = ""
 
     def read(self) -> bytes:
-        """The source bytes."""
-        with Path(self.file).open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        """The source bytes. Raises RejectedImage if they cannot be read, ShardError if the file changed meanwhile."""
+        try:
+            with Path(self.file).open("rb") as file:
+                if self.state and file_state(os.fstat(file.fileno())) != self.state:
+                    raise ShardError(f"{self.file}: changed since it was listed; let it be, and pack again")
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            raise RejectedImage(f"cannot be read: {error.strerror}") from None
 
 
 class PackIndex:
     """The samples of one split in packing order: that of the source, or shuffled by seed and key.
 
-    `path` None keeps the plan for this process only. `probe` holds some spooled-away pictures' bytes, to judge by.
+    `path` None keeps the index for this process only.
     """
 
     def __init__(self, path: Path | None, seed: int | None) -> None:
@@ -48,54 +61,41 @@ class PackIndex:
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute(
-            f"CREATE TABLE IF NOT EXISTS samples ({_COLUMNS}, place, PRIMARY KEY (key)) WITHOUT ROWID"
+            f"CREATE TABLE IF NOT EXISTS samples ({_COLUMNS}, origin, position, PRIMARY KEY (key)) WITHOUT ROWID"
         )
-        self.probe: list[bytes] = []
-        self.patched: dict[str, str] = {}
 
-    def fill(self, records: Iterable[Record], patches: dict[str, str], spool: "Spool | None") -> None:
-        """Store all records; `patches` (file name → path) take the place of pictures of that name.
-
-        Raises ShardError for a key that comes twice, or a patch that would replace two pictures.
-        """
-        self._database.execute("DROP INDEX IF EXISTS by_place")
+    def fill(self, records: Iterable[Record], spool: "Spool | None") -> None:
+        """Store all records. Raises ShardError for a key that comes twice."""
+        self._database.execute("DROP INDEX IF EXISTS by_position")
         self._database.execute("DELETE FROM samples")
-        self.patched.clear()
         for number, record in enumerate(records):
-            key = sample_key(record.name)
-            place = number if self._seed is None else shuffled_place(self._seed, key)
-            base = record.name.rpartition("/")[2]
-            if base in patches:
-                other = self.patched.setdefault(base, record.name)
-                if other != record.name:
-                    raise ShardError(f"{patches[base]} would replace both {other} and {record.name}")
-                record = record._replace(file=patches[base], offset=0, size=-1, data=None)
+            key, origin = sample_key(record.name), record.file
+            position = number if self._seed is None else shuffled_position(self._seed, key)
+            if record.link:
+                record = self._linked(record)
             elif record.data is not None:
-                record = self._put_aside(record, record.data, place, number, spool)
-            self._insert(key, record, place)
-        self._database.execute("CREATE INDEX IF NOT EXISTS by_place ON samples (place, key)")
+                file, offset = spool.add(position, record.data) if spool else (record.file, 0)
+                record = record._replace(file=file, offset=offset, size=len(record.data), state="")
+            self._insert(key, record, origin, position)
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_position ON samples (position, key)")
         self._database.commit()
 
-    def _put_aside(self, record: Record, data: bytes, place: int, number: int, spool: "Spool | None") -> Record:
-        if spool is not None:
-            file, offset = spool.add(place if self._seed is not None else number, data)
-            return record._replace(file=file, offset=offset, size=len(data), data=None)
-        if len(self.probe) < 24:
-            self.probe.append(data)
-        elif (at := random.Random(number).randrange(number + 1)) < 24:
-            self.probe[at] = data
-        return record._replace(size=len(data), data=None)
+    def _linked(self, record: Record) -> Record:
+        query = "SELECT file, offset, size FROM samples WHERE key = ?"
+        file, offset, size = self._database.execute(query, (sample_key(record.link),)).fetchone()
+        return record._replace(file=os.fsdecode(file), offset=offset, size=size, state="")
 
-    def _insert(self, key: str, record: Record, place: int) -> None:
-        row = (key, record.name, record.wnid, record.file, record.offset, record.size, place)
+    def _insert(self, key: str, record: Record, origin: str, position: int) -> None:
+        texts = (key, printable(record.name), record.wnid, os.fsencode(record.file))
+        row = (*texts, record.offset, record.size, record.state, os.fsencode(origin), position)
         try:
-            self._database.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            self._database.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
-            query = "SELECT source, file FROM samples WHERE key = ?"
-            source, file = self._database.execute(query, (key,)).fetchone()
+            query = "SELECT source, origin FROM samples WHERE key = ?"
+            source, other = self._database.execute(query, (key,)).fetchone()
             raise ShardError(
-                f"two sources have the key {key}: {source} ({file}) and {record.name} ({record.file}); "
-                "rename or remove one of them"
+                f"two sources have the key {key}: {source} ({os.fsdecode(other)}) and {printable(record.name)} "
+                f"({origin}); rename or remove one of them"
             ) from None
 
     def __len__(self) -> int:
@@ -132,40 +132,46 @@ class PackIndex:
     def digest(self) -> str:
         """Hex SHA-256 over all keys and classes in packing order: what a half-done job must find unchanged."""
         digest = hashlib.sha256()
-        for row in self._database.execute("SELECT key, wnid FROM samples ORDER BY place, key"):
+        for row in self._database.execute("SELECT key, wnid FROM samples ORDER BY position, key"):
             digest.update(f"{row[0]} {row[1]}\n".encode())
         return digest.hexdigest()
 
     def shards(self, samples_per_shard: int) -> Iterator[list[Sample]]:
         """The samples of each shard in turn."""
-        query = f"SELECT {_COLUMNS}, place FROM samples WHERE (place, key) > (?, ?) ORDER BY place, key LIMIT ?"
-        place, key = -1, ""
-        while rows := self._database.execute(query, (place, key, samples_per_shard)).fetchall():
-            yield [Sample(*row[:-1]) for row in rows]
-            place, key = rows[-1][-1], rows[-1][0]
+        query = (
+            f"SELECT {_COLUMNS}, position FROM samples WHERE (position, key) > (?, ?) ORDER BY position, key LIMIT ?"
+        )
+        position, key = -1, ""
+        while rows := self._database.execute(query, (position, key, samples_per_shard)).fetchall():
+            yield [_sample(row[:-1]) for row in rows]
+            position, key = rows[-1][-1], rows[-1][0]
 
     def spread(self, count: int) -> Iterator[Sample]:
-        """At most `count` samples, evenly spread over the plan."""
-        last = self._database.execute("SELECT max(place) FROM samples").fetchone()[0]
-        query = f"SELECT {_COLUMNS} FROM samples WHERE place >= ? ORDER BY place, key LIMIT 1"
+        """At most `count` samples, evenly spread over the packing order."""
+        last = self._database.execute("SELECT max(position) FROM samples").fetchone()[0]
+        query = f"SELECT {_COLUMNS} FROM samples WHERE position >= ? ORDER BY position, key LIMIT 1"
         rows = (self._database.execute(query, (last * number // count,)).fetchone() for number in range(count))
-        yield from (Sample(*row) for row in dict.fromkeys(rows))
+        yield from map(_sample, dict.fromkeys(rows))
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
 
 
-def shuffled_place(seed: int, key: str) -> int:
-    """The place of a key in the shuffled order: a keyed 63-bit hash, so it depends on nothing but seed and key."""
+def _sample(row: tuple[str, str, str, bytes, int, int, str]) -> Sample:
+    return Sample(*row[:3], os.fsdecode(row[3]), *row[4:])
+
+
+def shuffled_position(seed: int, key: str) -> int:
+    """The position of a key in the shuffled order: a keyed 63-bit hash, so it depends on nothing but seed and key."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 class Spool:
-    """Files in `folder` that pictures are appended to, each for a range of places in the packing order.
+    """Files in `folder` that pictures are appended to, each for a range of positions in the packing order.
 
-    The places of a shuffled order are split into 64 ranges; others by `samples_per_shard`, so that a file is a shard's.
+    Those of a shuffled order are split into 64 ranges; others by `samples_per_shard`, so that a file is a shard's.
     """
 
     def __init__(self, folder: Path, shuffled: bool, samples_per_shard: int) -> None:
@@ -183,9 +189,10 @@ class Spool:
         for file in self._files.values():
             file.close()
 
-    def add(self, place: int, data: bytes) -> tuple[str, int]:
+    def add(self, position: int, data: bytes) -> tuple[str, int]:
         """Append one picture; returns the file and the offset where it lies."""
-        number = place >> (63 - _SHUFFLED_RANGES_BITS) if self._shuffled else place // self._samples_per_shard
+        shift = 63 - _SHUFFLED_RANGES_BITS
+        number = position >> shift if self._shuffled else position // self._samples_per_shard
         if number not in self._files:
             if not self._shuffled:  # in order: the file before this one is done
                 self.__exit__()

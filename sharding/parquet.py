@@ -9,27 +9,39 @@ from typing import Any
 
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo
-from sharding.record import SPLIT_WORDS, Record, Source, Split
+from sharding.record import SPLIT_WORDS, Record, Source, Split, printable, split_of_name
 
 _WNID = re.compile(r"(?:^|_)(n\d{8})(?:_|\.|$)")
 _ROWS = 64
+_MAX_CLASSES = 100_000
+"""More labels than any data set of pictures has: ImageNet-21k has 21,841."""
 
 
 def find_parquet(source: Path, split: Split) -> list[Path]:
-    """One split's parquet files: `source` itself, or `<split>-….parquet` in it, its `data` or its split's folder."""
+    """One split's parquet files: those named after it in `source`, its `data` or its split's folder, else unnamed ones.
+
+    Unnamed files are those of the split whose name the folder has, elsewhere the training split. A file that is given
+    is of the split that its name tells, else of any.
+    """
     if source.is_file():
         return [source] if source.suffix == ".parquet" else []
     for folder in (source, source / "data", *(source / word for word in SPLIT_WORDS[split])):
         files = sorted(folder.glob("*.parquet"))
-        named = [path for path in files if path.name.startswith(SPLIT_WORDS[split])]
-        if named or (files and folder.name in SPLIT_WORDS[split]):
-            return named or files
+        if folder.name in SPLIT_WORDS[split]:
+            own = [path for path in files if split_of_name(path.name) in (split, None)]
+        else:
+            own = [path for path in files if split_of_name(path.name) == split]
+            if not own and split == "train":
+                own = [path for path in files if split_of_name(path.name) is None]
+        if own:
+            return own
     return []
 
 
 def open_parquet(paths: list[Path]) -> Source:
     """The pictures of these files, in row order. Raises ShardError for a file of another kind, or without pyarrow."""
     try:
+        import pyarrow
         import pyarrow.parquet as reader
     except ImportError:
         raise ShardError(f"{paths[0]}: reading parquet needs pyarrow; install it with: pip install pyarrow") from None
@@ -39,13 +51,15 @@ def open_parquet(paths: list[Path]) -> Source:
     def records() -> Iterator[Record]:
         for path in paths:
             try:
-                with reader.ParquetFile(path) as file:
-                    names[:] = names or _class_names(file.schema_arrow.metadata or {})
+                with reader.ParquetFile(path, page_checksum_verification=True) as file:
+                    _check_columns(file.schema_arrow, path)
+                    own = _class_names(file.schema_arrow.metadata or {}, path)
+                    if names and own and own != names:
+                        raise ShardError(f"{path}: its class names differ from those of {paths[0]}")
+                    names[:] = names or own
                     yield from _rows(file, path, classes, names)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                if isinstance(error, ShardError):
-                    raise
-                raise ShardError(f"{path}: not rows of image {{bytes, path}} and label ({error})") from None
+            except (OSError, pyarrow.ArrowException) as error:
+                raise ShardError(f"{path}: cannot be read as parquet ({error}); fetch it again") from None
 
     def table() -> list[ClassInfo]:
         count = max([len(names), *(label + 1 for label in classes)])
@@ -53,14 +67,37 @@ def open_parquet(paths: list[Path]) -> Source:
         wnids = [classes.get(label) or token for label, token in enumerate(_tokens(words))]
         return [ClassInfo(label, wnids[label], words[label] or wnids[label]) for label in range(count)]
 
-    expected = "rows in the parquet files"
-    return Source(layout="parquet", records=records(), expected=expected, streamed=tuple(paths), table=table)
+    files, expected = tuple(paths), "rows in the parquet files"
+    return Source(layout="parquet", records=records(), expected=expected, files=files, streamed=files, table=table)
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
+def _check_columns(schema: Any, path: Path) -> None:
+    """Raise ShardError unless there is image {bytes: binary, path: string} and an integer label."""
+    import pyarrow.types as kinds
+
+    kind = {name: schema.field(name).type for name in schema.names}
+    image, label = kind.get("image"), kind.get("label")
+    parts = {field.name: field.type for field in image} if image is not None and kinds.is_struct(image) else {}
+    data, name = parts.get("bytes"), parts.get("path")
+    if data is None or not (kinds.is_binary(data) or kinds.is_large_binary(data)):
+        raise ShardError(f"{path}: not rows of image {{bytes, path}} and label: image is {image or 'absent'}")
+    if name is not None and not (kinds.is_string(name) or kinds.is_large_string(name) or kinds.is_null(name)):
+        raise ShardError(f"{path}: column image.path is {name}, expected a string")
+    if label is None or not kinds.is_integer(label):
+        raise ShardError(f"{path}: column label is {label or 'absent'}, expected an integer (the class's number)")
+
+
+def _class_names(metadata: dict[bytes, bytes], path: Path) -> list[str]:
     """The names of a ClassLabel feature, as Hugging Face's metadata has them; none if it does not."""
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return list(features.get("label", {}).get("names", []))
+    try:
+        names = json.loads(metadata.get(b"huggingface", b"{}"))
+        for key in ("info", "features", "label", "names"):
+            names = names.get(key) or {}
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a name that is no text")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ShardError(f"{path}: its metadata under `huggingface` is damaged ({error}); write it anew") from None
+    return list(names)
 
 
 def _tokens(names: list[str]) -> list[str]:
@@ -72,18 +109,20 @@ def _tokens(names: list[str]) -> list[str]:
 
 
 def _rows(file: Any, path: Path, classes: dict[int, str], names: list[str]) -> Iterator[Record]:
+    """Records of one file. A row without a picture's bytes has none (it will be rejected); one without a label ends."""
     number, tokens = 0, _tokens(names)
+    known = len(names) or _MAX_CLASSES
     for batch in file.iter_batches(batch_size=_ROWS, columns=["image", "label"]):
         for image, label in zip(batch.column("image").to_pylist(), batch.column("label").to_pylist()):
-            place = f"{path}: row {number}"
+            row = f"{path}: row {number}"
             if label is None or label < 0:
-                raise ShardError(f"{place}: label {label}; a split without labels cannot be packed")
-            if not image or image["bytes"] is None:
-                raise ShardError(f"{place}: holds no picture's bytes (image.bytes is null)")
-            name = image.get("path") or f"{path.stem}-{number:08d}.jpg"
+                raise ShardError(f"{row}: label {label}; a split without labels cannot be packed")
+            if label >= known:
+                raise ShardError(f"{row}: label {label}, but labels go from 0 to {known - 1}")
+            name = (image or {}).get("path") or f"{path.stem}-{number:08d}.jpg"
             wnid = _WNID.search(name.rpartition("/")[2])
-            token = wnid[1] if wnid else tokens[label] if label < len(tokens) else str(label)
+            token = printable(wnid[1] if wnid else tokens[label] if label < len(tokens) else str(label))
             if classes.setdefault(label, token) != token:
-                raise ShardError(f"{place}: {name} is of class {token}, but label {label} was {classes[label]} before")
-            yield Record(name.lstrip("/"), token, f"{path}", data=image["bytes"])
+                raise ShardError(f"{row}: {name} is of class {token}, but label {label} was {classes[label]} before")
+            yield Record(name.lstrip("/"), token, str(path), data=(image or {}).get("bytes") or b"")
             number += 1

@@ -1,26 +1,32 @@
 """Every ImageNet layout → the records of a split, in a fixed order; pictures that replace others by name."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from sharding.archives import find_archives, open_archives, tells_split
-from sharding.classes import member_of_kit
+from sharding.archives import find_archives, open_archives
+from sharding.classes import member_of_kit, read_text
 from sharding.errors import ShardError
-from sharding.folders import kaggle_root, open_folder, open_kaggle, split_folder
+from sharding.folders import kaggle_root, open_folder, open_kaggle, refuse_packed, split_folder
 from sharding.parquet import find_parquet, open_parquet
-from sharding.record import SPLIT_WORDS, Layout, Source, Split, is_picture
+from sharding.record import SPLIT_WORDS, Layout, Record, Source, Split, canonical, is_picture, split_of_name
+
+_FINDERS = {"parquet": find_parquet, "archives": find_archives}
 
 
 def open_source(source: Path, layout: Layout, split: Split) -> Source:
     """Find out how `source` is laid out, unless `layout` tells, and open one split of it.
 
-    Raises ShardError if the split is not there in that layout.
+    Raises ShardError if the split is not there in that layout, or if there is more than one layout.
     """
-    found = find_layout(source, split) if layout == "auto" else layout
+    for folder in (source, split_folder(source, split)):
+        if folder and folder.is_dir():
+            refuse_packed(folder)
+    found = _find_layout(source, split) if layout == "auto" else layout
     if found == "kaggle":
         return open_kaggle(source, split)
-    if found in ("parquet", "archives"):
-        paths = find_parquet(source, split) if found == "parquet" else find_archives(source, split)
+    if found in _FINDERS:
+        paths = _FINDERS[found](source, split)
         if not paths:
             raise ShardError(f"{source}: no {found} of the {split} split found there")
         return open_parquet(paths) if found == "parquet" else open_archives(paths, split)
@@ -41,38 +47,79 @@ def _folder_to_read(source: Path, layout: Layout, split: Split) -> Path:
     return own or source
 
 
-def find_layout(source: Path, split: Split) -> Layout:
-    """The layout of `source`, as far as its names tell; "auto" leaves the choice between class folders and flat."""
+def _find_layout(source: Path, split: Split) -> Layout:
+    """The layout of `source`, as far as its names tell; "auto" leaves the choice between class folders and flat.
+
+    Raises ShardError if the split seems to be there twice: a choice would lose one without a word.
+    """
     if kaggle_root(source):
         return "kaggle"
-    if find_parquet(source, split):
-        return "parquet"
-    return "archives" if find_archives(source, split) else "auto"
+    files: dict[Layout, list[Path]] = {"parquet": find_parquet(source, split), "archives": find_archives(source, split)}
+    found = [layout for layout in files if files[layout]]
+    if not found:
+        return "auto"
+    first = files[found[0]][0]
+    folder = split_folder(source, split)
+    if len(found) == 1 and first.parent == source:
+        if split_of_name(first.name) is None:  # it may be anything that lies beside class folders
+            folder = next((path for path in sorted(source.iterdir()) if path.is_dir() or is_picture(path.name)), folder)
+        others = [folder] if folder else []
+    else:
+        others = [files[layout][0] for layout in found[1:]]
+    if others:
+        raise ShardError(f"{source}: {first.name} and {others[0].name} may both hold the {split} split; say --layout")
+    return found[0]
+
+
+def own_split(source: Path) -> Split:
+    """The split that a source without parts is: the one that a file's name tells, else train."""
+    return (source.is_file() and split_of_name(source.name)) or "train"
 
 
 def has_split(source: Path, layout: Layout, split: Split) -> bool:
-    """Whether `source` holds this split apart from others: by a folder's name or a file's."""
+    """Whether the folder `source` holds this split apart from others: by a folder's name or a file's."""
+    if source.is_file():
+        return False
     kaggle = kaggle_root(source)
     if kaggle and layout in ("auto", "kaggle"):
         return split_folder(kaggle / "Data" / "CLS-LOC", split) is not None
-    if layout in ("auto", "parquet") and find_parquet(source, split):
-        return True
-    if layout in ("auto", "archives") and any(tells_split(path, split) for path in find_archives(source, split)):
-        return True
+    for name, find in _FINDERS.items():
+        paths = find(source, split) if layout in ("auto", name) else []
+        if any(split_of_name(path.name) == split or path.parent.name in SPLIT_WORDS[split] for path in paths):
+            return True
     return layout in ("auto", "folders", "flat") and split_folder(source, split) is not None
 
 
-def replacements(folder: Path) -> dict[str, str]:
+def find_patches(folder: Path) -> dict[str, str]:
     """The pictures in a folder of patches: file name → path. Raises ShardError for a name that comes twice, or none."""
-    found: dict[str, str] = {}
-    for place, _, names in os.walk(folder):
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    patches: dict[str, str] = {}
+    for parent, _, names in os.walk(folder, onerror=fail):
         for name in filter(is_picture, names):
-            path = f"{place}/{name}"
-            if found.setdefault(name, path) != path:
-                raise ShardError(f"two patch images have one name: {found[name]} and {path}; remove one of them")
-    if not found:
+            path, base = f"{parent}/{name}", canonical(name)
+            if patches.setdefault(base, path) != path:
+                raise ShardError(f"two patch images have one name: {patches[base]} and {path}; remove one of them")
+    if not patches:
         raise ShardError(f"{folder}: no pictures to replace others with (--patch-images)")
-    return found
+    return patches
+
+
+def patched(records: Iterator[Record], patches: dict[str, str], used: dict[str, str]) -> Iterator[Record]:
+    """The records, with a patch in place of each picture of the same file name; `used` tells which took place.
+
+    Raises ShardError if one would replace two pictures.
+    """
+    for record in records:
+        base = record.name.rpartition("/")[2]
+        if base in patches:
+            other = used.setdefault(base, record.name)
+            if other != record.name:
+                raise ShardError(f"{patches[base]} would replace both {other} and {record.name}")
+            record = record._replace(file=patches[base], offset=0, size=-1, data=None, link="")
+        yield record
 
 
 def find_devkit(source: Path) -> Path | None:
@@ -87,9 +134,10 @@ def ground_truth_text(given: Path | None, source: Path, devkit: Path | None, spl
     found = [path for ending in endings for path in sorted(source.glob(f"*{ending}"))]
     if given or found:
         path = given or found[0]
-        return str(path), path.read_text(encoding="ascii", errors="replace")
+        return str(path), read_text(path.read_bytes(), str(path))
     for ending in endings if devkit and devkit.suffix != ".mat" else []:
         content = member_of_kit(devkit, ending) if devkit else None
         if content is not None:
-            return f"{devkit} (…{ending})", content.decode("ascii", errors="replace")
+            origin = f"{devkit} (…{ending})"
+            return origin, read_text(content, origin)
     return None

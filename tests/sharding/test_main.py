@@ -25,7 +25,9 @@ def test_pack_verify_show_one_after_the_other(
     class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status("pack", class_folders, tmp_path / "out", "--workers", 1, "--quality", 90) == 0
-    assert capsys.readouterr().out == f"packed {tmp_path}/out/train\npacked {tmp_path}/out/val\n"
+    train, val = (f"packed {tmp_path}/out/{split}: " for split in ("train", "val"))
+    counts = "samples, 0 rejects, 0 skipped"
+    assert capsys.readouterr().out == f"{train}24 {counts}\n{val}9 {counts}\n"
     assert status("verify", tmp_path / "out", "--workers", 1) == 0
     assert status("show", tmp_path / "out", "--png", tmp_path / "sheet.png", "--samples", 4) == 0
     assert "quality 90" in capsys.readouterr().out and (tmp_path / "sheet.png").exists()
@@ -76,16 +78,17 @@ def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monke
         (["pack", "SRC", "OUT", "--encoding", "png"], 2, "argument --encoding: invalid choice"),
         (["pack", "SRC", "OUT", "--qual", "90"], 2, "unrecognized arguments: --qual 90"),
         (["pack", "SRC", "OUT"], 1, "error: SRC: no such folder; give the folder that holds the source pictures"),
-        (["pack", ".", "OUT"], 1, "error: .: no pictures found for split train"),
-        (["pack", ".", "file.txt"], 1, "file.txt"),
+        (["pack", "empty", "OUT"], 1, "error: empty: no pictures found for split train"),
+        (["pack", "class", "file.txt"], 1, "error: file.txt/train.partial/job: Not a directory"),
+        (["pack", ".", "file.txt"], 1, "file.txt: SRC and OUT must lie apart, not one in the other; choose another"),
         (["verify", "SRC", "--workers", "0"], 2, "--workers 0: must be from 1 to 4096"),
         (["verify", "SRC", "--workers", "-3"], 2, "--workers -3: must be from 1 to 4096"),
         (["show", "SRC", "--png", "sheet.xyz"], 2, "--png sheet.xyz: the contact sheet is a PNG; give a name that"),
         (["show", "SRC", "--png", "sheet"], 2, "--png sheet: the contact sheet is a PNG; give a name that"),
         (["verify", "SRC"], 1, "error: SRC: no packed split here (no manifest.json); make one with"),
         (["show", "SRC"], 1, "error: SRC: no such folder; make it with: python -m sharding pack SRC OUT"),
-        (["pack", ".", "OUT", "--classes", "no.json"], 1, "error: --classes no.json: no such file or folder"),
-        (["pack", ".", "OUT", "--ground-truth", "no"], 1, "error: --ground-truth no: no such file or folder"),
+        (["pack", "empty", "OUT", "--classes", "no.json"], 1, "error: --classes no.json: no such file or folder"),
+        (["pack", "empty", "OUT", "--ground-truth", "no"], 1, "error: --ground-truth no: no such file or folder"),
         (["pack", "class", "OUT", "--classes", "class/a.jpg"], 1, "a.jpg: cannot be read as a manifest (Unicode"),
     ],
 )
@@ -99,6 +102,7 @@ def test_a_users_mistake(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("no folder")
+    (tmp_path / "empty").mkdir()
     if arguments[1:2] == ["class"]:
         (tmp_path / "class" / "n1").mkdir(parents=True)
         for name in ("a.jpg", "n1/b.jpg"):

@@ -80,8 +80,9 @@ def test_flat_folder(class_folders: Path, train: tuple[Samples, list[str]], tmp_
 
 
 def test_train_archive_of_class_archives(class_folders: Path, train: tuple[Samples, list[str]], tmp_path: Path) -> None:
-    archive = train_tar(class_folders, tmp_path / "ILSVRC2012_img_train.tar")
-    assert packed(tmp_path, tmp_path / "out") == train[0]
+    (tmp_path / "source").mkdir()
+    archive = train_tar(class_folders, tmp_path / "source" / "ILSVRC2012_img_train.tar")
+    assert packed(tmp_path / "source", tmp_path / "out") == train[0]
     assert checksums(tmp_path / "out" / "train") == train[1]
     assert packed(archive, tmp_path / "from-file") == train[0]
 
@@ -151,14 +152,16 @@ def test_official_train_and_val_agree_on_labels(
 def test_the_test_split_of_2010_has_labels(class_folders: Path, tmp_path: Path) -> None:
     paths = pictures(class_folders / "val")
     names = [f"test/ILSVRC2010_test_{number + 1:08d}.JPEG" for number in range(9)]
-    (tmp_path / "ILSVRC2010_images_test.tar").write_bytes(tar_of(paths, names))
-    (tmp_path / "latest_n.tar").write_bytes(b"of no split, by its name")
-    (tmp_path / "ILSVRC2010_test_ground_truth.txt").write_text("".join(f"{IDS[path.parent.name]}\n" for path in paths))
-    kit(tmp_path, 2010)
-    found = packed(tmp_path, tmp_path / "out", split="test")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "ILSVRC2010_images_test.tar").write_bytes(tar_of(paths, names))
+    (source / "latest_n.tar").write_bytes(b"of no split, by its name")
+    (source / "ILSVRC2010_test_ground_truth.txt").write_text("".join(f"{IDS[path.parent.name]}\n" for path in paths))
+    kit(source, 2010)
+    found = packed(source, tmp_path / "out", split="test")
     assert [found[Path(name).stem][1] for name in names] == [path.parent.name for path in paths]
     with pytest.raises(ShardError, match=r"no pictures found for split val|no archives of the val split"):
-        packed(tmp_path, tmp_path / "out", split="val")
+        packed(source, tmp_path / "out", split="val")
 
 
 def test_ground_truth_and_meta_inside_the_kits_archive(class_folders: Path, tmp_path: Path) -> None:
@@ -280,8 +283,9 @@ def test_two_classes_of_one_name_stay_two(class_folders: Path, tmp_path: Path) -
     names = {"label": {"names": ["crane", "dog", "crane"], "_type": "ClassLabel"}}
     table = pyarrow.table({"image": images, "label": [0, 1, 2, 0, 1, 2]})
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
-    pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet")
-    (folder,) = pack(PackOptions(source=tmp_path, out=tmp_path / "out", workers=1))
+    (tmp_path / "source").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "source" / "train-0.parquet")
+    (folder,) = pack(PackOptions(source=tmp_path / "source", out=tmp_path / "out", workers=1))
     with ShardSet.open(folder) as shards:
         assert [(entry.wnid, entry.name) for entry in shards.classes] == [
             ("0-crane", "crane"),
@@ -295,19 +299,21 @@ def test_two_classes_of_one_name_stay_two(class_folders: Path, tmp_path: Path) -
 def test_two_labels_of_one_wnid_are_an_error(class_folders: Path, tmp_path: Path) -> None:
     paths = pictures(class_folders / "train")[:2]
     assert paths[0].parent == paths[1].parent
-    parquet(paths, tmp_path / "train-0.parquet", [0, 1])
+    (tmp_path / "source").mkdir()
+    parquet(paths, tmp_path / "source" / "train-0.parquet", [0, 1])
     with pytest.raises(ShardError, match="labels 0 and 1 are both of class n01440764; each label must have a class"):
-        packed(tmp_path, tmp_path / "out")
+        packed(tmp_path / "source", tmp_path / "out")
     assert not (tmp_path / "out" / "train").exists()
 
 
 def test_parquet_of_another_kind_is_an_error(tmp_path: Path) -> None:
-    pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "train-0.parquet")
+    path = tmp_path / "train-0.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path)
     with pytest.raises(ShardError, match=r"train-0.parquet: not rows of image"):
-        packed(tmp_path, tmp_path / "out")
-    (tmp_path / "train-0.parquet").write_bytes(b"rubbish")
-    with pytest.raises(ShardError, match=r"train-0.parquet: not rows of image"):
-        packed(tmp_path, tmp_path / "out-2")
+        packed(path, tmp_path / "out")
+    path.write_bytes(b"rubbish")
+    with pytest.raises(ShardError, match=r"train-0.parquet: cannot be read as parquet .*; fetch it again"):
+        packed(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -406,5 +412,6 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(ShardError, match=r"file.txt: neither a folder nor an archive"):
         packed(tmp_path / "file.txt", tmp_path / "out")
+    (tmp_path / "source").mkdir()
     with pytest.raises(ShardError, match="no archives of the train split"):
-        packed(tmp_path, tmp_path / "out", layout="archives")
+        packed(tmp_path / "source", tmp_path / "out", layout="archives")

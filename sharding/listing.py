@@ -1,0 +1,166 @@
+"""A source's pictures → the index of a split and its classes; what else the source holds, and whether it changed."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.files import write_atomically
+from sharding import classes
+from sharding.errors import ShardError
+from sharding.manifest import ClassInfo
+from sharding.options import PackOptions
+from sharding.pack_index import PackIndex, Spool
+from sharding.record import Record, Source, Split, file_state, printable
+from sharding.source import find_devkit, find_patches, ground_truth_text, patched
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What listing a source told, beside its pictures: how a half-done job knows it again.
+
+    `pictures` is the digest of the index; `skipped` and `contents` are the manifest's.
+    """
+
+    table: list[ClassInfo]
+    skipped: list[dict[str, Any]]
+    contents: dict[str, Any]
+    pictures: str
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        with write_atomically(path) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "Listing":
+        """Read what `save` wrote."""
+        fields = json.loads(path.read_bytes())
+        return cls(**{**fields, "table": [ClassInfo(**entry) for entry in fields["table"]]})
+
+
+class Contents:
+    """Number, size, and a digest of names, sizes and times of all files that are packed, by class folder or archive."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, list[Any]] = {}
+
+    def add(self, group: str, name: str, state: str) -> None:
+        """Count one file."""
+        row = self._groups.setdefault(printable(group), [0, 0, hashlib.blake2b(digest_size=8)])
+        row[0] += 1
+        row[1] += int(state.partition(":")[0])
+        row[2].update(f"{name}\0{state}\0".encode("utf-8", "surrogateescape"))
+
+    def counted(self) -> dict[str, dict[str, Any]]:
+        """What was counted, for JSON."""
+        return {
+            group: {"files": files, "bytes": size, "digest": digest.hexdigest()}
+            for group, (files, size, digest) in self._groups.items()
+        }
+
+
+def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which contents differ, in words; empty if none do."""
+    words = []
+    for group in sorted({*before, *now}):
+        old, new = before.get(group), now.get(group)
+        if old is None or new is None:
+            words.append(f"{group} was {'removed' if new is None else 'added'}")
+        elif old["files"] != new["files"]:
+            words.append(f"{group} had {old['files']} pictures, has {new['files']}")
+        elif old != new:
+            words.append(f"{group} was written to or renamed in")
+    return "; ".join(words[:3]) + f"; and {len(words) - 3} more" * (len(words) > 3)
+
+
+def count_contents(source: Source, options: PackOptions) -> dict[str, Any]:
+    """The contents of a source as they are now. Archives are not read for it, class folders are."""
+    contents = Contents()
+    records = _watched(source, options, contents, {})
+    for _ in records:
+        if source.files and source.layout != "kaggle":  # all that counts was seen before the first record
+            break
+    return contents.counted()
+
+
+def list_source(
+    source: Source,
+    options: PackOptions,
+    split: Split,
+    table: list[ClassInfo] | None,
+    index: PackIndex,
+    spool: Spool | None,
+) -> Listing:
+    """Fill `index` from the source, spool what can only be read in order, give labels, settle the classes.
+
+    `table` is the class table of the split packed before this one. Raises ShardError if there are no pictures.
+    """
+    contents, used = Contents(), dict[str, str]()
+    records = _watched(source, options, contents, used)
+    index.fill(tqdm(records, unit="image", desc=f"{split}: listing", mininterval=1.0, delay=2.0), spool)
+    skipped = list(source.skipped.reasons.values())
+    if not len(index):
+        seen = "".join(f"; skipped {row['entries']}, {row['reason']} ({row['first']}, …)" for row in skipped)
+        raise ShardError(f"{options.source}: no pictures found for split {split}; expected {source.expected}{seen}")
+    if options.patch_images:
+        logger.info("%s: %d patch images take the place of others", split, len(used))
+    table = _settle_classes(source, options, split, table, index)
+    return Listing(table=table, skipped=skipped, contents=contents.counted(), pictures=index.digest())
+
+
+def _watched(source: Source, options: PackOptions, contents: Contents, used: dict[str, str]) -> Iterator[Record]:
+    """The records, patched, each with the state of its file; `contents` counts each file once."""
+    patches = find_patches(options.patch_images) if options.patch_images else {}
+    files = [*map(str, source.files), *(str(path) for path in options.files().values() if path.is_file())]
+    states = {}
+    for path in (*files, *sorted(patches.values())):
+        states[path] = file_state(Path(path).stat())
+        contents.add("patch images" if path in patches.values() else Path(path).name, path, states[path])
+    for record in patched(source.records, patches, used):
+        state = states.get(record.file)
+        if state is None:
+            state = file_state(os.stat(record.file))  # noqa: PTH116 - a Path for each of a million files takes longer
+            contents.add(record.name.partition("/")[0] if "/" in record.name else ".", record.name, state)
+        yield record._replace(state=state)
+
+
+def _settle_classes(
+    source: Source, options: PackOptions, split: Split, table: list[ClassInfo] | None, index: PackIndex
+) -> list[ClassInfo]:
+    kit_path = options.devkit or (find_devkit(options.source) if options.source.is_dir() else None)
+    kit = classes.Devkit.load(kit_path) if kit_path else None
+    example = index.unlabelled()
+    if example is not None:
+        text = ground_truth_text(options.ground_truth, options.source, kit_path, split)
+        if text is None:
+            raise ShardError(f"{example}: its name tells no class; give --ground-truth TXT and --devkit META.mat")
+        index.label(classes.ground_truth(text[1], text[0], kit), text[0])
+    elif options.ground_truth:
+        logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
+    wnids, origin = index.wnids(), "the training split"
+    given = known_table_path(options, split) if not table or options.classes else None
+    if given:
+        table, origin = classes.table_of_manifest(given), str(given)
+    elif not table and kit:
+        table, origin = kit.table(), str(kit_path)
+    elif not table:
+        table, origin = source.table() or classes.sorted_table(wnids, {}), str(options.source)
+    classes.check_known(wnids, table, origin)
+    if len(table) == 1:
+        logger.warning("%s: all pictures are of one class, %s; is SRC the folder of classes?", split, table[0].wnid)
+    return table
+
+
+def known_table_path(options: PackOptions, split: Split) -> Path | None:
+    """The manifest that a class table must be taken from: the one given, else that of the training split in OUT."""
+    sibling = options.out / "train" / "manifest.json"
+    return options.classes or (sibling if split != "train" and sibling.exists() else None)
