@@ -98,6 +98,14 @@ def test_original_in_proportion_to_the_epochs(epochs: int, drops: list[int], noi
     assert fc8[0] == 1e-2
 
 
+@pytest.mark.parametrize(("log", "last_rate", "fewest"), [("first", 1e-5, 6), ("second", 1e-5, 12)])
+def test_very_short_runs_never_reach_the_last_rate(log: str, last_rate: float, fewest: int) -> None:
+    for epochs in range(1, 30):
+        schedule = make_schedule("original", epochs, log=log)
+        rates = [schedule.rates(epoch)["fc8.weight"] for epoch in range(epochs)]
+        assert (rates[-1] == last_rate) == (epochs >= fewest), epochs
+
+
 def test_original_pays_no_attention_to_the_error() -> None:
     schedule = make_schedule("original", 93)
     before = schedule.rates(30)
