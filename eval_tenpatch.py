@@ -7,56 +7,64 @@
 Beside report.json: `class_errors.csv` (a line for each class) and `predictions.npz` (a row for each image).
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from common.command_line import Parser
+from common.command_line import Parser, add_options, option, parse_config
 from common.errors import run_command
-from evaluation.options import add_run_options, device_type, positive
-from evaluation.prediction import predict
-from evaluation.tables import error_table
-from evaluation.ten_patch import describe, evaluate, gather, write_results
-from evaluation.trained_run import TrainedRun
-from training.collectives import noticing_lost_ranks
-from training.mesh import close_mesh, make_mesh
+from evaluation.options import CheckpointOptions, check_at_least_one
 
-BATCH_SIZE = {"cpu": 25, "cuda": 128}  # ten views each
 RANK_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(CheckpointOptions):
+    """The command line. Raises ValueError, naming the option, for a value that cannot work."""
+
+    run_dir: Path = option("the run's folder", metavar="DIR")
+    split: Literal["val", "test"] = option("which split", "val")
+    batch_size: int | None = option("images a step and process; none: 25, on a GPU what fits, at most 128", None)
+    predict: tuple[Path, ...] = option("name what these pictures show, in place of evaluating", (), metavar="IMAGE")
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "batch_size")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0 done, 1 the work failed (2, a wrong command line, exits)."""
     parser = Parser(prog="eval_tenpatch.py", description="Ten-patch errors of a trained run.")
-    add_run_options(parser)
-    parser.add_argument("--split", choices=("val", "test"), default="val", help="which split (default: val)")
-    parser.add_argument(
-        "--batch-size", type=positive, metavar="N", help="images a step and process (default: 25, on a GPU 128)"
-    )
-    parser.add_argument("--predict", type=Path, nargs="+", metavar="IMAGE", help="name what these pictures show")
-    options = parser.parse_args(arguments)
+    add_options(parser, EvaluationOptions)
+    options = parse_config(parser, EvaluationOptions, arguments)
     return run_command(lambda: run(options))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: EvaluationOptions) -> int:
     """Predict or evaluate; on rank 0 the results are written and printed. Returns the exit status."""
-    trained = TrainedRun.open(options.run_dir, options.checkpoint)
-    device = device_type(options.device)
+    # torch and DALI take seconds to import: --help and a wrong option do not wait for them
+    from evaluation.prediction import predict
+    from evaluation.results import describe, write_results
+    from evaluation.tables import error_table
+    from evaluation.ten_patch import default_batch_size, evaluate, gather
+    from evaluation.trained_run import TrainedRun, choose_device
+    from training.collectives import noticing_lost_ranks
+    from training.mesh import close_mesh, make_mesh
+
+    trained, device = TrainedRun.open(options.run_dir, options.checkpoint), choose_device(options.device)
     if options.predict:
-        return predict(trained, options.predict, torch.device(device), options.shards)
+        return predict(trained, options.predict, device, options.shards)
     with noticing_lost_ranks(), trained.open_split(options.split, options.shards) as shards:
-        mesh = make_mesh(1, device, RANK_TIMEOUT_SECONDS)
+        mesh = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS)
         network, start = trained.network(mesh.device), time.perf_counter()
         part = evaluate(
             network,
             shards,
             trained.statistics,
             trained.recipe,
-            batch_size=(options.batch_size or BATCH_SIZE[device]) * mesh.world,
+            batch_size=(options.batch_size or default_batch_size(mesh.device)) * mesh.world,
             rank=mesh.rank,
             world=mesh.world,
             device=str(mesh.device),

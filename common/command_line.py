@@ -1,6 +1,7 @@
 """Command lines made from dataclasses: a frozen config class in, its options on a parser, a checked config out.
 
-Each field made by `option` is an option: its name, type, default and help. A field without a default is required.
+Each field made by `option` is an option: its name, type, default and help. A field without a default is required;
+one whose type is `tuple[T, ...]` takes one value or more.
 """
 
 import argparse
@@ -71,7 +72,8 @@ def _help(item: "Field[Any]") -> str:
 
 def parse_config(parser: argparse.ArgumentParser, config: type[Config], arguments: Sequence[str] | None) -> Config:
     """The checked `config` of a command line (None: this process's). Exits with 2 and one line if it is wrong."""
+    values = vars(parser.parse_args(arguments))
     try:
-        return config(**vars(parser.parse_args(arguments)))
+        return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     except ValueError as error:
         parser.error(str(error))

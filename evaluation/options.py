@@ -1,40 +1,24 @@
-"""The options that evaluation and report share: which run, which checkpoint of it, which shards, which device."""
+"""The options that evaluation and report share. Imports nothing heavy: a command line is parsed before torch comes."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from evaluation.trained_run import EvaluationError
-
-
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add --run-dir, --checkpoint, --shards and --device."""
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument(
-        "--checkpoint",
-        default="last",
-        metavar="FILE",
-        help="last (default), best (chosen on val, so it flatters val), or a checkpoint file",
-    )
-    parser.add_argument(
-        "--shards", type=Path, metavar="DIR", help="folder of the packed splits (default: where it was trained from)"
-    )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: the GPU if there is one"
-    )
+from common.command_line import flag, option
 
 
-def device_type(name: str) -> str:
-    """ "cuda" or "cpu" for --device. Raises EvaluationError for a GPU that is not there."""
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise EvaluationError("--device cuda, but torch sees no GPU here; use --device cpu")
-    return ("cuda" if there else "cpu") if name == "auto" else name
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Which checkpoint of a run, which shards, which device."""
+
+    checkpoint: str = option("last, best (chosen on val, so it flatters val), or a checkpoint file", "last")
+    shards: Path | None = option("folder of the packed splits; none: where the run was trained from", None)
+    device: Literal["auto", "cpu", "cuda"] = option("auto: the GPU if there is one", "auto")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
+def check_at_least_one(config: object, *names: str) -> None:
+    """Raises ValueError, naming the option, if one of these fields is below 1 (None is allowed)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{flag(name)} is at least 1, got {value}")

@@ -3,38 +3,35 @@
 Every rank takes its slice of each batch; counts add up, so the figures are the same for any number of ranks.
 """
 
-import datetime
-import io
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from common.files import write_atomically
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import VIEWS, RecipeName
 from evaluation.inference import Inference
-from evaluation.references import reference_note, references_for
-from evaluation.tables import METHODS, class_errors_csv
-from evaluation.trained_run import TrainedRun
+from evaluation.tables import METHODS
 from evaluation.views import average_views
 from model import AlexNet
-from model.checkpoint import versions
 from model.scores import ScoreError, Scores
 from sharding import ShardSet, Statistics
 
 BEST = 5
+CPU_BATCH, MOST_BATCH = 25, 128  # images a step and process
+# Ten views of an image are 6 MB of float32. DALI holds about four of them (two outputs ahead, two between operators),
+# the network one, conv1's output (11.6 MB) and what its norm makes of that three. An estimate, not measured on a GPU.
+BYTES_PER_IMAGE = 5 * 6_021_120 + 4 * 11_616_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What one rank, or all of them, found. `scores` by method; the rest a row for each image.
+    """What one rank, or all of them, found. `scores` by method; the arrays have a row for each image.
 
     ids, labels int64 [n]; best int32 [n, k] and probability float32 [n, k]: the k best classes of the ten-patch mean.
     """
@@ -64,6 +61,14 @@ class Evaluation:
         return cls(scores=scores, **columns)
 
 
+def default_batch_size(device: torch.device) -> int:
+    """Images a step and process: 25 on the CPU; on a GPU what half of its free memory holds, 1 to 128."""
+    if device.type == "cpu":
+        return CPU_BATCH
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return max(min(free_bytes // 2 // BYTES_PER_IMAGE, MOST_BATCH), 1)
+
+
 def evaluate(
     network: AlexNet,
     shards: ShardSet,
@@ -80,13 +85,13 @@ def evaluate(
     `network` must be on `device`, in evaluation mode; `batch_size` counts images over all ranks.
     """
     classes = len(shards.classes)
-    kept = min(BEST, classes)
+    guesses = min(BEST, classes)
     scores = {method: Scores(classes) for method in METHODS}
     rows: dict[str, list[np.ndarray]] = {
         "ids": [np.zeros(0, np.int64)],
         "labels": [np.zeros(0, np.int64)],
-        "best": [np.zeros((0, kept), np.int32)],
-        "probability": [np.zeros((0, kept), np.float32)],
+        "best": [np.zeros((0, guesses), np.int32)],
+        "probability": [np.zeros((0, guesses), np.float32)],
     }
     config = DataConfig(recipe=recipe, batch_size=batch_size, device=device, training=False, views=VIEWS)
     hidden = rank != 0 or not sys.stderr.isatty()
@@ -99,7 +104,7 @@ def evaluate(
             scores["ten_patch"].add(answer.probabilities, labels)
             scores["ten_patch_mean_logits"].add_logits(answer.mean_logits, labels)
             scores["center_crop"].add_logits(answer.center_logits, labels)
-            top = answer.probabilities.cpu().topk(kept, dim=1)
+            top = answer.probabilities.cpu().topk(guesses, dim=1)
             rows["ids"].append(batch.ids.numpy().copy())
             rows["labels"].append(labels.numpy().copy())
             rows["best"].append(top.indices.numpy().astype(np.int32))
@@ -115,47 +120,3 @@ def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Ev
     parts: list[Any] | None = [None] * world if rank == 0 else None
     dist.gather_object(part, parts, dst=0, group=group)
     return Evaluation.joined(parts, images) if parts else None
-
-
-def describe(run: TrainedRun, shards: ShardSet, evaluation: Evaluation, machine: str, seconds: float) -> dict[str, Any]:
-    """The content of report.json. Errors are fractions, log loss in nats, intervals at 95 %."""
-    return {
-        "format": 1,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "name": f"{run.challenge} {shards.split}" if run.challenge else None,
-        "split": shards.split,
-        "images": len(evaluation.ids),
-        "classes": len(shards.classes),
-        **{method: scores.figures() for method, scores in evaluation.scores.items()},
-        "references": [asdict(item) for item in references_for(run.challenge, shards.split)],
-        "reference_note": reference_note(run.challenge, shards.split, len(evaluation.ids)),
-        "model": run.state["model_config"],
-        "checkpoint": {
-            "file": str(run.checkpoint),
-            "sha256": run.checksum(),
-            "epoch": run.state["epoch"],
-            "step": run.state["step"],
-        },
-        "dataset": {"shards": str(shards.path), "fingerprint": shards.fingerprint, "samples": len(shards)},
-        "training_dataset": {key: run.state["dataset"][key] for key in ("shards", "fingerprint", "samples")},
-        "machine": machine,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(len(evaluation.ids) / seconds, 3),
-        "versions": versions(),
-    }
-
-
-def write_results(run: TrainedRun, evaluation: Evaluation, report: dict[str, Any]) -> None:
-    """Write the three files into the run's folder, report.json last."""
-    rows = io.BytesIO()
-    np.savez_compressed(
-        rows, ids=evaluation.ids, labels=evaluation.labels, best=evaluation.best, probability=evaluation.probability
-    )
-    _write(run.path / "class_errors.csv", class_errors_csv(run.classes, evaluation.scores["ten_patch"]).encode())
-    _write(run.path / "predictions.npz", rows.getvalue())
-    _write(run.path / "report.json", (json.dumps(report, indent=2) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with write_atomically(path) as file:
-        file.write(content)

@@ -22,6 +22,14 @@ class EvaluationError(UserError):
     """Something that an evaluation or a report needs is missing or broken; the message says what, where, what to do."""
 
 
+def choose_device(name: str) -> torch.device:
+    """The device for --device auto, cpu or cuda. Raises EvaluationError for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise EvaluationError("--device cuda, but torch sees no GPU here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
     """A run and one checkpoint of it. `state` is the checkpoint's content, tensors on the CPU."""
@@ -108,7 +116,7 @@ class TrainedRun:
         if not folder.is_dir():
             raise EvaluationError(f"{folder}: no such folder; say with --shards where the packed splits are")
         if not (folder / split / "manifest.json").is_file():
-            has = [place.parent.name for place in sorted(folder.glob("*/manifest.json"))]
+            has = [manifest.parent.name for manifest in sorted(folder.glob("*/manifest.json"))]
             there = f"it holds {', '.join(has)}" if has else "it holds no packed split"
             raise EvaluationError(
                 f"{folder}: no split {split!r} there ({there}); pack it with `python -m sharding pack SRC {folder} "

@@ -1,1 +1,1 @@
-"""A run's folder in, `report.html` and its pictures out: `python -m report --run DIR`."""
+"""A run's folder in, `report.html` out: `python -m report --run-dir DIR`; several runs: `--compare DIR DIR …`."""

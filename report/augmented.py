@@ -1,15 +1,16 @@
-"""A sheet of training pictures as the network sees them, the mean added back (so that eyes can read them)."""
+"""The section on training batches as the network sees them, the mean added back (so that eyes can read them)."""
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
-from dali_pipelines import Batch, Normalize
-from report.drawing import STYLE, blank, show_image
-from report.filters import tile
+from dali_pipelines import Batch, DataConfig, Loader, LoaderError, Normalize
+from evaluation.trained_run import TrainedRun
+from model import make_schedule
+from report.drawing import jpeg
+from report.page import Card, Gallery, Section
+from sharding import ShardSet
 
-COLUMNS = 8
+SHOWN, SIDE = 24, 128
 
 
 def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
@@ -25,14 +26,33 @@ def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
     return seen.to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def draw_augmented(sheets: list[np.ndarray], titles: list[str]) -> Figure:
-    """One block of pictures a batch: uint8 [n, 224, 224, 3] each, eight in a row, in the batch's order."""
-    rows = [-(-len(sheet) // COLUMNS) for sheet in sheets]
-    with rc_context(STYLE):
-        figure = blank(10, sum(rows) * 10 / COLUMNS + 0.3 * len(rows))
-        for axes, sheet, title in zip(
-            np.atleast_1d(figure.subplots(len(sheets), 1, height_ratios=rows)), sheets, titles
-        ):
-            show_image(axes, tile(sheet, columns=COLUMNS, gap=6))
-            axes.set_title(title, loc="left")
-    return figure
+def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
+    """The first training batches of epochs 1 and 2, in the batch's order."""
+    title, options = "Training batches as the network sees them", run.state["train_config"]
+    config = DataConfig(
+        recipe=run.recipe,
+        batch_size=options["batch_size"],
+        seed=options["seed"],
+        augment=options["augment"] == "on",
+        noise_epochs=make_schedule(run.recipe, options["epochs"]).noise_epochs,
+        window=options["window"],
+    )
+    what = "crops, mirrors and color noise"
+    if not config.augment:
+        what = "center crops (the run was trained without augmentation)"
+    normalize, galleries = Normalize(run.statistics, run.recipe, "cpu"), []
+    try:
+        with Loader(training, config, statistics=run.statistics) as loader:
+            for epoch in (0, 1):
+                batch = next(iter(loader.epoch(epoch)))
+                noise = float(np.abs(batch.augmentation.rgb_offset[:SHOWN]).max())
+                cards = [
+                    Card(pictures=[jpeg(picture, SIDE)], alternative="A training image, cropped.")
+                    for picture in with_mean(batch, normalize)[:SHOWN]
+                ]
+                caption = f"First batch of epoch {epoch + 1}, color noise of up to {noise:.0f} gray levels."
+                galleries.append(Gallery(cards=cards, size="small", caption=caption))
+    except LoaderError as error:
+        return Section(name="augmented", title=title, sentences=[f"No batch: {error}"])
+    sentence = f"Recipe {run.recipe}: 224×224 {what}, the mean added back, values clipped to 0..255."
+    return Section(name="augmented", title=title, sentences=[sentence], blocks=galleries)

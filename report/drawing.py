@@ -1,49 +1,118 @@
-"""What every picture of the report shares: size, colors, and figure → PNG bytes."""
+"""What the figures of the report share: colors, lines → a chart as SVG, pixels → pictures inside the page."""
 
+import base64
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from PIL import Image
 
-# Okabe and Ito's colors, which color-blind readers can tell apart
-BLUE, ORANGE, GREEN, GRAY, BLACK = "#0072b2", "#d55e00", "#009e73", "#8a8a8a", "#222222"
-STYLE: Any = {"font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False}
-DOTS_PER_INCH = 110
+# Okabe and Ito's colors, which color-blind readers can tell apart; the page lightens them in the dark
+COLORS = {
+    "blue": "#0072b2",
+    "orange": "#d55e00",
+    "green": "#009e73",
+    "purple": "#aa4499",
+    "yellow": "#8f6b00",
+    "sky": "#56b4e9",
+    "gray": "#8a8a8a",
+}
+BLACK = "#222222"
+WIDTH, HEIGHT = 360, 200  # pixels, where a chart is not scaled: on a phone
+STYLE: Any = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "report",  # the same figure gives the same bytes
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), BLACK),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A drawn figure: `png` bytes, its file's stem, what it shows for those who cannot see it, and a caption."""
+class Line:
+    """x, y float [n], in a color of `COLORS`. `steps`: each y holds from the x before to its own."""
 
-    name: str
-    png: bytes
-    alternative: str
-    caption: str
-
-
-def blank(width: float, height: float) -> Figure:
-    """An empty figure of `width`×`height` inches, laid out without overlaps."""
-    return Figure(figsize=(width, height), layout="constrained")
+    x: np.ndarray
+    y: np.ndarray
+    color: str
+    dashed: bool = False
+    marks: bool = False
+    steps: bool = False
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG without date or program version: the same figure gives the same bytes."""
-    target = io.BytesIO()
+def draw_lines(lines: Sequence[Line], form: Literal["number", "percent", "log"], last: float) -> Figure:
+    """Lines over epochs 0..`last`, the first ones lowest; the y axis begins at 0 unless it is logarithmic."""
     with rc_context(STYLE):
-        figure.savefig(target, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-    return target.getvalue()
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        axes = figure.subplots()
+        for line in lines:
+            axes.plot(
+                line.x,
+                line.y,
+                "--" if line.dashed else "-",
+                color=COLORS[line.color],
+                linewidth=1.4,
+                marker="o" if line.marks else "." if len(line.x) < 3 else "",
+                markersize=3 if line.marks else 6,
+                drawstyle="steps-pre" if line.steps else "default",
+            )
+        axes.set_xlabel("epochs")
+        axes.set_xlim(0, 1.02 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        if form == "log":
+            low, high = axes.dataLim.y0, axes.dataLim.y1
+            axes.set_yscale("log")
+            axes.set_ylim(low / 2, high * 2)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high >= 10 * low else (1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the usual one's exponents are too small
+            axes.yaxis.set_minor_locator(NullLocator())
+            return figure
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.set_ylim(0, 1.06 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1)
+        if form == "percent":
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure
 
 
-def show_image(axes: Axes, pixels: np.ndarray) -> None:
-    """Draw pixels uint8 [h, w, 3] without axes; pixels shrink by averaging and grow as squares."""
-    axes.imshow(pixels, interpolation="auto")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element for HTML: scaled by the page, black as the text around it, colors from its style.
+
+    As a file of its own it has the colors of the light page.
+    """
+    target = io.StringIO()
+    with rc_context(STYLE):
+        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = target.getvalue()
+    text = text[text.index("<svg") :].replace(f' width="{WIDTH}pt" height="{HEIGHT}pt"', "", 1)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[a-z.]*[a-z][0-9a-z]*_\d+"', "", text)  # of groups: charts on one page would share them
+    text = re.sub(r"font-family: [^;]*;", "", text).replace(BLACK, "currentColor")
+    for name, color in COLORS.items():
+        text = text.replace(color, f"var(--{name}, {color})")
+    return text
+
+
+def jpeg(pixels: np.ndarray, side: int) -> str:
+    """A data URI of pixels uint8 [h, w, 3], scaled to `side`×`side`."""
+    target = io.BytesIO()
+    Image.fromarray(pixels).resize((side, side)).save(target, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(target.getvalue()).decode('ascii')}"
+
+
+def png(pixels: np.ndarray) -> str:
+    """A data URI of pixels uint8 [h, w, 3] or, with opacity, [h, w, 4]."""
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(target.getvalue()).decode('ascii')}"
 
 
 def short_name(name: str, length: int = 24) -> str:

@@ -1,12 +1,14 @@
-"""The first layer's filters in the arrangement of Krizhevsky 2012, Figure 3: tower A's above, tower B's below."""
+"""The section on the first layer's filters, arranged as in Krizhevsky 2012, Figure 3: tower A's above tower B's."""
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
-from report.drawing import STYLE, blank, show_image
+from evaluation.trained_run import TrainedRun
+from model import ModelConfig
+from report.drawing import png
+from report.page import Card, Gallery, Section
 
 COLUMNS = 16
+SCALE = 5  # screen pixels for each of a filter
 
 
 def filter_pictures(weights: np.ndarray) -> np.ndarray:
@@ -19,28 +21,32 @@ def filter_pictures(weights: np.ndarray) -> np.ndarray:
     return (127.5 + 127.5 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def tile(pictures: np.ndarray, columns: int = COLUMNS, gap: int = 1, fill: int = 255) -> np.ndarray:
-    """Pictures uint8 [n, h, w, 3] row by row in one sheet uint8 [H, W, 3], `gap` pixels of `fill` between them."""
+def tile(pictures: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
+    """Pictures uint8 [n, h, w, 3] row by row in one sheet uint8 [H, W, 4], clear lines of a pixel between them."""
     count, height, width, _ = pictures.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), fill, np.uint8)
+    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
     for number, picture in enumerate(pictures):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        sheet[top : top + height, left : left + width, :3] = picture
+        sheet[top : top + height, left : left + width, 3] = 255
     return sheet
 
 
-def draw_filters(weights: np.ndarray) -> Figure:
-    """Two sheets: the first half of conv1's filters is tower A (the paper's GPU 1), the second half tower B."""
-    half = len(weights) // 2
-    pictures = filter_pictures(weights)
-    sheets = [tile(pictures[:half]), tile(pictures[half:])]
-    width = 8.0 if half >= COLUMNS else max(3.0, 8.0 * half / COLUMNS)
-    height = 2 * (width * sheets[0].shape[0] / sheets[0].shape[1] + 0.4)
-    with rc_context(STYLE):
-        figure = blank(width, height)
-        for axes, sheet, tower in zip(figure.subplots(2, 1), sheets, "AB"):
-            show_image(axes, sheet)
-            axes.set_title(f"tower {tower}", loc="left")
-    return figure
+def filters_section(run: TrainedRun) -> Section:
+    """A sheet for each tower: the first half of conv1's filters is tower A (the paper's GPU 1), the second tower B."""
+    weights = run.state["model"]["conv1.weight"].float().numpy()
+    towers = ModelConfig(**run.state["model_config"]).towers
+    cards = [
+        Card(
+            pictures=[png(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))],
+            title=f"tower {tower}",
+            alternative=f"{len(filters)} filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color.",
+        )
+        for filters, tower in zip(np.split(filter_pictures(weights), towers), "AB")
+    ]
+    caption = "Arranged as in Krizhevsky 2012, Figure 3. Gray is a weight of 0; each filter fills its own range."
+    return Section(
+        name="filters", title="First-layer filters", blocks=[Gallery(cards=cards, size="sheet", caption=caption)]
+    )

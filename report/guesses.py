@@ -1,57 +1,46 @@
-"""Pictures with the network's five best guesses as bars, the true class marked (Krizhevsky 2012, Figure 4, left)."""
-
-from collections.abc import Sequence
+"""The section on held-out pictures with the five best guesses as bars (Krizhevsky 2012, Figure 4, left)."""
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from report.drawing import BLACK, BLUE, ORANGE, STYLE, blank, short_name, show_image
+from evaluation.trained_run import TrainedRun
+from evaluation.views import Classifier, pixels_of
+from report.drawing import jpeg, short_name
+from report.page import Bar, Card, Gallery, Section
+from sharding import ShardSet
 
-COLUMNS = 4
-
-
-def draw_guesses(
-    pixels: Sequence[np.ndarray],
-    labels: np.ndarray,
-    best: np.ndarray,
-    probabilities: np.ndarray,
-    names: Sequence[str],
-) -> Figure:
-    """One panel a picture, four in a row.
-
-    pixels: uint8 [256, 256, 3] each; labels int64 [n]; best int [n, k] classes, best first; probabilities [n, k] of
-    these; names by label. The bar of the true class is orange, the others blue.
-    """
-    rows = -(-len(pixels) // COLUMNS)
-    with rc_context(STYLE):
-        figure = blank(10, 4.25 * rows)
-        figure.get_layout_engine().set(h_pad=0.08)  # type: ignore[union-attr,call-arg]
-        grid = figure.add_gridspec(2 * rows, COLUMNS, height_ratios=[2.3, 1.2] * rows)
-        for number, image in enumerate(pixels):
-            row, column = divmod(number, COLUMNS)
-            above, below = (figure.add_subplot(grid[2 * row + part, column]) for part in (0, 1))
-            show_image(above, image)
-            above.set_title(short_name(names[labels[number]], 26), fontweight="bold")
-            _bars(below, int(labels[number]), best[number], probabilities[number], names)
-    return figure
+SHOWN, BEST = 8, 5
 
 
-def _bars(axes: Axes, label: int, best: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> None:
-    places = range(len(best))
-    colors = [ORANGE if guess == label else BLUE for guess in best]
-    axes.barh(places, probabilities, color=colors, alpha=0.45, height=0.86)
-    for place, guess in zip(places, best):
-        mark = "✓ " if guess == label else ""
-        weight = "bold" if guess == label else "normal"
-        axes.text(
-            0.02, place, mark + short_name(names[guess]), va="center", fontsize=8.5, color=BLACK, fontweight=weight
+def spread(samples: int, count: int, offset: float = 0.5) -> np.ndarray:
+    """At most `count` ids int64, spread evenly over 0..samples-1, each in the same place of its own stretch."""
+    count = min(count, samples)
+    return np.floor((np.arange(count) + offset) * samples / max(count, 1)).astype(np.int64)
+
+
+def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet) -> Section:
+    """Eight held-out images with their five best guesses, the true class marked."""
+    ids, names = spread(len(held_out), SHOWN), run.class_names
+    pixels, labels = pixels_of(held_out, ids), held_out.labels(ids)
+    table = classifier.probabilities(pixels)
+    cards = []
+    for image, label, probabilities in zip(pixels, labels, table):
+        best = np.argsort(-probabilities, kind="stable")[:BEST]
+        cards.append(
+            Card(
+                pictures=[jpeg(image, 256)],
+                alternative=f"A held-out image of class {names[label]}.",
+                title=short_name(names[label], 40),
+                lines=[guess_bar(names[guess], float(probabilities[guess]), guess == label) for guess in best],
+            )
         )
-    for place, probability in zip(places, probabilities):
-        axes.text(1.0, place, f"{100 * probability:.1f} %", va="center", ha="right", fontsize=7.5, color=BLACK)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(4.6, -0.6)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    caption = (
+        "Krizhevsky 2012, Figure 4, left. Ten patches; the true class is orange with a tick. The images are spread "
+        f"evenly over split {held_out.split}, not chosen by result."
+    )
+    return Section(name="guesses", title="Guesses on held-out images", blocks=[Gallery(cards=cards, caption=caption)])
+
+
+def guess_bar(name: str, probability: float, correct: bool) -> Bar:
+    """`✓ goldfish 50.0 %`, marked, or the same without tick and mark."""
+    text = f"{'✓ ' if correct else ''}{short_name(name)} {100 * probability:.1f} %"
+    return Bar(text=text, share=probability, marked=correct)

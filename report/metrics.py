@@ -1,14 +1,16 @@
 """`metrics.jsonl` in, columns over epochs out, thinned to what a plot can show."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from evaluation.trained_run import EvaluationError
 
-TRAINING = ("loss", "top1_error", "top5_error", "rate", "images_per_second")
+TRAINING = ("loss", "top1_error", "top5_error", "rate", "images_per_second", "data_wait_fraction", "memory_bytes")
 VALIDATION = ("loss", "top1_error", "top5_error")
 BINS = 400
 
@@ -18,7 +20,7 @@ class Metrics:
     """What a run logged. Every array float64; `training` columns [lines], `validation` columns [epochs validated].
 
     `epochs` [lines] and `validation_epochs` count epochs done (the end of the first epoch is 1.0). A column that no
-    line has is absent, a value that a line lacks is NaN. `notes` are sentences on what was left out.
+    line has is absent, a value that a line lacks is NaN. `notes` are sentences on what was left out or is odd.
     """
 
     steps: np.ndarray
@@ -28,50 +30,78 @@ class Metrics:
     validation: dict[str, np.ndarray]
     notes: list[str] = field(default_factory=list)
 
+    def images_per_second(self) -> float:
+        """The median over the logged steps; NaN if none has it."""
+        speeds = self.training.get("images_per_second")
+        return math.nan if speeds is None else float(np.nanmedian(speeds))
 
-def load_metrics(path: Path, steps_per_epoch: int | None) -> Metrics:
+    def seconds(self, batch_size: int) -> float:
+        """How long the logged steps took, without validation and checkpoints; NaN if no speed is logged."""
+        speeds = self.training.get("images_per_second")
+        if speeds is None:
+            return math.nan
+        with np.errstate(divide="ignore"):
+            return float(np.nansum(np.diff(self.steps, prepend=0) * batch_size / speeds))
+
+
+def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
     """Read a run's `metrics.jsonl`.
 
     A torn last line (the run is going on, or was killed) is left out with a note. Raises EvaluationError when the file
-    is absent, has no training line, or has a broken line elsewhere.
+    is absent, has no training line, or has another kind of line elsewhere.
     """
     if not path.is_file():
         raise EvaluationError(f"{path}: no such file; has train.py run in this folder?")
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records, notes = [], []
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise EvaluationError(
-                    f"{path}:{number}: expected one JSON object, got {line[:40]!r} ({error.msg})"
-                ) from None
+                raise EvaluationError(f"{path}:{number}: expected one JSON object, got {line[:40]!r}") from error
             notes.append("The last line of metrics.jsonl is incomplete and was left out.")
+            break
+        problem = _problem(records[-1])
+        if problem:
+            raise EvaluationError(
+                f"{path}:{number}: expected a line that train.py writes, got {line[:80]!r} ({problem})"
+            )
     trained = [record for record in records if "validation" not in record]
     validated = [record for record in records if "validation" in record]
     if not trained:
         raise EvaluationError(f"{path}: no training step is logged there yet")
     steps = np.array([record["step"] for record in trained], np.float64)
+    if (np.diff(steps) <= 0).any():
+        notes.append("Steps do not always rise in metrics.jsonl: more than one training may have written there.")
     return Metrics(
         steps=steps,
-        epochs=steps / (steps_per_epoch or _longest_epoch(trained)),
+        epochs=steps / steps_per_epoch,
         training=_columns(trained, TRAINING),
-        validation_epochs=np.array([record["epoch"] + 1.0 for record in validated]),
+        validation_epochs=np.array([record["step"] / steps_per_epoch for record in validated]),
         validation=_columns([record["validation"] for record in validated], VALIDATION),
         notes=notes,
     )
 
 
-def _longest_epoch(trained: list[dict]) -> float:
-    """Steps per epoch, as far as the log itself tells it."""
-    last: dict[int, int] = {}
-    for record in trained:
-        last[record["epoch"]] = max(record["step"], last.get(record["epoch"], 0))
-    return max(last.values()) / len(last)
+def _problem(record: Any) -> str:
+    """What is wrong with a line: one phrase, or "" if nothing is."""
+    if not isinstance(record, dict):
+        return "no JSON object"
+    if not _is_number(record.get("step")) or record["step"] < 1:
+        return "no 'step' from 1"
+    figures = record.get("validation", record)
+    if not isinstance(figures, dict):
+        return "'validation' is no JSON object"
+    wrong = [name for name in TRAINING if figures.get(name) is not None and not _is_number(figures[name])]
+    return f"{wrong[0]!r} is no number" if wrong else ""
 
 
-def _columns(records: list[dict], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _columns(records: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     present = [name for name in names if any(record.get(name) is not None for record in records)]
     return {
         name: np.array([np.nan if record.get(name) is None else float(record[name]) for record in records])
@@ -79,12 +109,19 @@ def _columns(records: list[dict], names: tuple[str, ...]) -> dict[str, np.ndarra
     }
 
 
-def binned(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+def thinned(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
     """At most `bins` points: the means of x and of y over equal runs of consecutive points (NaN left out)."""
-    keep = np.isfinite(y)
-    x, y = x[keep], y[keep]
+    finite = np.isfinite(y)
+    x, y = x[finite], y[finite]
     edges = np.linspace(0, len(x), min(bins, len(x)) + 1).round().astype(int)[:-1]
     if not len(edges):
         return x, y
     counts = np.diff([*edges, len(x)])
     return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
+
+
+def corners(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """A step line from x = 0: the last point of each level of y, evenly thinned to `bins` where there are more."""
+    last = np.flatnonzero(np.diff(y, append=np.nan) != 0)
+    last = last[np.linspace(0, len(last) - 1, min(bins, len(last))).round().astype(int)]
+    return np.concatenate([[0.0], x[last]]), np.concatenate([y[:1], y[last]])

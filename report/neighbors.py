@@ -1,47 +1,51 @@
-"""The training images nearest to held-out ones in fc7 features (Krizhevsky 2012, Figure 4, right)."""
-
-from collections.abc import Sequence
+"""The section on the training images nearest to held-out ones in fc7 features (Krizhevsky 2012, Figure 4, right)."""
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial.distance import cdist
 
-from report.drawing import BLACK, GRAY, ORANGE, STYLE, blank, short_name, show_image
+from evaluation.trained_run import TrainedRun
+from evaluation.views import Classifier, pixels_of
+from report.drawing import jpeg, short_name
+from report.guesses import spread
+from report.page import Card, Gallery, Section
+from sharding import ShardSet
 
-
-def nearest(training: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `training` float [n, f] nearest to each of `queries` [q, f] in Euclidean distance, nearest first.
-
-    Returns indices int64 [q, k] and distances [q, k], k = min(count, n).
-    """
-    search = NearestNeighbors(n_neighbors=min(count, len(training)), algorithm="brute").fit(training)
-    distances, indices = search.kneighbors(queries)
-    return indices, distances
+QUERIES, NEIGHBORS, SIDE = 5, 6, 128
+CHUNK = 250
 
 
-def draw_neighbors(
-    queries: Sequence[np.ndarray],
-    query_names: Sequence[str],
-    neighbors: Sequence[Sequence[np.ndarray]],
-    neighbor_names: Sequence[Sequence[str]],
-    same: np.ndarray,
-) -> Figure:
-    """A row for each held-out image: itself, a gap, its neighbors in order. Pixels uint8 [256, 256, 3].
+def nearest(training: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `training` float [n, f] nearest to each of `queries` [q, f], nearest first: int64 [q, ≤count]."""
+    return np.argsort(cdist(queries, training), axis=1, kind="stable")[:, :count]
 
-    A neighbor of another class than the held-out image (`same` bool [queries, k] false) has its name in orange.
-    """
-    columns = max(len(row) for row in neighbors)
-    with rc_context(STYLE):
-        figure = blank(10, 1.65 * len(queries) + 0.4)
-        figure.suptitle("left: held out; right: nearest training images, nearest first", fontsize=9, color=GRAY)
-        grid = figure.add_gridspec(len(queries), columns + 2, width_ratios=[1, 0.12, *[1] * columns])
-        for row, (query, name) in enumerate(zip(queries, query_names)):
-            axes = figure.add_subplot(grid[row, 0])
-            show_image(axes, query)
-            axes.set_title(short_name(name, 18), fontsize=8.5, fontweight="bold", pad=3)
-            for place, (image, other) in enumerate(zip(neighbors[row], neighbor_names[row])):
-                axes = figure.add_subplot(grid[row, place + 2])
-                show_image(axes, image)
-                axes.set_title(short_name(other, 18), fontsize=8.5, pad=3, color=BLACK if same[row, place] else ORANGE)
-    return figure
+
+def neighbors_section(
+    run: TrainedRun, classifier: Classifier, held_out: ShardSet, training: ShardSet, among: int
+) -> Section:
+    """Five held-out images, a row each, and the six training images nearest to each in fc7's outputs."""
+    names, searched = run.class_names, min(among, len(training))
+    ids = spread(len(held_out), QUERIES, offset=0.25)
+    queries, labels = pixels_of(held_out, ids), held_out.labels(ids)
+    features = [
+        classifier.features(pixels_of(training, np.arange(start, min(start + CHUNK, searched))))
+        for start in range(0, searched, CHUNK)
+    ]
+    neighbors = nearest(np.concatenate(features), classifier.features(queries), NEIGHBORS)
+    same, galleries = 0, []
+    for image, label, row in zip(queries, labels, neighbors):
+        cards = [_card(image, f"held out: {short_name(names[label], 18)}", marked=False)]
+        for other, other_label in zip(pixels_of(training, row), training.labels(row)):
+            same += int(other_label == label)
+            cards.append(_card(other, short_name(names[other_label], 18), marked=bool(other_label != label)))
+        galleries.append(Gallery(cards=cards, size="small"))
+    sentences = [
+        f"The first image of each row is held out, the others are the training images nearest to it: {same} of "
+        f"{neighbors.size} are of its class; the names of the others are orange.",
+        "Krizhevsky 2012, Figure 4, right: Euclidean distance of fc7's outputs for the center crop, searched among "
+        f"{searched:,} of {len(training):,} training images.",
+    ]
+    return Section(name="neighbors", title="Nearest training images", sentences=sentences, blocks=galleries)
+
+
+def _card(pixels: np.ndarray, title: str, *, marked: bool) -> Card:
+    return Card(pictures=[jpeg(pixels, SIDE)], alternative=title, title=title, marked=marked)

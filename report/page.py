@@ -1,35 +1,95 @@
-"""Sections in, one self-contained HTML page out: pictures inside as base64, no script, nothing fetched."""
+"""Sections in, one self-contained HTML page out: pictures, charts and a small script inside, nothing fetched.
 
-import base64
+What stands in a section are blocks: `Table`, `Charts`, `Gallery`. The template draws each kind.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from report.drawing import Picture
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """Text with a share 0..1 drawn behind it: a bar, in a matrix a shade. `marked`: set apart from the others."""
+
+    text: str
+    share: float
+    marked: bool = False
+
+
+Cell = str | Bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text below a header; the first column names the row."""
+    """Rows of cells below a header; the first column names the row. A sortable one can be searched, too."""
 
+    kind: ClassVar[str] = "table"
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[Cell, ...]]
+    form: Literal["plain", "sortable", "matrix"] = "plain"
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One panel: `svg` is markup of `report.drawing.svg`; `alternative` says in words what it shows."""
+
+    name: str
+    title: str
+    svg: str
+    alternative: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charts:
+    """Panels in a grid. `legend`: (color, text) for each kind of line."""
+
+    kind: ClassVar[str] = "charts"
+    charts: list[Chart]
+    legend: list[tuple[str, str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Pictures (data URIs) beside each other, a title, and lines below; `alternative` says what they show."""
+
+    pictures: list[str]
+    alternative: str
+    title: str = ""
+    lines: list[Cell] = field(default_factory=list)
+    marked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Cards in a grid: `large` ones about 250 pixels wide, `small` ones 100, `sheet` as wide as the page."""
+
+    kind: ClassVar[str] = "gallery"
+    cards: list[Card]
+    size: Literal["small", "large", "sheet"] = "large"
+    caption: str = ""
+
+
+Block = Table | Charts | Gallery
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands under it. `name` is its anchor."""
+    """A heading and what stands under it: sentences, then blocks. `name` is its anchor."""
 
     name: str
     title: str
     sentences: list[str] = field(default_factory=list)
-    table: Table | None = None
-    pictures: list[Picture] = field(default_factory=list)
+    blocks: Sequence[Block] = field(default_factory=list)
 
 
-def render(title: str, summary: list[str], sections: list[Section]) -> str:
-    """The page. All text is escaped."""
+def render(title: str, facts: list[tuple[str, str]], sections: list[Section]) -> str:
+    """The page; `facts` (name, value) stand in its head. All text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -37,5 +97,4 @@ def render(title: str, summary: list[str], sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
-    return environment.get_template("template.html").render(title=title, summary=summary, sections=sections)
+    return environment.get_template("template.html").render(title=title, facts=facts, sections=sections)

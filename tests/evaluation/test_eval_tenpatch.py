@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-import eval_tenpatch
 from eval_tenpatch import main
+from evaluation import ten_patch
 from evaluation.ten_patch import Evaluation, evaluate
 from evaluation.trained_run import TrainedRun
 from evaluation.views import TenPatch, average_views
@@ -151,7 +151,7 @@ def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_pat
 def evaluate_and_lose_a_rank(arguments: list[str]) -> int:
     """A rank of an evaluation; the second one is killed when it is to give its part."""
     if os.environ["RANK"] == "1":
-        eval_tenpatch.gather = lambda *_all: os.kill(os.getpid(), signal.SIGKILL)
+        ten_patch.gather = lambda *_all: os.kill(os.getpid(), signal.SIGKILL)
     return main(arguments)
 
 

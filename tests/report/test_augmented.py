@@ -1,13 +1,17 @@
 """The sheet of training batches: pixel plus noise, cropped and mirrored, against NumPy."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dali_pipelines import DataConfig, Loader, Normalize, draw
+from evaluation.trained_run import TrainedRun
 from evaluation.views import pixels_of
-from report.augmented import draw_augmented, with_mean
+from report.augmented import augmented_section, with_mean
+from report.drawing import jpeg
+from report.page import Gallery
 from sharding import ShardSet
 
 
@@ -37,12 +41,20 @@ def test_the_mean_is_added_back_and_the_noise_stays(shards: Path, recipe: str, n
     assert choice.mirror.any() or recipe == "original"
 
 
-def test_sheets_are_drawn_in_the_batchs_order() -> None:
-    sheets = list(np.random.default_rng(0).integers(0, 256, (2, 10, 224, 224, 3), np.uint8))
-    figure = draw_augmented(sheets, ["first batch of epoch 1", "first batch of epoch 2"])
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["first batch of epoch 1", "first batch of epoch 2"]
-    for axes, sheet in zip(figure.axes, sheets):
-        drawn = np.asarray(axes.images[0].get_array())
-        assert drawn.shape == (2 * 230 - 6, 8 * 230 - 6, 3)
-        np.testing.assert_array_equal(drawn[:224, 230:454], sheet[1])
-        np.testing.assert_array_equal(drawn[230:, :224], sheet[8])
+def test_the_section_shows_the_first_batches_in_their_order(shards: Path, run: Path) -> None:
+    trained = TrainedRun.open(run)
+    with ShardSet.open(shards / "train") as training:
+        section = augmented_section(trained, training)
+        with Loader(training, DataConfig(recipe=trained.recipe, batch_size=4, seed=0)) as loader:
+            seen = [
+                with_mean(next(iter(loader.epoch(epoch))), Normalize(trained.statistics, trained.recipe, "cpu"))
+                for epoch in (0, 1)
+            ]
+    assert section.sentences == ["Recipe original: 224×224 crops, mirrors and color noise, the mean added back, values clipped to 0..255."]  # fmt: skip # noqa: E501
+    for gallery, pictures, epoch in zip(section.blocks, seen, (1, 2), strict=True):
+        assert isinstance(gallery, Gallery)
+        assert [card.pictures for card in gallery.cards] == [[jpeg(picture, 128)] for picture in pictures]
+        noise = re.fullmatch(
+            rf"First batch of epoch {epoch}, color noise of up to (\d+) gray levels\.", gallery.caption
+        )
+        assert noise and 2 < int(noise[1]) < 80

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.trained_run import EvaluationError
-from report.metrics import binned, load_metrics
+from report.metrics import corners, load_metrics, thinned
 from tests.handmade import metrics
 
 
@@ -29,17 +29,40 @@ def test_columns_are_what_was_logged(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.training["rate"], np.repeat([0.01, 0.001, 0.0001], 5))
     np.testing.assert_allclose(found.training["images_per_second"], 100 + np.arange(1, 16))
     np.testing.assert_allclose(found.training["top5_error"], 0.5 / np.arange(1, 16))
-    assert set(found.training) == {"loss", "top1_error", "top5_error", "rate", "images_per_second"}
+    assert set(found.training) == {
+        "loss",
+        "top1_error",
+        "top5_error",
+        "rate",
+        "images_per_second",
+        "data_wait_fraction",
+    }
     np.testing.assert_array_equal(found.validation_epochs, [1, 2, 3])  # an epoch's validation is at its end
     np.testing.assert_allclose(found.validation["loss"], [1.5, 0.75, 0.5])
     np.testing.assert_allclose(found.validation["top5_error"], [0.1, 0.1, 0.1])
     assert found.notes == []
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_steps_per_epoch_can_be_told_from_the_log(tmp_path: Path, epochs: int) -> None:
-    found = load_metrics(written(tmp_path, lines(epochs)), steps_per_epoch=None)
-    assert found.epochs[-1] == epochs
+def test_epochs_are_told_by_steps_not_by_how_a_program_counts_them(tmp_path: Path) -> None:
+    text = '{"step": 5, "epoch": 7, "loss": 2}\n{"step": 5, "epoch": 7, "validation": {"loss": 1}}\n'
+    metrics_of_one_epoch = load_metrics(written(tmp_path, text), steps_per_epoch=5)
+    assert metrics_of_one_epoch.epochs.tolist() == metrics_of_one_epoch.validation_epochs.tolist() == [1]
+
+
+def test_speed_and_time_are_those_of_the_logged_steps(tmp_path: Path) -> None:
+    every_second = [
+        {"step": step, "loss": 1, "images_per_second": speed} for step, speed in ((2, 100), (4, 50), (6, 20))
+    ]
+    found = load_metrics(written(tmp_path, "".join(json.dumps(line) + "\n" for line in every_second)), 3)
+    assert found.images_per_second() == 50
+    assert found.seconds(batch_size=10) == pytest.approx(20 / 100 + 20 / 50 + 20 / 20)
+    silent = load_metrics(written(tmp_path, '{"step": 1, "loss": 1}\n'), 3)
+    assert np.isnan([silent.images_per_second(), silent.seconds(10)]).all()
+
+
+def test_steps_that_fall_back_are_noted(tmp_path: Path) -> None:
+    found = load_metrics(written(tmp_path, lines() + lines()), steps_per_epoch=5)
+    assert found.notes == ["Steps do not always rise in metrics.jsonl: more than one training may have written there."]
 
 
 def test_a_value_that_a_line_lacks_is_nan(tmp_path: Path) -> None:
@@ -62,6 +85,13 @@ def test_a_torn_last_line_is_left_out_with_a_note(tmp_path: Path) -> None:
         (None, "no such file"),
         ("", "no training step"),
         ('{"step": 5, "epoch": 0, "validation": {"loss": 1}}\n', "no training step"),
+        ("null\n", r"jsonl:1: expected a line that train.py writes, got 'null' \(no JSON object\)"),
+        ('{"step": 1, "loss": 2}\n[1]\n', "jsonl:2: expected a line that train.py writes"),
+        ('{"loss": 2}\n', "no 'step' from 1"),
+        ('{"step": true}\n', "no 'step' from 1"),
+        ('{"step": 1, "validation": 3}\n', "'validation' is no JSON object"),
+        ('{"step": 1, "loss": "low"}\n', "'loss' is no number"),
+        ('{"step": 1, "loss": NaN}\n', "'loss' is no number"),
         (
             '{"step": 1, "epoch": 0}\nnonsense\n{"step": 2, "epoch": 0}\n',
             r"jsonl:2: expected one JSON object, got 'nonsense'",
@@ -76,16 +106,23 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str | None, what: 
 
 def test_bins_are_means_of_equal_runs() -> None:
     x, y = np.arange(1000.0), np.arange(1000.0) ** 2
-    thin_x, thin_y = binned(x, y, bins=10)
+    thin_x, thin_y = thinned(x, y, bins=10)
     np.testing.assert_allclose(thin_x, x.reshape(10, 100).mean(axis=1))
     np.testing.assert_allclose(thin_y, y.reshape(10, 100).mean(axis=1))
-    few_x, few_y = binned(x[:7], y[:7], bins=10)
+    few_x, few_y = thinned(x[:7], y[:7], bins=10)
     np.testing.assert_array_equal(few_x, x[:7])
     np.testing.assert_array_equal(few_y, y[:7])
 
 
 def test_bins_leave_out_what_is_not_a_number() -> None:
-    x, y = binned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]), bins=3)
+    x, y = thinned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]), bins=3)
     assert x.tolist() == [0, 2, 4] and y.tolist() == [1, 3, 5]
-    none_x, none_y = binned(np.arange(2.0), np.array([np.nan, np.nan]))
+    none_x, none_y = thinned(np.arange(2.0), np.array([np.nan, np.nan]))
     assert len(none_x) == len(none_y) == 0
+
+
+def test_a_step_line_keeps_its_corners() -> None:
+    x, y = corners(np.arange(1.0, 1001.0), np.repeat([3.0, 2.0], 500), bins=10)
+    assert (x.tolist(), y.tolist()) == ([0, 500, 1000], [3, 3, 2])
+    x, y = corners(np.arange(1.0, 1001.0), np.arange(1000.0), bins=10)  # a level a point: thinned
+    assert len(x) == 11 and (x[0], x[-1], y[-1]) == (0, 1000, 999)

@@ -15,13 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.trained_run import EvaluationError, TrainedRun
+from evaluation.results import read_report
+from evaluation.trained_run import TrainedRun
 from report.__main__ import main
-from report.drawing import Picture
-from report.logged import errors_section, read_class_errors, read_evaluation
-from report.page import Section, Table, render
+from report.errors import errors_section
+from report.page import Bar, Card, Chart, Charts, Gallery, Section, Table, render
 
-PICTURES = ["curves", "filters", "guesses", "neighbors", "augmented", "classes", "confusions"]
+SECTIONS = [
+    "errors", "curves", "filters", "guesses", "neighbors", "augmented", "confusions", "mistakes", "classes",
+    "configuration",
+]  # fmt: skip
+CHARTS = ["data_wait_fraction", "images_per_second", "loss", "rate", "top1_error", "top5_error"]
 
 
 class Page(HTMLParser):
@@ -35,14 +39,22 @@ class Page(HTMLParser):
         self.headings: list[str] = []
         self.cells: list[str] = []
         self.words: list[str] = []
+        self.sections: list[str | None] = []
+        self.charts: list[str] = []
         self._open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         values = dict(attributes)
-        if tag == "img":
-            self.images.append(values)
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag == "section":
+            self.sections.append(values["id"])
+        if values.get("role") == "img":
+            self.charts.append(values["aria-label"] or "")
+        if tag in ("img", "input", "meta"):
+            self.images += [values] if tag == "img" else []
         else:
             self._open.append(tag)
         self.links += [value or "" for name, value in attributes if name in ("href", "src", "action", "srcset", "data")]
@@ -53,14 +65,14 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         inside = self._open[-1] if self._open else ""
-        if inside == "style":
+        if inside in ("style", "script"):
             return
         if data.strip():
             self.words.append(" ".join(data.split()))
         if inside == "h2":
             self.headings.append(data)
         if inside in ("td", "th"):
-            self.cells.append(data)
+            self.cells[-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -84,32 +96,41 @@ def page_of(folder: Path, *arguments: str) -> Page:
 def test_the_page_needs_nothing_but_itself(reported: tuple[Path, Page]) -> None:
     folder, page = reported
     text = (folder / "report.html").read_text()
-    assert not page.tags & {"script", "link", "iframe", "object", "embed"}
-    assert not re.search(r"https?://|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
-    assert {link.split(",")[0] for link in page.links if not link.startswith("#")} == {"data:image/png;base64"}
-    assert len(page.links) > len(PICTURES)
+    assert not page.tags & {"link", "iframe", "object", "embed"}
+    elsewhere = re.sub(r"base64,[A-Za-z0-9+/=]+|http://www\.w3\.org/(2000/svg|1999/xlink)", "", text)
+    assert not re.search(r"https?://|[\"'(]//|@import|url\((?!#)|src=\"(?!data:)", elsewhere)
+    assert "default-src 'none'" in text
     anchors = [link[1:] for link in page.links if link.startswith("#")]
-    assert all(f'id="{anchor}"' in text for anchor in anchors)
+    assert anchors == SECTIONS == page.sections
+    assert {link.split(",")[0] for link in page.links if not link.startswith("#")} == {
+        "data:image/jpeg;base64", "data:image/png;base64"
+    }  # fmt: skip
 
 
-def test_every_picture_is_inside_beside_and_in_words(reported: tuple[Path, Page]) -> None:
+def test_charts_lie_beside_the_page_and_pictures_inside(reported: tuple[Path, Page]) -> None:
     folder, page = reported
-    assert sorted(path.stem for path in (folder / "report").iterdir()) == sorted(PICTURES)
-    assert len(page.images) == len(PICTURES)
-    for name, image in zip(PICTURES, page.images):
+    text = (folder / "report.html").read_text()
+    assert sorted(path.stem for path in (folder / "report").iterdir()) == CHARTS
+    for name in CHARTS:
+        assert (folder / "report" / f"{name}.svg").read_text() in text
+    assert len(page.charts) == len(CHARTS) and "Training from 50.0% to 5.6%" in page.charts[2]  # 0.5 / step, nine steps
+    for image in page.images:
         content = base64.b64decode((image["src"] or "").partition(",")[2])
-        assert content == (folder / "report" / f"{name}.png").read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
-            assert picture.format == "PNG" and np.asarray(picture.convert("L")).std() > 5
-        assert len(image["alt"] or "") > 40
-    words = dict(zip(PICTURES, (image["alt"] or "" for image in page.images)))
-    assert "Training loss from 2.000 to 0.222" in words["curves"]  # 2 / step, nine steps
-    assert "Training top-5 error from 50.0% to 5.6%" in words["curves"]
-    assert "Validation top-1 error from 60.0% to 20.0%" in words["curves"]
-    assert "The 6 filters of conv1" in words["filters"] and "tower A's 3 above" in words["filters"]
-    noise = re.findall(r"color noise of up to (\d+) gray levels", words["augmented"])
-    assert len(noise) == 2 and all(2 < int(levels) < 80 for levels in noise)
-    assert words["guesses"].startswith("8 held-out images") and words["neighbors"].startswith("5 held-out images")
+            assert picture.format in ("JPEG", "PNG") and np.asarray(picture.convert("L")).std() > 1
+    assert len(page.images) >= 2 + 8 + 5 * 7 + 2 * 4  # filters, guesses, neighbors, batches; confusions as they come
+
+
+def test_the_head_tells_network_speed_time_and_errors(reported: tuple[Path, Page]) -> None:
+    folder, page = reported
+    state, report = TrainedRun.open(folder).state, json.loads((folder / "report.json").read_text())
+    facts = dict(zip(page.words[2:18:2], page.words[3:18:2]))
+    assert facts["parameters"] == f"{sum(weights.numel() for weights in state['model'].values()):,}"
+    assert facts["checkpoint"] == "last.pt: 3 epochs, 9 steps"
+    assert facts["median throughput"] == "105 images/s"
+    assert facts["training time, steps alone"] == "0 s"
+    errors = [f"{100 * report['ten_patch'][f'{name}_error']:.2f} %" for name in ("top1", "top5")]
+    assert facts["top-1 and top-5 error, ten patches"] == " and ".join(errors)
 
 
 def test_the_errors_are_those_of_report_json(reported: tuple[Path, Page]) -> None:
@@ -141,14 +162,13 @@ def test_configuration_versions_and_checksums_are_told(reported: tuple[Path, Pag
 
 def test_classes_are_those_of_the_csv(reported: tuple[Path, Page]) -> None:
     folder, page = reported
-    alternative = page.images[PICTURES.index("classes")]["alt"] or ""
     with (folder / "class_errors.csv").open() as lines:
-        rows = sorted(csv.DictReader(lines), key=lambda row: (float(row["top1_error"]), int(row["label"])))
-    assert f"Lowest: {rows[0]['name']} {float(rows[0]['top1_error']):.1%}" in alternative
-    assert f"Highest: {rows[-1]['name']} {float(rows[-1]['top1_error']):.1%}" in alternative
-    with np.load(folder / "predictions.npz") as found:
-        right = int((found["best"][:, 0] == found["labels"]).sum())
-    assert f"Confusion matrix of 9 images: {right} on the diagonal." in (page.images[-1]["alt"] or "")
+        rows = list(csv.DictReader(lines))
+    start = page.cells.index("most often taken for") + 1
+    for number, row in enumerate(rows):
+        cells = page.cells[start + 7 * number : start + 7 * number + 6]
+        assert cells[:4] == [row["label"], row["wnid"], row["name"], row["images"]]
+        assert cells[4:] == [f"{float(row[error]):.1%}" for error in ("top1_error", "top5_error")]
 
 
 def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path: Path) -> None:
@@ -156,15 +176,15 @@ def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path
     for name in ("report.json", "class_errors.csv", "predictions.npz"):
         (copy / name).unlink()
     (copy / "report").mkdir()
-    (copy / "report" / "old.png").write_bytes(b"old")
+    (copy / "report" / "old.svg").write_text("old")
     (copy / "report" / "notes.txt").write_text("mine")
     page = page_of(copy, "--neighbors-among", "7")
-    sentence = f"This run has not been evaluated yet: python eval_tenpatch.py --run-dir {copy}"
+    sentence = f"Not evaluated yet: python eval_tenpatch.py --run-dir {copy}"
     assert page.words.count(sentence) == 2  # errors, classes
-    assert len(page.images) == len(PICTURES) - 2
+    assert page.sections == [name for name in SECTIONS if name not in ("confusions", "mistakes")]
     assert "Run <b>run & co" in page.words and "b" not in page.tags
     assert any("searched among 7 of 14 training images" in words for words in page.words)
-    assert not (copy / "report" / "old.png").exists()
+    assert not (copy / "report" / "old.svg").exists()
     assert (copy / "report" / "notes.txt").read_text() == "mine"
 
 
@@ -176,17 +196,18 @@ def test_missing_splits_and_metrics_are_sentences(copy: Path, shards: Path, tmp_
     said = " ".join(page.words)
     assert "No curves: " in said and "metrics.jsonl: no such file" in said
     assert f"Not shown: {elsewhere}: no split 'val' there (it holds train)" in said
-    assert len(page.images) == 4  # filters, augmented, classes, confusions
+    assert said.count("Without pictures: the split that was evaluated is not where --shards says.") == 2
+    assert not page.charts and len(page.images) == 2 + 2 * 4  # filters, batches
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     page = page_of(copy, "--shards", str(nothing))
     assert sum(words.startswith("Not shown: ") for words in page.words) == 2
-    assert len(page.images) == 3
+    assert len(page.images) == 2
 
 
 def test_errors_of_another_step_are_marked(run: Path) -> None:
     opened = TrainedRun.open(run)
-    evaluation = read_evaluation(opened)
+    evaluation = read_report(run)
     assert not any(
         "another" in sentence or "step" in sentence for sentence in errors_section(opened, evaluation).sentences
     )
@@ -203,29 +224,22 @@ def test_the_screen_ends_with_errors_speed_and_place(copy: Path, capsys: pytest.
     errors, trained, place = capsys.readouterr().out.splitlines()
     assert f"top-1 error {100 * evaluation['ten_patch']['top1_error']:.2f} %" in errors
     assert f"top-5 error {100 * evaluation['ten_patch']['top5_error']:.2f} %" in errors
-    assert trained == f"trained at {speed:,.0f} images/s"
+    assert trained == f"trained at {speed:,.0f} images/s, 0 s"
     assert place.startswith(f"report: {copy / 'report.html'} ")
 
 
 def test_text_cannot_become_markup() -> None:
-    section = Section(
-        name="x",
-        title="<script>alert(1)</script>",
-        sentences=["a < b"],
-        table=Table(header=("h",), rows=[("<td>", "&amp;")]),
-        pictures=[Picture(name="p", png=b"123", alternative='"><script>', caption="<img src=x>")],
-    )
-    found = Page(render("t", [], [section]))
-    assert "script" not in found.tags and len(found.images) == 1
-    assert found.images[0]["alt"] == '"><script>'
-    assert found.cells == ["h", "<td>", "&amp;"]
-
-
-def test_a_foreign_class_table_is_refused(tmp_path: Path) -> None:
-    table = tmp_path / "class_errors.csv"
-    table.write_text("a,b\n1,2\n")
-    with pytest.raises(EvaluationError, match=r"class_errors\.csv: not the table"):
-        read_class_errors(table)
+    bad = '"><script>alert(1)</script>'
+    blocks = [
+        Table(header=(bad,), rows=[("<td>", "&amp;", Bar(text=bad, share=0.5))], caption=bad),
+        Gallery(cards=[Card(pictures=[bad], alternative=bad, title=bad, lines=[bad])], caption=bad),
+        Charts(charts=[Chart(name="x", title=bad, svg="<svg></svg>", alternative=bad)], legend=[(bad, bad)]),
+    ]
+    text = render(bad, [(bad, bad)], [Section(name="x", title=bad, sentences=[bad], blocks=blocks)])
+    assert text.count("<script>") == 1 and "alert(1)</script>" not in text.replace("&lt;/script&gt;", "")
+    page = Page(text)
+    assert [(image["alt"], image["src"]) for image in page.images] == [(bad, bad)]
+    assert page.cells == [bad, "<td>", "&amp;", bad] and page.charts == [bad]
 
 
 @pytest.mark.parametrize(
@@ -233,8 +247,8 @@ def test_a_foreign_class_table_is_refused(tmp_path: Path) -> None:
     [
         (lambda run: shutil.rmtree(run), "no such folder; train first"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint"),
-        (lambda run: (run / "report.json").write_text("{}"), "report.json: not a report of this program"),
-        (lambda run: (run / "report.json").write_text("[1"), "report.json: not a report of this program"),
+        (lambda run: (run / "report.json").write_text("{}"), "report.json: not what eval_tenpatch.py writes"),
+        (lambda run: (run / "report.json").write_text("[1"), "report.json: not what eval_tenpatch.py writes"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(
@@ -247,7 +261,16 @@ def test_a_mistake_is_one_line_and_exit_1(
     assert not (copy / "report.html").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--run-dir", "x", "--neighbors-among", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--run-dir", "x", "--neighbors-among", "0"],
+        ["--run-dir", "x", "--compare", "y", "z"],
+        ["--compare", "y"],
+        ["--compare", *"abcdefg"],
+    ],
+)
 def test_a_wrong_command_line_is_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
