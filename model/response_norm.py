@@ -4,12 +4,19 @@
     over pixels       b = a / (1 + scale · Σ a²)^0.75   Σ over 5×5 pixels of a channel (`rnorm`, layers-145.cfg)
 
 Where it runs: on the CPU in numba (`model.norm_kernels`), one pass forward and one backward; on a GPU the plain formula
-through torch.compile, which fuses it into one kernel each way; inside another torch.compile the plain formula.
-`implementation` says which. To check on a GPU: `make test-gpu` (equality), `python -m benchmarks step` (speed).
+through torch.compile, which fuses it into one kernel each way, or as it stands where kernels cannot be compiled (with a
+warning); inside another torch.compile the plain formula. `implementation` says which. To check on a GPU: `make test-gpu`
+(equality), `python -m benchmarks step` (speed).
 """
 
 import functools
+import importlib.util
+import logging
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +33,7 @@ from model.norm_kernels import (
     spatial_forward,
 )
 
+logger = logging.getLogger(__name__)
 CHANNEL_CONSTANT = 2.0  # k, §3.3; minDiv of the original
 SPATIAL_CONSTANT = 1.0
 SPATIAL_SCALE = 1e-3 / 25  # layer-params: scale 1e-3, which cuda-convnet divides by the size squared
@@ -52,10 +60,40 @@ def spatial_norm(x: Tensor, scale: float = SPATIAL_SCALE) -> Tensor:
 
 
 def implementation(device: torch.device) -> str:
-    """How tensors on `device` are normalized here and now: `numba`, `compiled` or `plain`."""
+    """How tensors on `device` are normalized here and now: `numba`, `compiled` or `plain`.
+
+    Ask before the first step: on a GPU it logs a warning, once, if kernels cannot be compiled and `plain` stands in.
+    """
     if torch.compiler.is_compiling():
         return "plain"
-    return "numba" if device.type == "cpu" else "compiled"
+    if device.type == "cpu":
+        return "numba"
+    return "compiled" if can_compile() else "plain"
+
+
+def missing_for_triton() -> list[str]:
+    """What this machine lacks to run torch.compile's GPU kernels, with the command that installs it.
+
+    Triton builds a launcher for each kernel when it first runs, by a C compiler and with Python's headers
+    (triton/runtime/build.py), so a bare machine fails in its first step.
+    """
+    compilers = [os.environ["CC"].split()[0]] if os.environ.get("CC") else ["gcc", "clang"]
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton does
+    header = Path(sysconfig.get_path("include", scheme), "Python.h")
+    present = {
+        "Triton (pip install triton)": importlib.util.find_spec("triton") is not None,
+        "a C compiler (apt-get install gcc)": any(shutil.which(compiler) for compiler in compilers),
+        f"Python's headers, {header} (apt-get install python3-dev)": header.is_file(),
+    }
+    return [name for name, is_there in present.items() if not is_there]
+
+
+@functools.cache
+def can_compile() -> bool:
+    missing = missing_for_triton()
+    if missing:
+        logger.warning("response norms run as plain PyTorch operations, slower: missing %s", " and ".join(missing))
+    return not missing
 
 
 def _dispatch(x: Tensor, norm: "_Norm", scale: float, towers: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 import functools
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from model.response_norm import (
     SPATIAL_SCALE,
     ResponseNorm,
     SpatialNorm,
+    can_compile,
     _compiled,
     _plain_spatial,
     implementation,
+    missing_for_triton,
     response_norm,
     spatial_norm,
 )
@@ -171,9 +175,39 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         spatial_norm(torch.zeros(shape[:3]))
 
 
-def test_the_device_chooses_the_implementation() -> None:
+@pytest.fixture
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine with Triton and without compiler and headers; the folder where headers would lie."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/opt/{name}" if name == "mycc" else None)
+    monkeypatch.setattr("sysconfig.get_path", lambda _name, _scheme: str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    can_compile.cache_clear()
+    yield tmp_path
+    can_compile.cache_clear()
+
+
+def test_a_gpu_without_a_compiler_takes_the_plain_formula_and_says_so_once(
+    bare_machine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        assert implementation(torch.device("cuda")) == "plain"
     assert implementation(torch.device("cpu")) == "numba"
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert "a C compiler (apt-get install gcc) and Python's headers" in message
+    assert f"{bare_machine / 'Python.h'} (apt-get install python3-dev)" in message
+
+
+def test_a_gpu_with_compiler_and_headers_compiles_the_norms(
+    bare_machine: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bare_machine / "Python.h").touch()
+    assert missing_for_triton() == ["a C compiler (apt-get install gcc)"]
+    monkeypatch.setenv("CC", "mycc -O2")
+    assert missing_for_triton() == []
     assert implementation(torch.device("cuda")) == "compiled"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("norm", [ResponseNorm(0.01, 2), SpatialNorm()])
