@@ -5,8 +5,8 @@
 
 Where it runs: on the CPU in numba (`model.norm_kernels`), one pass forward and one backward; on a GPU the plain formula
 through torch.compile, which fuses it into one kernel each way, or as it stands where kernels cannot be compiled (with a
-warning); inside another torch.compile the plain formula. `implementation` says which. To check on a GPU: `make test-gpu`
-(equality), `python -m benchmarks step` (speed).
+warning); inside another torch.compile the plain formula. `implementation` says which. To check on a GPU: `make
+test-gpu` (equality), `python -m benchmarks step` (speed).
 """
 
 import functools
