@@ -1,4 +1,4 @@
-"""The exported file: its tensors and metadata, the README's lines that use it alone, and what is refused."""
+"""The exported file: its tensors and metadata, the documentation's lines that use it alone, and what is refused."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ from model.pytorch_calls import pytorch_calls
 
 CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]
 
-# The README's only Python. It may use nothing of this project.
-README = Path(__file__).resolve().parents[2] / "README.md"
-(SNIPPET,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+# The page's only Python. It may use nothing of this project.
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+(SNIPPET,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def make_run(folder: Path, recipe: str) -> tuple[AlexNet, np.ndarray]:
@@ -62,7 +62,7 @@ def run_snippet(*arguments: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_the_readmes_lines_classify_as_the_network_does(recipe: str, tmp_path: Path) -> None:
+def test_the_documented_lines_classify_as_the_network_does(recipe: str, tmp_path: Path) -> None:
     net, mean = make_run(tmp_path / "run", recipe)
     pixels = np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
