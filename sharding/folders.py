@@ -70,8 +70,8 @@ def _folder_records(classes: "list[os.DirEntry[str]]", skipped: Skipped) -> Iter
     for entry in classes:
         name, pictures = canonical(entry.name), 0
         wnid = printable(name)
-        if folders.setdefault(wnid, entry.path) != entry.path:
-            raise ShardError(f"{folders[wnid]} and {entry.path} both make class {wnid}; rename one of them")
+        if folders.setdefault(wnid, name) != name:
+            raise ShardError(f"{folders[wnid]!a} and {name!a} both make class {wnid}; rename one of these folders")
         for record in _pictures_below(entry.path, name, wnid, skipped):
             pictures += 1
             yield record
