@@ -11,18 +11,12 @@ import logging
 import os
 import sys
 
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from common.errors import run_command
-from training.collectives import noticing_lost_ranks
 from training.config import TrainConfig, parse_arguments
-from training.memory import advising_on_memory
-from training.mesh import close_mesh
-from training.trainer import train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status."""
+    """The command line. Returns the exit status; a wrong line exits with 2 before anything heavy is imported."""
     config = parse_arguments(arguments, __doc__.splitlines()[0])
     rank, world = os.environ.get("RANK", "0"), int(os.environ.get("WORLD_SIZE", "1"))
     level = logging.INFO if rank == "0" else logging.WARNING
@@ -32,6 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(config: TrainConfig) -> int:
     """One training; returns 0."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from training.collectives import noticing_lost_ranks
+    from training.memory import advising_on_memory
+    from training.mesh import close_mesh
+    from training.trainer import train
+
     with noticing_lost_ranks("; give the same command again to go on"), advising_on_memory(), logging_redirect_tqdm():
         train(config)
     close_mesh()

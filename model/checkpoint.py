@@ -24,13 +24,18 @@ import torch
 
 from common.errors import UserError
 from common.files import hardlink, sync_folder, write_atomically
-from model.alexnet import AlexNet, ModelConfig
+from model.alexnet import AlexNet, ModelConfig, Towers
+from model.schedule import make_schedule
 
 FORMAT = 2
 _TENSORS = ("model", "optimizer", "statistics")
-_PLACE = ("schedule", "epoch", "step", "best")
-_ABOUT = ("format", "train_config", "data_config", "model_config", "dataset", "versions")
-KEYS = frozenset(_TENSORS + _PLACE + _ABOUT)
+_STATE = ("schedule", "epoch", "step", "best")
+_DESCRIPTION = ("format", "train_config", "data_config", "model_config", "dataset", "versions")
+KEYS = frozenset(_TENSORS + _STATE + _DESCRIPTION)
+STATISTICS_SHAPES = {
+    "mean_image": (256, 256, 3), "rgb_mean": (3,), "rgb_covariance": (3, 3), "eigenvalues": (3,),
+    "eigenvectors": (3, 3), "images": (),
+}  # fmt: skip
 FOLDER = "checkpoints"
 LAST, PREVIOUS, BEST, REPLACED = "last.pt", "previous.pt", "best.pt", "replaced.pt"
 
@@ -116,10 +121,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is no checkpoint of this program: {first_line(error)}") from error
-    return _checked(path, state)
+    return _validated(path, state)
 
 
-def _checked(path: Path, state: object) -> dict[str, Any]:
+def _validated(path: Path, state: object) -> dict[str, Any]:
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no format number")
     if state["format"] != FORMAT:
@@ -129,7 +134,87 @@ def _checked(path: Path, state: object) -> dict[str, Any]:
     missing = KEYS.difference(state)
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+    try:
+        _check_description(state)
+        _check_tensors(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no valid checkpoint: {error}") from error
     return state
+
+
+def _check_description(state: dict[str, Any]) -> None:
+    """Raise ValueError naming the first field beside the tensors that is not as this program writes it."""
+    for name in (*_TENSORS, "schedule", *_DESCRIPTION[1:]):
+        _expect(isinstance(state[name], dict), name, state[name], "a dict")
+    for name in ("epoch", "step"):
+        _expect(_is_count(state[name]), name, state[name], "an integer from 0")
+    best = state["best"]
+    _expect(best is None or (isinstance(best, float) and 0 <= best <= 1), "best", best, "None or an error rate 0..1")
+    try:
+        model = ModelConfig(**state["model_config"])
+        make_schedule(model.recipe, 1).load_state_dict(state["schedule"])
+        in_range = all(isinstance(value, str) or value >= 0 for value in state["schedule"].values())
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"model_config or schedule cannot be used: {type(error).__name__}: {error}") from error
+    _expect(in_range, "schedule", state["schedule"], "the recipe's name and numbers from 0")
+    dataset, options = state["dataset"], state["train_config"]
+    rows = dataset.get("classes")
+    _expect(isinstance(rows, list) and all(map(_is_class, rows)), "dataset.classes", rows, "rows [label, wnid, name]")
+    labels = sorted(row[0] for row in rows)
+    _expect(labels == list(range(model.classes)), "dataset.classes", labels, f"the labels 0..{model.classes - 1}")
+    fields = {
+        "dataset.fingerprint": isinstance(dataset.get("fingerprint"), str),
+        "dataset.shards": isinstance(dataset.get("shards"), str),
+        "dataset.samples": _is_count(dataset.get("samples")),
+        "train_config.recipe": options.get("recipe") == model.recipe,
+        "train_config.batch_size": _is_count(options.get("batch_size")) and options["batch_size"] > 0,
+        "train_config.epochs": _is_count(options.get("epochs")) and options["epochs"] > 0,
+        "train_config.seed": _is_count(options.get("seed")),
+        "train_config.augment": options.get("augment") in ("on", "off"),
+        "train_config.window": options.get("window") is None or _is_count(options["window"]),
+    }
+    for name, valid in fields.items():
+        part, _, key = name.partition(".")
+        _expect(valid, name, state[part].get(key), "what train.py writes there")
+
+
+def _check_tensors(state: dict[str, Any]) -> None:
+    """Raise ValueError naming the first tensor that the checkpoint's network, or its statistics, cannot hold."""
+    model = ModelConfig(**state["model_config"])
+    try:
+        with torch.device("meta"):
+            shapes = {name: tuple(value.shape) for name, value in Towers(model, model.towers).state_dict().items()}
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise ValueError(f"model_config {state['model_config']} makes no network: {first_line(error)}") from error
+    for part, expected in (("model", shapes), ("optimizer", shapes), ("statistics", STATISTICS_SHAPES)):
+        tensors = state[part]
+        odd = sorted(map(str, expected.keys() ^ tensors.keys()))
+        _expect(not odd, part, f"without or with {', '.join(odd)}", "exactly the tensors that belong to model_config")
+        for name, shape in expected.items():
+            tensor, field = tensors[name], f"{part}.{name}"
+            _expect(isinstance(tensor, torch.Tensor), field, tensor, "a tensor")
+            plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+            _expect(plain and tuple(tensor.shape) == shape, field, _sketch(tensor), f"floats of shape {list(shape)}")
+            _expect(bool(torch.isfinite(tensor).all()), field, "NaN or infinite numbers", "finite ones")
+
+
+def _expect(holds: bool, field: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} is {str(value)[:80]}, expected {expected}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_class(row: object) -> bool:
+    if not isinstance(row, list | tuple) or len(row) != 3:
+        return False
+    return _is_count(row[0]) and all(text is None or isinstance(text, str) for text in row[1:])
+
+
+def _sketch(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def find_checkpoint(run: Path, name: str = "last") -> Path:

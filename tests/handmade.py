@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from evaluation.views import pixels_of
-from model import AlexNet, ModelConfig
+from model import AlexNet, ModelConfig, make_optimizer, make_schedule
 from model.checkpoint import FORMAT, save_checkpoint, versions
 from sharding import PackOptions, ShardSet, pack
 from training.checkpoints import as_tensors
@@ -58,6 +59,41 @@ def fixed_network(config: ModelConfig, pixels: np.ndarray) -> AlexNet:
     return network
 
 
+def checkpoint_state(network: AlexNet, classes: list[list[Any]] | None = None, **changes: object) -> dict[str, Any]:
+    """What a checkpoint of `network` after three epochs holds, valid in all its parts; `changes` to it."""
+    config = network.config
+    options = TrainConfig(
+        shards=Path("shards"), run_dir=Path("run"), recipe=config.recipe, width=config.width, batch_size=4, epochs=3
+    )
+    random = np.random.default_rng(0)
+    mean = random.uniform(90, 130, (256, 256, 3))
+    statistics = {
+        "mean_image": mean, "rgb_mean": mean.mean(axis=(0, 1)), "rgb_covariance": np.diag([3.0, 2.0, 1.0]),
+        "eigenvalues": np.array([3.0, 2.0, 1.0]), "eigenvectors": np.eye(3), "images": 13,
+    }  # fmt: skip
+    state = {
+        "format": FORMAT,
+        "model": network.state_dict(),
+        "optimizer": make_optimizer(network, config.recipe).velocities(),
+        "statistics": as_tensors(statistics),
+        "schedule": make_schedule(config.recipe, 3).state_dict(),
+        "epoch": 3,
+        "step": 9,
+        "best": 0.5,
+        "train_config": options.to_dict(),
+        "data_config": {"recipe": config.recipe},
+        "model_config": dataclasses.asdict(config),
+        "dataset": {
+            "fingerprint": "f00d",
+            "samples": 13,
+            "shards": "shards",
+            "classes": classes or [[label, f"n{label:08}", f"class {label}"] for label in range(config.classes)],
+        },
+        "versions": versions(),
+    }
+    return state | changes
+
+
 def make_run(folder: Path, shards: Path, recipe: str = "original", **changes: object) -> Path:
     """A run's folder: last.pt of `fixed_network`, config.json, and metrics of three epochs. `changes` to the state."""
     with ShardSet.open(shards / "train") as train:
@@ -65,26 +101,18 @@ def make_run(folder: Path, shards: Path, recipe: str = "original", **changes: ob
         options = TrainConfig(shards=shards, run_dir=folder, recipe=recipe, width=WIDTH, batch_size=4, epochs=3)
         network = fixed_network(config, pixels_of(train, np.arange(min(16, len(train)))))
         statistics = {item.name: getattr(train.statistics, item.name) for item in dataclasses.fields(train.statistics)}
-        state = {
-            "format": FORMAT,
-            "model": network.state_dict(),
-            "model_config": dataclasses.asdict(config),
-            "optimizer": {},
-            "schedule": {},
-            "train_config": options.to_dict(),
-            "data_config": {"recipe": recipe},
-            "dataset": {
+        state = checkpoint_state(
+            network,
+            train_config=options.to_dict(),
+            dataset={
                 "fingerprint": train.fingerprint,
                 "samples": len(train),
                 "shards": str(shards),
                 "classes": [[entry.label, entry.wnid, entry.name] for entry in train.classes],
             },
-            "statistics": as_tensors(statistics),
-            "epoch": 3,
-            "step": 3 * (len(train) // 4),
-            "best": 0.5,
-            "versions": versions(),
-        }
+            statistics=as_tensors(statistics),
+            step=3 * (len(train) // 4),
+        )
     save_checkpoint(folder / "checkpoints" / "last.pt", state | changes)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics(state["step"] // 3)))
     return folder

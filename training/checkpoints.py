@@ -137,7 +137,8 @@ class CheckpointManager:
         restore(checkpoint, self.network)
         self.schedule.load_state_dict(checkpoint["schedule"])
         last = self.path(LAST)
-        self._on_main_rank(lambda: None if source == last else replace_checkpoint(source, last))
+        if source != last:
+            self.control.on_main_rank(lambda: replace_checkpoint(source, last), CheckpointError, saving=True)
         self.last_valid = last
         return TrainState(epoch=checkpoint["epoch"], step=checkpoint["step"], best=checkpoint["best"])
 
@@ -165,20 +166,8 @@ class CheckpointManager:
             variable = {"model": weights, "optimizer": velocities, "schedule": self.schedule.state_dict()}
             save_checkpoint(self.path(LAST), self.constant | variable | vars(state), *names)
 
-        self._on_main_rank(write)
+        self.control.on_main_rank(write, CheckpointError, saving=True)
         self.last_valid, self.saved_at = self.path(LAST), time.monotonic()
-
-    def _on_main_rank(self, write: Callable[[], None]) -> None:
-        """Let rank 0 write, the others wait for it; raises CheckpointError on all ranks if it fails."""
-        cause = None
-        if self.network.mesh.is_main:
-            try:
-                write()
-            except (CheckpointError, OSError) as error:
-                cause = str(error)
-        cause = self.control.broadcast(cause, saving=True)
-        if cause is not None:
-            raise CheckpointError(cause)
 
 
 def find_start(config: TrainConfig, control: Control) -> Path | None:
@@ -186,28 +175,17 @@ def find_start(config: TrainConfig, control: Control) -> Path | None:
 
     --resume-from, else last.pt. Raises RunError if the folder cannot be gone on with.
     """
-    start, cause = None, None
-    if control.mesh.is_main:
-        try:
-            start = _newest(config)
-        except (RunError, OSError) as error:
-            cause = str(error)
-    cause = control.broadcast(cause)
-    if cause is not None:
-        raise RunError(cause)
-    path = control.broadcast(None if start is None else str(start))
+    path = control.on_main_rank(lambda: _newest(config), RunError, saving=True)
     return None if path is None else Path(path)
 
 
-def _newest(config: TrainConfig) -> Path | None:
-    if config.run_dir.exists() and not config.run_dir.is_dir():
-        raise RunError(f"--run-dir {config.run_dir} is no folder; give a folder for the run's files")
+def _newest(config: TrainConfig) -> str | None:
     folder = config.run_dir / FOLDER
     last_is_there = finish_save(folder / LAST)
     if config.resume_from is not None and not (last_is_there and _resumed_before_restart(config)):
-        return config.resume_from
+        return str(config.resume_from)
     if last_is_there:
-        return folder / LAST
+        return str(folder / LAST)
     if any(folder.glob("*.pt")):
         raise RunError(f"{folder} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
     return None

@@ -5,7 +5,7 @@ others.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -53,14 +53,28 @@ class Control:
         """Whether the flag is set on any rank."""
         return self.sum([float(flag)])[0] > 0
 
-    def broadcast(self, message: str | None, *, saving: bool = False) -> str | None:
-        """Rank 0's message on every rank; while it is `saving`, they wait longer for it."""
+    def on_main_rank(
+        self, work: Callable[[], str | None], error: type[UserError], *, saving: bool = False
+    ) -> str | None:
+        """What `work` returns on rank 0, on all ranks; while it is `saving`, the others wait longer for it.
+
+        If it fails there with a UserError or OSError, all raise `error` with its text.
+        """
+        outcome: tuple[str | None, str | None] = (None, None)
+        if self.mesh.is_main:
+            try:
+                outcome = (None, work())
+            except (UserError, OSError) as failure:
+                outcome = (str(failure), None)
         group = self.mesh.saving_group if saving else self.mesh.control_group
-        if group is None:
-            return message
-        box = [message]
-        dist.broadcast_object_list(box, src=0, group=group)
-        return box[0]
+        if group is not None:
+            box = [outcome]
+            dist.broadcast_object_list(box, src=0, group=group)
+            outcome = box[0]
+        cause, result = outcome
+        if cause is not None:
+            raise error(cause)
+        return result
 
 
 def gather_pair_images(images: torch.Tensor, sizes: tuple[int, int], mesh: Mesh) -> torch.Tensor:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from common.command_line import Parser, add_options, flag, option, parse_config
-from model.alexnet import ABLATIONS as NETWORK_ABLATIONS
 
 BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
 MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
 MOST_WIDTH = 1e12  # a layer's size is a signed 64-bit number too; memory ends long before
 MOST_TIMEOUT_SECONDS = 1e6  # torch's clocks count milliseconds in fewer bits than a float can hold
-# Parts that can be left out: of the network, then of the augmentation (mirrors stay).
+# Parts that can be left out: of the network (`model.alexnet.ABLATIONS`, whose import would take seconds before --help),
+# then of the augmentation (mirrors stay).
+NETWORK_ABLATIONS = ("norms", "overlap", "columns", "dropout", "conv3", "conv4", "conv5")
 ABLATIONS = (*NETWORK_ABLATIONS, "color", "crops")
 RATE_EXPONENT = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 

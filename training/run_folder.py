@@ -4,8 +4,13 @@ Only rank 0 writes. `metrics.jsonl` has one object a line; steps count from 1, e
 a checkpoint, lines of later steps are cut off, a line torn by a kill too, so that no step stands twice.
 """
 
+import fcntl
 import json
+import logging
 import os
+import socket
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,11 +20,82 @@ from torch.utils.tensorboard import SummaryWriter
 from common.errors import UserError
 from common.files import write_atomically
 
+logger = logging.getLogger(__name__)
 CONFIG, METRICS, TENSORBOARD, STOPPED = "config.json", "metrics.jsonl", "tensorboard", "stopped"
+LOCK = "lock"
+BEAT_SECONDS = 10.0  # so often a running training touches its lock
 
 
 class RunError(UserError):
     """The folder cannot be used as asked; the message says what to do."""
+
+
+class RunLock:
+    """One training's claim on a run's folder, made if need be; the file `lock` in it says who holds it.
+
+    The kernel frees a flock when its process dies, so that a dead process of this machine never blocks. Where another
+    machine's flock does not reach through a shared file system, its file's modification time does: it changes every
+    `BEAT_SECONDS` while the process lives, and is watched a little longer than that. Raises RunError naming the holder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"--run-dir {folder} is no folder; give a folder for the run's files")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / LOCK
+        self._file = self._path.open("a+", encoding="utf-8")
+        self._released = threading.Event()
+        try:
+            self._take(folder)
+        except RunError:
+            self._file.close()
+            raise
+        threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
+
+    def _take(self, folder: Path) -> None:
+        holder = self._path.read_text(encoding="utf-8", errors="replace").strip()
+        busy = f"{folder} is in use by {holder or 'a process that starts'}; wait for it, or give another --run-dir"
+        alone = True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(busy) from error
+        except OSError as error:  # a file system without flock
+            logger.warning("%s cannot be locked (%s): only its time tells of other trainings", self._path, error)
+            alone = False
+        machine = socket.gethostname()
+        if holder and not (alone and f"on {machine}," in holder) and self._is_beating(holder):
+            raise RunError(busy)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {machine}, since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}\n")
+        self._file.flush()
+
+    def _is_beating(self, holder: str) -> bool:
+        """Whether the lock of a process that did not free it is still touched."""
+        logger.info("%s was held by %s: watching for %.0f s whether it lives", self._path, holder, 2.5 * BEAT_SECONDS)
+        before, end = self._time(), time.monotonic() + 2.5 * BEAT_SECONDS
+        while time.monotonic() < end:
+            self._released.wait(BEAT_SECONDS / 10)
+            if self._time() != before:
+                return True
+        return False
+
+    def _time(self) -> int:
+        with self._path.open("rb") as file:  # opened anew: network file systems keep attributes for a while
+            return os.fstat(file.fileno()).st_mtime_ns
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT_SECONDS):
+            try:
+                os.utime(self._path)
+            except OSError as error:
+                logger.warning("cannot touch %s (%s): other machines may take this run for dead", self._path, error)
+
+    def close(self) -> None:
+        """Free the folder."""
+        self._released.set()
+        self._file.truncate(0)
+        self._file.close()
 
 
 class RunFolder:

@@ -22,7 +22,7 @@ from training.config import TrainConfig
 from training.mesh import Mesh, make_mesh
 from training.pairs import PairedLoader, decoding_coordinates
 from training.progress import NotFiniteError, Progress, Step, log_run_summary
-from training.run_folder import RunFolder
+from training.run_folder import RunError, RunFolder, RunLock
 from training.signals import StopSignals
 from training.step import ParallelNetwork, set_up_torch
 
@@ -215,13 +215,18 @@ def describe_run(config: TrainConfig, data: DataConfig, model: ModelConfig, trai
     }
 
 
-def train(config: TrainConfig) -> None:
-    """Set up, train, and say how it ended. Raises UserError (of any kind), MemoryError or OSError."""
+def make_trainer(config: TrainConfig, stack: contextlib.ExitStack) -> Trainer:
+    """Everything that a run is made of, at the state that it goes on from; `stack` closes what must be closed."""
     device_type = set_up_torch(config)
     train_set, val_set = open_data(config)
     statistics = train_set.statistics
     mesh = make_mesh(config.model_parallel, device_type, config.timeout_seconds)
     control = Control(mesh)
+
+    def lock_folder() -> None:
+        stack.enter_context(contextlib.closing(RunLock(config.run_dir)))
+
+    control.on_main_rank(lock_folder, RunError, saving=True)
     source = find_start(config, control)
     schedule = make_schedule(
         config.recipe, config.epochs, log=config.schedule, plateau=config.plateau, patience=config.patience
@@ -247,39 +252,46 @@ def train(config: TrainConfig) -> None:
     if source is not None:
         state = checkpoints.load(source, read_matching(source, config, description["dataset"]))
     network.distribute()
+    signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
+    loader = stack.enter_context(contextlib.closing(make_loader(train_set, data, mesh, statistics)))
+    val_loader = None
+    if val_set is not None:
+        val_loader = make_loader(val_set, replace(data, training=False), mesh, statistics)
+        stack.enter_context(contextlib.closing(val_loader))
+    last_step = min(config.epochs * loader.steps_per_epoch, config.max_steps or sys.maxsize)
+    log_run_summary(network, state, len(train_set), len(val_set or ()), loader.steps_per_epoch, last_step)
+    folder = None
+    if mesh.is_main:
+        folder = stack.enter_context(contextlib.closing(RunFolder(config.run_dir, state.step, state.epoch)))
+        folder.write_config(description)
+        checkpoints.before_writing = folder.sync
+    progress = Progress(mesh, folder, state.step, last_step, config.log_every)
+    return Trainer(
+        config=config,
+        signals=signals,
+        control=control,
+        network=network,
+        schedule=schedule,
+        checkpoints=checkpoints,
+        state=state,
+        loader=loader,
+        val_loader=val_loader,
+        last_step=last_step,
+        progress=stack.enter_context(contextlib.closing(progress)),
+    )
+
+
+def train(config: TrainConfig) -> None:
+    """Set up, train, and say how it ended. Raises UserError (of any kind), MemoryError or OSError."""
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
-        loader = stack.enter_context(contextlib.closing(make_loader(train_set, data, mesh, statistics)))
-        val_loader = None
-        if val_set is not None:
-            val_loader = make_loader(val_set, replace(data, training=False), mesh, statistics)
-            stack.enter_context(contextlib.closing(val_loader))
-        last_step = min(config.epochs * loader.steps_per_epoch, config.max_steps or sys.maxsize)
-        log_run_summary(network, state, len(train_set), len(val_set or ()), loader.steps_per_epoch, last_step)
-        folder = None
-        if mesh.is_main:
-            folder = stack.enter_context(contextlib.closing(RunFolder(config.run_dir, state.step, state.epoch)))
-            folder.write_config(description)
-            checkpoints.before_writing = folder.sync
-        progress = Progress(mesh, folder, state.step, last_step, config.log_every)
-        trainer = Trainer(
-            config=config,
-            signals=signals,
-            control=control,
-            network=network,
-            schedule=schedule,
-            checkpoints=checkpoints,
-            state=state,
-            loader=loader,
-            val_loader=val_loader,
-            last_step=last_step,
-            progress=stack.enter_context(contextlib.closing(progress)),
-        )
+        trainer = make_trainer(config, stack)
         finished = trainer.run()
+        folder, step = trainer.progress.folder, trainer.state.step
         if folder is not None and not finished:
-            folder.mark_stopped(state.step)
-    last = checkpoints.path(LAST)
+            folder.mark_stopped(step)
+    last = trainer.checkpoints.path(LAST)
     if finished:
-        logger.info("done after step %d: checkpoint %s", state.step, last)
-    else:
-        logger.info("stopped after step %d: checkpoint %s; the same command goes on from there", state.step, last)
+        logger.info("done after step %d: checkpoint %s", step, last)
+        return
+    options = " without --resume-from" if config.resume_from else ""
+    logger.info("stopped after step %d: checkpoint %s; the same command%s goes on from there", step, last, options)

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from common.files import hardlink
-from model import ModelConfig
+from model import AlexNet, ModelConfig
 from model.checkpoint import (
     FORMAT,
-    KEYS,
     CheckpointError,
     find_checkpoint,
     load_checkpoint,
     load_network,
     save_checkpoint,
 )
+from tests.handmade import checkpoint_state
 from tests.training.ranks import start
 from training.checkpoints import collect, restore
 from training.config import TrainConfig
@@ -36,14 +36,7 @@ def state(tmp_path: Path) -> dict[str, Any]:
     """A whole state of a small network, with velocities that are not zero."""
     config = TrainConfig(shards=tmp_path, run_dir=tmp_path)
     weights, velocities = numbered(ParallelNetwork(CONFIG, config, make_mesh("1", "cpu")))
-    small = dict.fromkeys(KEYS, None) | {
-        "format": FORMAT,
-        "model": weights,
-        "optimizer": velocities,
-        "epoch": 1,
-        "step": 5,
-    }
-    return small | {"model_config": {"recipe": "original", "classes": 3, "width": 1 / 32}}
+    return checkpoint_state(AlexNet(CONFIG), model=weights, optimizer=velocities, epoch=1, step=5)
 
 
 def numbered(network: ParallelNetwork) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

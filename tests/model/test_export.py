@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from model import AlexNet, ModelConfig, make_optimizer, make_schedule
+from model import AlexNet, ModelConfig
 from model.__main__ import main
-from model.checkpoint import FORMAT, save_checkpoint
+from model.checkpoint import save_checkpoint
 from model.pytorch_calls import pytorch_calls
+from tests.handmade import checkpoint_state
 
 CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]
 
@@ -33,22 +33,8 @@ def make_run(folder: Path, recipe: str) -> tuple[AlexNet, np.ndarray]:
     with torch.no_grad():
         net.fc8.weight.mul_(20)
     mean = np.random.default_rng(0).uniform(90, 130, (256, 256, 3))
-    optimizer, schedule = make_optimizer(net, recipe), make_schedule(recipe, 10)
-    state: dict[str, Any] = {
-        "format": FORMAT,
-        "model": net.state_dict(),
-        "model_config": {"recipe": recipe, "classes": 3, "width": 0.125},
-        "optimizer": optimizer.velocities(),
-        "schedule": schedule.state_dict(),
-        "train_config": {},
-        "data_config": {},
-        "dataset": {"fingerprint": "f00d", "samples": 9, "shards": "shards", "classes": CLASSES},
-        "statistics": {"mean_image": torch.from_numpy(mean)},
-        "epoch": 3,
-        "step": 33,
-        "best": 0.25,
-        "versions": {},
-    }
+    state = checkpoint_state(net, CLASSES, step=33)
+    state["statistics"]["mean_image"] = torch.from_numpy(mean)
     save_checkpoint(folder / "checkpoints" / "last.pt", state)
     return net, mean
 
@@ -164,5 +150,5 @@ def test_a_network_that_diverged_is_not_exported(tmp_path: Path, capsys: pytest.
     state["model"]["conv3.bias"][0] = float("nan")
     save_checkpoint(path, state)
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "net.safetensors")]) == 1
-    assert "conv3.bias hold values that are no numbers" in capsys.readouterr().err
+    assert "model.conv3.bias is NaN or infinite numbers" in capsys.readouterr().err
     assert not (tmp_path / "net.safetensors").exists()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import model.alexnet
 from tests.training.conftest import Arguments
 from train import main
-from training.config import TrainConfig, parse_arguments
+from training.config import NETWORK_ABLATIONS, TrainConfig, parse_arguments
 
 CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
 
@@ -94,6 +95,10 @@ def test_wrong_command_line_is_one_line_and_status_2(
 )
 def test_rates_are_scaled_from_the_batch_of_128(scale: str, batch_size: int, factor: float) -> None:
     assert replace(CONFIG, scale_rate=scale, batch_size=batch_size).rate_scale == pytest.approx(factor)
+
+
+def test_ablations_are_the_networks() -> None:
+    assert tuple(model.alexnet.ABLATIONS) == NETWORK_ABLATIONS
 
 
 def test_identity_holds_what_changes_the_result_and_nothing_of_where_it_runs() -> None:
