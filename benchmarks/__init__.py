@@ -1,1 +1,1 @@
-"""Benchmarks that compare the same work on the same bytes: `python -m benchmarks loader pack step tenpatch cold`."""
+"""Benchmarks that compare the same work on the same bytes: `python -m benchmarks`; a GPU node: `… .gpu_check`."""

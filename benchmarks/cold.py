@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, interleave, row_of, timed
+from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, interleave, timed
 from benchmarks.results import write_tables
 from benchmarks.simulated import BATCH, Cost, cost, simulate
 from dali_pipelines import epoch_order
@@ -179,8 +179,8 @@ def growth_row(costs: list[Cost], place: int, name: str) -> Row:
         note += f"; time ∝ samples^{exponent(samples, seconds):.2f}"
         if min(memory) > 0:  # else too little to tell
             note += f", memory ∝ samples^{exponent(samples, memory):.2f}"
-    case = Case(name=f"{name}: {found.samples:,} samples", repeat=lambda: found.repeats[name][0])
-    return dataclasses.replace(row_of(case, found.repeats[name]), peak_bytes=0, note=note)
+    row = Row(name=f"{name}: {found.samples:,} samples").measured(found.repeats[name])
+    return dataclasses.replace(row, peak_bytes=0, note=note)
 
 
 def whole_seconds(found: Cost, name: str) -> float:

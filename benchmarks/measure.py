@@ -87,10 +87,23 @@ class Row:
     wait_p99_seconds: float | None = None
     details: dict[str, object] = field(default_factory=dict)
 
+    def measured(self, repeats: Sequence[Repeat]) -> "Row":
+        """This row with what the repeats gave, without ratios."""
+        waits = sorted(wait for repeat in repeats for wait in repeat.waits_seconds)
+        return replace(
+            self,
+            repeats=len(repeats),
+            images=repeats[0].images,
+            images_per_second=Spread.of([repeat.images / repeat.seconds for repeat in repeats]),
+            images_per_cpu_second=Spread.of([repeat.images / repeat.cpu_seconds for repeat in repeats]),
+            peak_bytes=max(repeat.peak_bytes for repeat in repeats),
+            wait_p99_seconds=waits[math.ceil(0.99 * len(waits)) - 1] if waits else None,
+        )
 
-def descendants() -> list[int]:
-    """Process ids of the living children of this process, their children included (Linux /proc)."""
-    children_of_all, queue = [], [os.getpid()]
+
+def descendants(of: int | None = None) -> list[int]:
+    """Process ids of the living children of a process (this one), their children included (Linux /proc)."""
+    children_of_all, queue = [], [of or os.getpid()]
     while queue:
         for children in Path(f"/proc/{queue.pop()}/task").glob("*/children"):
             try:
@@ -178,21 +191,22 @@ def timed(work: Callable[[], int]) -> Repeat:
     return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=watch.peak_bytes)
 
 
-def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_up: bool = True) -> list[Row]:
-    """Runs every case once to warm up, then all of them in turn `repeats` times. One row a case, same order."""
+def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1) -> list[Row]:
+    """Runs every case to warm up, then all of them in turn `repeats` times. One row a case, same order."""
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; it must be at least 1")
     able = [case for case in cases if case.repeat is not None]
     measured: dict[str, list[Repeat]] = {case.name: [] for case in able}
     if len(measured) != len(able):
         raise ValueError(f"two cases share a name: {sorted(case.name for case in able)}")
-    for round_number in range(-1 if warm_up else 0, repeats):
+    for round_number in range(-warm_ups, repeats):
         for case in able:
             assert case.repeat is not None
             repeat = case.repeat()
             if round_number >= 0:
                 measured[case.name].append(repeat)
-    rows = [row_of(case, measured.get(case.name, [])) for case in cases]
+    rows = [Row(name=case.name, note=case.note, missing=case.missing, details=case.details) for case in cases]
+    rows = [row.measured(measured[row.name]) if row.name in measured else row for row in rows]
     limit, ours = (
         next((row.images_per_cpu_second for case, row in zip(cases, rows) if case.reference == reference), None)
         for reference in ("limit", "ours")
@@ -205,20 +219,3 @@ def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_up: b
 
 def _over(rate: Spread | None, reference: Spread | None) -> Spread | None:
     return None if rate is None or reference is None else rate.over(reference)
-
-
-def row_of(case: Case, repeats: list[Repeat]) -> Row:
-    """The row of a case from its repeats, without ratios."""
-    row = Row(name=case.name, note=case.note, missing=case.missing, details=case.details)
-    if not repeats:
-        return row
-    waits = sorted(wait for repeat in repeats for wait in repeat.waits_seconds)
-    return replace(
-        row,
-        repeats=len(repeats),
-        images=repeats[0].images,
-        images_per_second=Spread.of([repeat.images / repeat.seconds for repeat in repeats]),
-        images_per_cpu_second=Spread.of([repeat.images / repeat.cpu_seconds for repeat in repeats]),
-        peak_bytes=max(repeat.peak_bytes for repeat in repeats),
-        wait_p99_seconds=waits[math.ceil(0.99 * len(waits)) - 1] if waits else None,
-    )

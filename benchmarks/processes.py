@@ -3,6 +3,7 @@
 Enters: a function that makes an object. Leaves: what the methods of that object return, over a pipe.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 from benchmarks.measure import descendants
 from common.errors import UserError
 
-ANSWER_SECONDS = 600
+ANSWER_SECONDS = 600.0
 
 
 class WorkerError(UserError):
@@ -31,8 +32,10 @@ class Worker:
     `missing` says why there is no such object: `make` raised ImportError, OSError or RuntimeError, or the process died.
     """
 
-    def __init__(self, name: str, make: Callable[..., object], *arguments: object) -> None:
-        self.name, self.missing = name, ""
+    def __init__(
+        self, name: str, make: Callable[..., object], *arguments: object, seconds: float = ANSWER_SECONDS
+    ) -> None:
+        self.name, self.missing, self._seconds = name, "", seconds
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([make.__module__])  # with torch: 2 s of a core for each process
         self._log = tempfile.NamedTemporaryFile(prefix="benchmark-", suffix=".log")  # noqa: SIM115
@@ -41,12 +44,11 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def await_ready(self) -> None:
-        """Waits until the object is made, or `missing` says why it is not."""
-        try:
+    def await_ready(self) -> bool:
+        """Waits until the object is made, or `missing` says why it is not. Returns whether it is."""
+        with contextlib.suppress(WorkerError):  # which `missing` then says
             self.missing = self._answer()
-        except WorkerError:
-            return
+        return not self.missing
 
     def call(self, method: str, *arguments: object) -> Any:
         """What `method` of the object returns. Raises WorkerError if the process has died or dies over it."""
@@ -57,8 +59,9 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> Any:
-        if not self._connection.poll(ANSWER_SECONDS):
-            raise WorkerError(f"{self.name}: no answer for {ANSWER_SECONDS} seconds")
+        if not self._connection.poll(self._seconds):
+            self.missing = f"{self.name}: no answer for {self._seconds:.0f} seconds"
+            raise WorkerError(self.missing)
         try:
             return self._connection.recv()
         except (EOFError, ConnectionError):
@@ -66,7 +69,7 @@ class Worker:
 
     def _died(self) -> None:
         lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
-        self._process.join(ANSWER_SECONDS)
+        self._process.join(self._seconds)
         last = lines[-1] if lines else "nothing was logged"
         self.missing = f"{self.name}: its process ended with {self._process.exitcode}: {last}"
         raise WorkerError(self.missing)
@@ -79,7 +82,9 @@ class Worker:
     ) -> None:
         self._connection.close()
         self._process.join(10)
-        self._process.kill()
+        if self._process.is_alive():
+            kill_all(descendants(self._process.pid))
+            self._process.kill()
         self._log.close()
 
 
@@ -96,9 +101,15 @@ def serve(connection: Connection, log: str, make: Callable[..., object], argumen
         if status:
             traceback.print_exc()
         sys.stderr.flush()
-        for pid in descendants():
-            os.kill(pid, signal.SIGKILL)
+        kill_all(descendants())
         os._exit(status)
+
+
+def kill_all(pids: list[int]) -> None:
+    """End these processes at once; those that have gone already are gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _serve_object(connection: Connection, make: Callable[..., object], arguments: tuple[object, ...]) -> None:
