@@ -30,7 +30,7 @@ from sharding.pack_index import PackIndex, Sample
 from sharding.record import Record
 from sharding.resize import Resample
 from sharding.shard import Encoding
-from sharding.worker import ShardTask, pack_shard
+from sharding.worker import PartTask, pack_shard
 
 SAMPLES, SAMPLES_PER_SHARD = {False: 1_280_000, True: 4000}, 10_000
 
@@ -111,9 +111,11 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample = "area", enc
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "job").mkdir(parents=True)
     samples = [Sample(file.stem, file.name, "", str(file), 0, -1) for file in files]
-    task = ShardTask(
-        number=0,
+    task = PartTask(
+        slot=0,
         name="train-000000.tar",
+        part=0,
+        parts=1,
         folder=folder,
         samples=samples,
         labels=[0] * len(samples),

@@ -4,6 +4,7 @@ Enters: a number of shards and of samples in each. Leaves: a split whose shards 
 tiny pictures, and the cost of opening it, ordering an epoch, and going through the epoch's steps.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.processes import Worker
 from dali_pipelines import draw, epoch_order
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
+from sharding.sample_table import rows_of_entries, write_table
 from sharding.shard import ShardWriter
 
 CLASSES, BATCH = 1000, 128
@@ -38,17 +40,21 @@ def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
             writer.add(f"n{number % CLASSES:08d}/n{number % CLASSES:08d}_{number}", b"\xff" * 16, number % CLASSES)
         writer.finish()
     first.with_suffix(".idx").write_text(writer.index())
+    sha256 = hashlib.sha256(first.read_bytes()).hexdigest()
     names = [f"train-{number:06d}.tar" for number in range(shards)]
     for name in names[1:]:
         os.link(first, folder / name)
         os.link(first.with_suffix(".idx"), (folder / name).with_suffix(".idx"))
+    infos = [ShardInfo(name, samples_per_shard, writer.bytes, sha256) for name in names]
+    rows = rows_of_entries(writer.entries)
+    write_table(folder, infos, (rows for _ in names))
     Manifest(
         split="train",
         encoding="jpeg",
         samples=shards * samples_per_shard,
         classes=[ClassInfo(number, f"n{number:08d}", f"class {number}") for number in range(CLASSES)],
         options={},
-        shards=[ShardInfo(name, samples_per_shard, writer.bytes, writer.sha256) for name in names],
+        shards=infos,
     ).save(folder / "manifest.json")
     return folder
 

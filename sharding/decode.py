@@ -44,31 +44,31 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     """Read a JPEG's markers up to the start of frame and on to the first scan; None if `data` is no JPEG."""
     if data[:3] != b"\xff\xd8\xff":
         return None
-    place, frame = 2, None
-    found: dict[str, Any] = {}
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    offset, frame = 2, None
+    options: dict[str, Any] = {}
+    while offset + 4 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker == 0xFF:  # a fill byte
-            place += 1
+            offset += 1
             continue
-        length = struct.unpack_from(">H", data, place + 2)[0]
-        segment = data[place + 4 : place + 2 + length]
+        length = struct.unpack_from(">H", data, offset + 2)[0]
+        segment = data[offset + 4 : offset + 2 + length]
         if marker == 0xDA:
             break
         if marker in _START_OF_FRAME and len(segment) >= 6:
             frame = (marker, *struct.unpack_from(">BHHB", segment))
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
-            found["rotated"] = _is_rotated(segment[6:])
+            options["rotated"] = _is_rotated(segment[6:])
         elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
-            found["icc_profile"] = True
+            options["icc_profile"] = True
         elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
-            found["adobe_transform"] = segment[11]
-        place += 2 + length
+            options["adobe_transform"] = segment[11]
+        offset += 2 + length
     if frame is None:
         return None
     marker, precision_bits, height, width, components = frame
     return JpegHeader(
-        frame=marker, precision_bits=precision_bits, height=height, width=width, components=components, **found
+        frame=marker, precision_bits=precision_bits, height=height, width=width, components=components, **options
     )
 
 
@@ -78,8 +78,8 @@ def _is_rotated(exif: bytes) -> bool:
     try:
         (directory,) = struct.unpack_from(f"{order}4xI", exif)
         (count,) = struct.unpack_from(f"{order}H", exif, directory)
-        for place in range(directory + 2, directory + 2 + 12 * count, 12):
-            tag, value = struct.unpack_from(f"{order}H6xH", exif, place)
+        for offset in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, value = struct.unpack_from(f"{order}H6xH", exif, offset)
             if tag == _ORIENTATION:
                 return bool(value != 1)
     except struct.error:

@@ -21,8 +21,8 @@ def open_executor(
 ) -> Iterator[tuple[Executor, int]]:
     """What runs the tasks, and how many at a time: a cluster, processes that die with this one, or a thread."""
     if scheduler is not None:
-        with _cluster(scheduler) as found:
-            yield found
+        with _cluster(scheduler) as cluster:
+            yield cluster
     elif workers == 1:
         with ThreadPoolExecutor(1) as threads:
             yield threads, 1

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from common.files import sync_folder, write_atomically
 from sharding.errors import ShardError
-from sharding.worker import Progress, ShardNote, ShardTask, pack_shard
+from sharding.worker import PackedPart, PartTask, Progress, ShardNote, join_parts, pack_part, pack_shard
 
 _POLL_SECONDS = 0.3
 
@@ -78,7 +79,7 @@ def describe_changes(begun: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def run_tasks(
-    tasks: Iterator[ShardTask],
+    shards: Iterator[list[PartTask]],
     executor: Executor,
     slots: int,
     folder: Path,
@@ -86,25 +87,41 @@ def run_tasks(
     notes: list[ShardNote],
     max_rejects: int,
 ) -> None:
-    """Pack shards on `executor`, at most 2·slots at a time in its queue, and append their notes as they end.
+    """Pack shards, each in parts, on `executor`, at most 2·slots tasks at a time in its queue; append their notes.
 
     On the first failure, or with more than `max_rejects` pictures rejected, the others are stopped; finished shards
     stay. Raises ShardError or OSError.
     """
-    pending: set[Future[ShardNote]] = set()
+    pending: dict[Future[Any], tuple[list[PartTask], int | None]] = {}  # a shard's parts; which one, None: the shard
+    packed: dict[str, dict[int, PackedPart]] = {}
 
     def collect() -> None:
-        nonlocal pending
-        done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-        notes.extend(future.result() for future in done)
+        for future in wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED).done:
+            parts, number = pending.pop(future)
+            if number is None:
+                notes.append(future.result())
+                for part in parts:
+                    part.path.unlink(missing_ok=True)
+                continue
+            results = packed.setdefault(parts[0].name, {})
+            results[number] = future.result()
+            if len(results) == len(parts):
+                results = packed.pop(parts[0].name)
+                ordered = [results[number] for number in range(len(parts))]
+                pending[executor.submit(join_parts, parts, ordered)] = (parts, None)
         bar.update(bar.initial + Progress.total(folder) - bar.n)
         check_rejects(notes, max_rejects, folder.parent)
 
     try:
-        for task in tasks:
-            pending.add(executor.submit(pack_shard, task))
-            while len(pending) >= 2 * slots:
-                collect()
+        for tasks in shards:
+            parts = [replace(task, samples=[], labels=[]) for task in tasks]  # all that joining them needs
+            for task in tasks:
+                if len(parts) == 1:
+                    pending[executor.submit(pack_shard, task)] = (parts, None)
+                else:
+                    pending[executor.submit(pack_part, task)] = (parts, task.part)
+                while len(pending) >= 2 * slots:
+                    collect()
         while pending:
             collect()
     except BaseException:

@@ -1,15 +1,23 @@
 """manifest.json: what a packed split is. It appears last, so a split that has one is complete."""
 
+import functools
+import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from common.files import write_atomically
 from sharding.errors import ShardError
-from sharding.shard import Encoding
+from sharding.shard import SUFFIX, Encoding
 
 FORMAT = 1
+
+_hints = functools.cache(get_type_hints)
+_SHA256 = re.compile("[0-9a-f]{64}")
+_PLAIN_NAME = re.compile(r"[^/\0]*[^/\0.][^/\0]*")
+_TAR_NAME = re.compile(r"[^/\0]*[^/\0.][^/\0]*\.tar")
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of manifest.json; the fields as in the file."""
+    """The content of manifest.json; the fields as in the file. `checksums`: SHA-256 of the files that are no shards."""
 
     split: str
     encoding: Encoding
@@ -44,6 +52,7 @@ class Manifest:
     rejects: list[dict[str, str]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     contents: dict[str, Any] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     source: str = ""
     format: int = FORMAT
 
@@ -54,18 +63,83 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
-        """Read a manifest. Raises ShardError that names the file if it is missing or not one."""
+        """Read a manifest. Raises ShardError, which names file and field, for one that packing did not write."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["format"] != FORMAT:
-                raise ShardError(f"{path}: format {found['format']}, this program reads {FORMAT}")
-            found["classes"] = [ClassInfo(**entry) for entry in found["classes"]]
-            found["shards"] = [ShardInfo(**entry) for entry in found["shards"]]
-            return cls(**found)
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["format"]
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; pack this split first (python -m sharding pack)") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, ShardError):
-                raise
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"[:80]
             raise ShardError(f"{path}: cannot be read as a manifest ({why})") from None
+        if version != FORMAT:
+            raise ShardError(f"{path}: format {version}, this program reads {FORMAT}")
+        try:
+            manifest = _record(cls, content, "")
+            manifest.check()
+        except ValueError as error:
+            raise ShardError(f"{path}: {error}; restore the file, or pack the split again") from None
+        return manifest
+
+    def check(self) -> None:
+        """Raise ValueError that names the field in which this is no manifest of a packed split."""
+        shards, labels = self.shards, [entry.label for entry in self.classes]
+        names = [shard.name for shard in shards]
+        _check("encoding", self.encoding, self.encoding in SUFFIX, f"one of {', '.join(SUFFIX)}")
+        _check("shards", names[:3], names and len(set(names)) == len(names), "at least one, none twice")
+        _check("classes", labels[:3], labels and len(set(labels)) == len(labels), "at least one, no label twice")
+        _check("classes", min(labels), min(labels) >= 0, "labels from 0 on")
+        for number, shard in enumerate(shards):
+            field_name = f"shards[{number}]"
+            _check(f"{field_name}.name", shard.name, _TAR_NAME.fullmatch(shard.name), "a file name that ends in .tar")
+            _check(f"{field_name}.samples", shard.samples, shard.samples > 0, "1 or more")
+            _check(f"{field_name}.bytes", shard.bytes, shard.bytes > 0, "1 or more")
+            _check(f"{field_name}.sha256", shard.sha256, _SHA256.fullmatch(shard.sha256), "64 hexadecimal digits")
+        total = sum(shard.samples for shard in shards)
+        _check("samples", self.samples, self.samples == total, f"{total}, which its shards hold")
+        for name, sha256 in self.checksums.items():
+            known = name.rpartition(".")[2] in ("idx", "npy", "npz") and _PLAIN_NAME.fullmatch(name)
+            _check(f"checksums[{name!r}]", sha256, known and _SHA256.fullmatch(sha256), "a file name, 64 hex digits")
+
+
+def _check(field_name: str, value: Any, sound: object, expected: str) -> None:
+    if not sound:
+        raise ValueError(f"{field_name} is {value!r:.80}, expected {expected}")
+
+
+def _record(kind: Any, content: Any, name: str) -> Any:
+    """The dataclass `kind` of an object of JSON, all of it of the types that its fields name. ValueError if not."""
+    _check(name or "the file", content, isinstance(content, dict), "an object")
+    hints, prefix = _hints(kind), f"{name}." * bool(name)
+    unknown = [key for key in content if key not in hints]
+    _check(prefix + "".join(unknown[:1]), "there", not unknown, "no such field (a newer program's file?)")
+    values = {}
+    for item in fields(kind):
+        if item.name not in content:
+            required = item.default is MISSING and item.default_factory is MISSING
+            _check(prefix + item.name, "missing", not required, "a value")
+            continue
+        values[item.name] = _value(hints[item.name], content[item.name], prefix + item.name)
+    return kind(**values)
+
+
+def _value(hint: Any, content: Any, name: str) -> Any:
+    """`content`, where it is of the type `hint` (a class, dataclass, Literal, list or dict of them)."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Any or kind is Literal:  # the values of a Literal have a check of their own
+        return content
+    if is_dataclass(kind):
+        return _record(kind, content, name)
+    sound = isinstance(content, kind) and not isinstance(content, bool)
+    _check(name, content, sound, {str: "text", int: "a whole number", list: "a list", dict: "an object"}[kind])
+    if kind is list:
+        return [_value(parts[0], entry, f"{name}[{number}]") for number, entry in enumerate(content)]
+    if kind is dict:
+        return {key: _value(parts[1], entry, f"{name}[{key!r}]") for key, entry in content.items()}
+    return content
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

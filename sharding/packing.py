@@ -8,22 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from common import ceil_div
 from common.command_line import flag
 from sharding import job
 from sharding.errors import RejectedImage, ShardError
 from sharding.estimate import estimate, in_words
 from sharding.executor import open_executor
 from sharding.listing import Listing, count_contents, describe_differences, known_table_path, list_source
-from sharding.manifest import ClassInfo, Manifest, ShardInfo
+from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Sample, Spool
 from sharding.record import Source, Split, canonical, printable
-from sharding.shard import ceil_div
+from sharding.sample_table import TABLE, write_table
 from sharding.source import has_split, open_source, own_split
 from sharding.statistics import Sums
-from sharding.worker import ShardNote, ShardTask, finished_note
+from sharding.worker import PartTask, ShardNote, finished_note, part_samples
 
 logger = logging.getLogger(__name__)
 
@@ -191,15 +193,20 @@ class SplitPacking:
         options, whole = self.options, {note.name for note in notes}
         labels = {entry.wnid: entry.label for entry in self.table or []}
 
-        def tasks() -> Iterator[ShardTask]:
+        def shards(size: int) -> Iterator[list[PartTask]]:
+            slots = itertools.count()
             for number, samples in enumerate(index.shards(options.samples_per_shard)):
                 if self._name(number) not in whole:
-                    yield ShardTask(
-                        number=number, name=self._name(number), folder=self.work.absolute(), samples=samples,
-                        labels=[labels[sample.wnid] for sample in samples],
-                        quality=options.quality, resample=options.resample, encoding=options.encoding,
-                        summed=self.split == "train",
-                    )  # fmt: skip
+                    starts = range(0, len(samples), size)
+                    parts = [samples[start : start + size] for start in starts]
+                    yield [
+                        PartTask(
+                            slot=next(slots), name=self._name(number), part=part, parts=len(parts),
+                            folder=self.work.absolute(), samples=those, labels=[labels[one.wnid] for one in those],
+                            quality=options.quality, resample=options.resample, encoding=options.encoding,
+                            summed=self.split == "train",
+                        ) for part, those in enumerate(parts)
+                    ]  # fmt: skip
 
         done = sum(note.samples + len(note.rejects) for note in notes)
         job.check_rejects(notes, options.max_rejects, self.work)
@@ -207,7 +214,8 @@ class SplitPacking:
             open_executor(options.workers, options.scheduler) as (executor, slots),
             tqdm(total=len(index), initial=done, unit="image", desc=self.split, mininterval=0.5) as bar,
         ):
-            job.run_tasks(tasks(), executor, slots, folder, bar, notes, options.max_rejects)
+            tasks = shards(part_samples(len(index) - done, slots))
+            job.run_tasks(tasks, executor, slots, folder, bar, notes, options.max_rejects)
 
     def _conclude(self, folder: Path, identity: dict[str, Any], listing: Listing, notes: list[ShardNote]) -> None:
         """Write the statistics (of a training split) and, last, the manifest. Raises ShardError for an empty split."""
@@ -219,15 +227,19 @@ class SplitPacking:
                 f"mend them, remove {self.work} and begin anew"
             )
         if self.split == "train":
-            sums = Sums()
-            for note in notes:
-                sums.merge(Sums.load(folder / f"{note.name}.npz"))
+            sums = Sums.merged(Sums.load(folder / f"{note.name}.npz") for note in notes)
             sums.finish().save(self.work / "statistics.npz")
         for note in notes:
             if not note.samples:  # every picture of it was rejected; DALI refuses an empty index
                 (self.work / note.name).unlink()
                 (self.work / note.name).with_suffix(".idx").unlink()
-        shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes if note.samples]
+        notes = [note for note in notes if note.samples]
+        shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes]
+        write_table(self.work, shards, (np.load(folder / f"{note.name}.npy") for note in notes))
+        checksums = {f"{Path(note.name).stem}.idx": note.index_sha256 for note in notes}
+        for path in (self.work / TABLE, self.work / "statistics.npz"):
+            if path.exists():
+                checksums[path.name] = file_sha256(path)
         Manifest(
             split=self.split,
             encoding=self.options.encoding,
@@ -238,6 +250,7 @@ class SplitPacking:
             rejects=rejects,
             skipped=listing.skipped,
             contents=listing.contents,
+            checksums=checksums,
             source=identity["source"],
         ).save(self.work / "manifest.json")
 

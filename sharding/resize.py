@@ -139,13 +139,13 @@ def _sum_across(column: np.ndarray, across: np.ndarray, old: int, new: int, tota
     """Sum float64 columns (r, g, b from source pixel across[0, 0] on) over one output row's areas → float64 [256·3]."""
     for x in range(SIDE):
         first, last, weight = across[x, 0], across[x, 1], across[x, 2]
-        place, left = np.uint64(3 * (first - across[0, 0])), old  # unsigned: signed indices cost a test for wrapping
+        k, left = np.uint64(3 * (first - across[0, 0])), old  # unsigned: signed indices cost a test for wrapping
         red = green = blue = 0.0
         for _ in range(first, last + 1):
-            red += weight * column[place]
-            green += weight * column[place + np.uint64(1)]
-            blue += weight * column[place + np.uint64(2)]
-            place += np.uint64(3)
+            red += weight * column[k]
+            green += weight * column[k + np.uint64(1)]
+            blue += weight * column[k + np.uint64(2)]
+            k += np.uint64(3)
             left -= weight
             weight = min(left, new)
         total[3 * x] = red

@@ -5,13 +5,13 @@ Plain ustar with fixed times, owner and mode. `webdataset`, `tar` and `fn.reader
 
 import hashlib
 import re
-import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sharding.errors import ShardError
 from sharding.record import Encoding
@@ -22,10 +22,11 @@ LARGEST = 2**31 - 1
 KEY_BYTES = 90
 """Longer keys end in a hash: ustar holds names of 100 bytes."""
 
-Size = TypeVar("Size", int, np.ndarray)
-SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 BLOCK = 512
-_HEADER = "<100s8s8s8s12s12s8s1s100s8s247x"
+"""Tar counts in blocks of so many bytes: a header is one, contents are filled up to blocks."""
+
+Size = TypeVar("Size", int, NDArray[np.int64])
+SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 _PLAIN = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
@@ -46,76 +47,47 @@ def sample_key(name: str) -> str:
     return key
 
 
+class Entry(NamedTuple):
+    """One sample of a shard; where its bytes lie follows from those before it."""
+
+    key: str
+    picture_bytes: int
+    label: int
+
+
 class ShardWriter:
-    """Writes one tar to `file`, and counts for the manifest and the index. The same samples give the same bytes."""
+    """Writes samples to `file` as members of a tar. The same samples give the same bytes."""
 
     def __init__(self, file: IO[bytes], encoding: Encoding) -> None:
         self._file = file
         self._suffix = SUFFIX[encoding]
-        self._digest = hashlib.sha256()
-        self._lines: list[str] = []
+        self.entries: list[Entry] = []
         self.bytes = 0
 
     def add(self, key: str, picture: bytes, label: int) -> None:
         """Append one sample: its picture, then its label in ASCII."""
-        parts = [self._member(self._suffix, key, picture), self._member("cls", key, str(label).encode())]
-        self._lines.append(" ".join(parts) + "\n")
+        for suffix, content in ((self._suffix, picture), ("cls", str(label).encode())):
+            header = tarfile.TarInfo(f"{key}.{suffix}")  # mode 644, owner 0, time 0
+            header.size = len(content)
+            self._write(header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK))
+        self.entries.append(Entry(key, len(picture), label))
 
     def finish(self) -> None:
-        """Append the end of the archive (filled up to tar's record of 10,240 bytes)."""
-        self._write(b"\0" * (-(self.bytes + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK))
-
-    @property
-    def samples(self) -> int:
-        """How many samples were added."""
-        return len(self._lines)
-
-    @property
-    def sha256(self) -> str:
-        """The checksum of what was written, in hex."""
-        return self._digest.hexdigest()
+        """Append the end of the archive."""
+        self._write(tar_end(self.bytes))
 
     def index(self) -> str:
-        """The text of the `.idx` file, as DALI's wds2idx prints it (v1.2)."""
-        return f"v1.2 {self.samples}\n" + "".join(self._lines)
-
-    def _member(self, suffix: str, key: str, content: bytes) -> str:
-        name = f"{key}.{suffix}"
-        start = self.bytes + BLOCK
-        self._write(tar_header(name, len(content)) + content + b"\0" * (-len(content) % BLOCK))
-        return f"{suffix} {start} {len(content)} {name}"
+        """The text of the `.idx` file."""
+        return index_text(self.entries, self._suffix)
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
-        self._digest.update(content)
         self.bytes += len(content)
 
 
-def tar_header(name: str, size: int) -> bytes:
-    """The ustar block of a plain file: mode 644, owner 0, time 0. As Python's tarfile makes it, ten times as fast."""
-    fields = (name.encode("ascii"), size, b"ustar\x0000")
-    block = bytearray(
-        struct.pack(
-            _HEADER,
-            fields[0],
-            b"0000644",
-            b"0" * 7,
-            b"0" * 7,
-            b"%011o" % size,
-            b"0" * 11,
-            b" " * 8,
-            b"0",
-            b"",
-            fields[2],
-        )
-    )
-    block[148:155] = b"%06o\0" % sum(block)
-    return bytes(block)
-
-
-def ceil_div(count: int, size: int) -> int:
-    """How many parts of `size` hold `count` things."""
-    return -(-count // size)
+def tar_end(size: int) -> bytes:
+    """What ends a tar with `size` bytes of members: two empty blocks, filled up to tar's record of 10,240 bytes."""
+    return bytes(-(size + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK)
 
 
 def member_bytes(size: Size) -> Size:
@@ -127,35 +99,61 @@ def member_bytes(size: Size) -> Size:
 class ShardIndex:
     """Where the samples of one shard lie, in bytes from the tar's start: int64 arrays [samples]."""
 
-    picture_start: np.ndarray
-    picture_bytes: np.ndarray
-    label_start: np.ndarray
-    label_bytes: np.ndarray
+    picture_start: NDArray[np.int64]
+    picture_bytes: NDArray[np.int64]
+    label_start: NDArray[np.int64]
+    label_bytes: NDArray[np.int64]
+
+    @classmethod
+    def of_sizes(cls, picture_bytes: NDArray[np.int64], label_bytes: NDArray[np.int64]) -> "ShardIndex":
+        """Where `ShardWriter` puts samples: members follow each other without a gap, each after its header."""
+        pictures, labels = member_bytes(picture_bytes), member_bytes(label_bytes)
+        picture_start = BLOCK + np.cumsum(pictures + labels) - pictures - labels
+        return cls(
+            picture_start=picture_start,
+            picture_bytes=picture_bytes,
+            label_start=picture_start + pictures,
+            label_bytes=label_bytes,
+        )
+
+    @classmethod
+    def of_entries(cls, entries: list[Entry]) -> "ShardIndex":
+        """Where the samples `entries` of one shard lie."""
+        sizes = [entry.picture_bytes for entry in entries], [len(str(entry.label)) for entry in entries]
+        return cls.of_sizes(np.array(sizes[0], np.int64), np.array(sizes[1], np.int64))
 
     def __len__(self) -> int:
         return len(self.picture_start)
 
     def first_misfit(self, tar_bytes: int) -> int | None:
-        """The first sample that lies elsewhere than `ShardWriter` puts it in a tar of `tar_bytes`; None if none does.
-
-        Members follow each other without a gap: picture, label, next picture, each after one block of header.
-        """
-        following = self.label_start + member_bytes(self.label_bytes)
+        """The first sample that does not lie where `ShardWriter` puts it in a tar of `tar_bytes`; None: all do."""
+        expected = ShardIndex.of_sizes(self.picture_bytes, self.label_bytes)
         misfits = (
             (np.minimum(self.picture_bytes, self.label_bytes) < 1)
             | (np.maximum(self.picture_bytes, self.label_bytes) > min(tar_bytes, LARGEST))
-            | (self.picture_start != np.concatenate([[BLOCK], following])[:-1])
-            | (self.label_start != self.picture_start + member_bytes(self.picture_bytes))
-            | (following - BLOCK > tar_bytes)
+            | (self.picture_start != expected.picture_start)
+            | (self.label_start != expected.label_start)
+            | (self.label_start + member_bytes(self.label_bytes) - BLOCK > tar_bytes)
         )
         return int(misfits.argmax()) if misfits.any() else None
+
+
+def index_text(entries: list[Entry], suffix: str) -> str:
+    """The text of the `.idx` file of a shard, as DALI's wds2idx prints it (v1.2)."""
+    index = ShardIndex.of_entries(entries)
+    starts = zip(index.picture_start.tolist(), index.label_start.tolist(), index.label_bytes.tolist(), strict=True)
+    lines = [
+        f"{suffix} {picture} {entry.picture_bytes} {entry.key}.{suffix} cls {label} {label_bytes} {entry.key}.cls\n"
+        for entry, (picture, label, label_bytes) in zip(entries, starts, strict=True)
+    ]
+    return "".join([f"v1.2 {len(entries)}\n", *lines])
 
 
 def read_index(path: Path, suffix: str) -> ShardIndex:
     """Parse a `.idx` file. Raises ShardError if it is missing, or is not one of this format."""
     words = _index_words(path, suffix)
     try:
-        columns = [np.array(words[place::8]).astype(np.int64) for place in (1, 2, 5, 6)]
+        columns = [np.array(words[column::8]).astype(np.int64) for column in (1, 2, 5, 6)]
     except (ValueError, OverflowError) as error:
         raise ShardError(f"{path}: not an index v1.2: {error}") from None
     names = ("picture_start", "picture_bytes", "label_start", "label_bytes")

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import functools
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -20,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharding.errors import ShardError
-from sharding.manifest import ClassInfo, Manifest
-from sharding.sample_table import ROW, UNREAD, rows_of_index
+from sharding.manifest import ClassInfo, Manifest, ShardInfo
+from sharding.sample_table import ROW, TABLE, UNREAD, map_table, npy_header, rows_of_file
 from sharding.shard import BLOCK, SUFFIX, member_bytes, read_keys
 from sharding.statistics import Statistics
 
@@ -30,24 +29,15 @@ SPARE_FILES = 256
 
 _RAW_SHAPE = (256, 256, 3)
 _RAW_BYTES = 256 * 256 * 3
-
-
-def _raw_header() -> bytes:
-    """The bytes of a raw sample before its pixels, as NumPy writes them."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(np.empty(_RAW_SHAPE, np.uint8)))
-    return file.getvalue()
-
-
-_RAW_HEADER = _raw_header()
+_RAW_HEADER = npy_header(np.dtype(np.uint8), _RAW_SHAPE)
 
 
 class ShardSet:
     """One packed split. A sample's id is its position in the split: shards in manifest order, samples in tar order.
 
-    Opening reads the manifest and checks that every shard is there at its full size; indexes are read, and compared
-    with the layout of a tar, when they are first needed. Can be pickled (it is opened again), used in a `with`
-    statement, and read by several threads.
+    Opening reads the manifest, checks that every shard is there at its full size, and maps the table of samples; where
+    there is none, a shard's index is read, and compared with the layout of a tar, when it is first needed. Can be
+    pickled (it is opened again), used in a `with` statement, and read by several threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -63,8 +53,9 @@ class ShardSet:
         self._ends = np.cumsum(self.shard_sizes)
         self._fingerprint = functools.partial(_fingerprint, manifest)
         self._scattered = False
-        self._rows: NDArray[np.void] = np.zeros(len(self), ROW)
-        self._indexed = np.zeros(len(self.shard_names), bool)
+        table = map_table(path, manifest.shards)
+        self._rows = np.zeros(len(self), ROW) if table is None else table
+        self._indexed = np.full(len(self.shard_names), table is not None)
         self.close()
 
     @classmethod
@@ -76,8 +67,7 @@ class ShardSet:
         if not (folder / "manifest.json").exists():
             raise ShardError(f"{folder}: not a packed split, it has no manifest.json{_unfinished(folder)}")
         manifest = Manifest.load(folder / "manifest.json")
-        for shard in manifest.shards:
-            _check_files(folder, shard.name, shard.bytes)
+        _check_files(folder, manifest.shards)
         return cls(folder, manifest)
 
     def __len__(self) -> int:
@@ -112,14 +102,18 @@ class ShardSet:
         """Labels int64 [n] of the samples `ids`. Raises ShardError for one outside the class table."""
         samples, shards, rows = self._locate(ids)
         labels: NDArray[np.int64] = rows["label"].astype(np.int64)
-        for position in np.flatnonzero(labels == UNREAD).tolist():
+        unread = np.flatnonzero(labels == UNREAD)
+        for position in unread.tolist():
             labels[position] = self._read_label(int(samples[position]), int(shards[position]), rows[position])
-        unknown = np.flatnonzero(~np.isin(labels, self._known_labels))
+        nearest = np.searchsorted(self._known_labels[:-1], labels)
+        unknown = np.flatnonzero(self._known_labels[nearest] != labels)
         if unknown.size:
             raise self._damaged(
                 int(samples[unknown[0]]),
                 f"has label {labels[unknown[0]]}, which is not in the manifest's table of {len(self.classes)} classes",
             )
+        if unread.size and self._rows.flags.writeable:
+            self._rows["label"][samples[unread]] = labels[unread]
         return labels
 
     def images(self, ids: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint8]]:
@@ -154,9 +148,11 @@ class ShardSet:
             return addresses, sizes
         header = len(_RAW_HEADER)
         for sample, address, size in zip(samples.tolist(), addresses.tolist(), sizes.tolist(), strict=True):
-            found = ctypes.string_at(address, min(header, size))
-            if found != _RAW_HEADER or size != header + _RAW_BYTES:
-                raise self._damaged(sample, f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {found!r})")
+            actual = ctypes.string_at(address, min(header, size))
+            if actual != _RAW_HEADER or size != header + _RAW_BYTES:
+                raise self._damaged(
+                    sample, f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {actual!r})"
+                )
         return addresses + header, sizes - header
 
     def locate(self, sample_id: int) -> tuple[str, str]:
@@ -202,9 +198,16 @@ class ShardSet:
         for shard in np.unique(shards[~self._indexed[shards]]).tolist():
             path, end = self._tar(shard).with_suffix(".idx"), self._ends[shard]
             count, tar_bytes = int(self.shard_sizes[shard]), int(self._tar_bytes[shard])
-            self._rows[end - count : end] = rows_of_index(path, SUFFIX[self.encoding], count, tar_bytes)
+            self._rows[end - count : end] = rows_of_file(path, SUFFIX[self.encoding], count, tar_bytes)
             self._indexed[shard] = True
-        return samples, shards, self._rows[samples]
+        rows = self._rows[samples]
+        ends = rows["picture_start"] + rows["picture_bytes"]
+        outside = np.flatnonzero(
+            (rows["picture_start"] < BLOCK) | (rows["picture_bytes"] < 1) | (ends > self._tar_bytes[shards])
+        )
+        if outside.size:
+            raise self._damaged(int(samples[outside[0]]), f"lies outside of its shard by the table of samples, {TABLE}")
+        return samples, shards, rows
 
     def _shards_of(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         samples = np.asarray(ids, np.int64)
@@ -267,14 +270,17 @@ def _label_start(rows: Any) -> Any:
     return rows["picture_start"] + member_bytes(rows["picture_bytes"].astype(np.int64))
 
 
-def _check_files(folder: Path, name: str, size: int) -> None:
-    tar, index = folder / name, (folder / name).with_suffix(".idx")
-    if not tar.is_file():
-        raise ShardError(f"{tar}: missing, though {folder / 'manifest.json'} names it; pack the split again")
-    if tar.stat().st_size != size:
-        raise ShardError(f"{tar}: {tar.stat().st_size} bytes, the manifest says {size}; pack the split again")
-    if not index.is_file():
-        raise ShardError(f"{index}: missing; make it with `wds2idx {tar.name} {index.name}`")
+def _check_files(folder: Path, shards: list[ShardInfo]) -> None:
+    present = {path.name for path in folder.iterdir()}
+    for shard in shards:
+        tar, index = folder / shard.name, f"{shard.name.removesuffix('.tar')}.idx"
+        if shard.name not in present:
+            raise ShardError(f"{tar}: missing, though {folder / 'manifest.json'} names it; pack the split again")
+        size = tar.stat().st_size
+        if size != shard.bytes:
+            raise ShardError(f"{tar}: {size} bytes, the manifest says {shard.bytes}; pack the split again")
+        if index not in present:
+            raise ShardError(f"{folder / index}: missing; make it with `wds2idx {shard.name} {index}`")
 
 
 def _unfinished(folder: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common import ceil_div
 from sharding.errors import ShardError
 from sharding.manifest import Manifest
 from sharding.shard_set import ShardSet
@@ -62,12 +63,12 @@ def contact_sheet(shards: ShardSet, samples: int) -> Image.Image:
         raise ShardError(f"{shards.path}: {samples} of {len(shards)} samples to show; there must be one at least")
     ids = np.unique(np.linspace(0, len(shards) - 1, min(samples, len(shards))).astype(np.int64))
     columns = min(_COLUMNS, len(ids))
-    sheet = Image.new("RGB", (columns * CELL, -(-len(ids) // columns) * (CELL + _NAME)), "white")
+    sheet = Image.new("RGB", (columns * CELL, ceil_div(len(ids), columns) * (CELL + _NAME)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    names = {entry.label: entry.name for entry in shards.classes}
-    for place, (view, label) in enumerate(zip(shards.images(ids), shards.labels(ids))):
+    names = {entry.label: " ".join(entry.name.split()) or entry.wnid for entry in shards.classes}  # on one line
+    for position, (view, label) in enumerate(zip(shards.images(ids), shards.labels(ids))):
         picture = Image.open(io.BytesIO(view.tobytes())) if view.ndim == 1 else Image.fromarray(view)
-        left, top = place % columns * CELL, place // columns * (CELL + _NAME)
+        left, top = position % columns * CELL, position // columns * (CELL + _NAME)
         sheet.paste(picture.resize((CELL - 4, CELL - 4)), (left, top))
         name = names[int(label)]
         while draw.textlength(name, font) > CELL - 6:

@@ -3,6 +3,7 @@
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -18,12 +19,17 @@ _DAMAGED = (
 )  # fmt: skip
 """What NumPy raises for a damaged `.npz`, by where the damage is."""
 
+_SHAPES = {
+    "mean_image": (_SIDE, _SIDE, 3), "rgb_mean": (3,), "rgb_covariance": (3, 3), "eigenvalues": (3,),
+    "eigenvectors": (3, 3), "images": (),
+}  # fmt: skip
+
 
 @numba.njit(cache=True, nogil=True)
-def _add(pixels: np.ndarray, by_place: np.ndarray, products: np.ndarray) -> None:
-    """Add one picture, uint8 [65536·3], to int64 [65536·3] by place and int64 [6] products (rr gg bb rg rb gb)."""
+def _add(pixels: np.ndarray, by_position: np.ndarray, products: np.ndarray) -> None:
+    """Add one picture, uint8 [65536·3], to int64 [65536·3] by position and int64 [6] products (rr gg bb rg rb gb)."""
     for k in range(pixels.size):
-        by_place[k] += pixels[k]
+        by_position[k] += pixels[k]
     rr = gg = bb = rg = rb = gb = np.int64(0)
     for k in range(0, pixels.size, 3):
         red, green, blue = np.int64(pixels[k]), np.int64(pixels[k + 1]), np.int64(pixels[k + 2])
@@ -33,56 +39,64 @@ def _add(pixels: np.ndarray, by_place: np.ndarray, products: np.ndarray) -> None
         rg += red * green
         rb += red * blue
         gb += green * blue
-    for place, value in enumerate((rr, gg, bb, rg, rb, gb)):
-        products[place] += value
+    for k, value in enumerate((rr, gg, bb, rg, rb, gb)):
+        products[k] += value
 
 
 @dataclass
 class Sums:
     """Integer sums over pictures of uint8 [256, 256, 3]: exact up to 10^14 pictures.
 
-    `by_place` int64 [256, 256, 3]; `products` int64 [6]: Σ of rr, gg, bb, rg, rb, gb over pictures and places.
+    `by_position` int64 [256, 256, 3]; `products` int64 [6]: Σ of rr, gg, bb, rg, rb, gb over pictures and positions.
     """
 
     images: int = 0
-    by_place: np.ndarray = field(default_factory=lambda: np.zeros((_SIDE, _SIDE, 3), np.int64))
+    by_position: np.ndarray = field(default_factory=lambda: np.zeros((_SIDE, _SIDE, 3), np.int64))
     products: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
 
     def add(self, pixels: np.ndarray) -> None:
         """Count one picture, uint8 [256, 256, 3]."""
         if pixels.shape != (_SIDE, _SIDE, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"{pixels.dtype} {pixels.shape}: expected uint8 (256, 256, 3)")
-        _add(np.ascontiguousarray(pixels).reshape(-1), self.by_place.reshape(-1), self.products)
+        _add(np.ascontiguousarray(pixels).reshape(-1), self.by_position.reshape(-1), self.products)
         self.images += 1
 
     def merge(self, other: "Sums") -> None:
         """Add the sums over other pictures."""
         self.images += other.images
-        self.by_place += other.by_place
+        self.by_position += other.by_position
         self.products += other.products
+
+    @classmethod
+    def merged(cls, parts: Iterable["Sums"]) -> "Sums":
+        """The sums over the pictures of all `parts`."""
+        total = cls()
+        for part in parts:
+            total.merge(part)
+        return total
 
     @property
     def bytes(self) -> int:
         """What they take on the disk."""
-        return self.by_place.nbytes + self.products.nbytes + 1000
+        return self.by_position.nbytes + self.products.nbytes + 1000
 
     def save(self, path: Path) -> None:
         """Write the sums to an `.npz` file."""
         with write_atomically(path) as file:
-            np.savez(file, images=self.images, by_place=self.by_place, products=self.products)
+            np.savez(file, images=self.images, by_position=self.by_position, products=self.products)
 
     @classmethod
     def load(cls, path: Path) -> "Sums":
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(int(arrays["images"]), arrays["by_place"], arrays["products"])
+            return cls(int(arrays["images"]), arrays["by_position"], arrays["products"])
 
     def finish(self) -> "Statistics":
         """The statistics of all pictures counted: exact integers, divided once. Raises ShardError if there is none."""
         if not self.images:
             raise ShardError("no pictures: their statistics are not defined")
         count = self.images * _SIDE * _SIDE
-        total = [int(value) for value in self.by_place.sum(axis=(0, 1))]
+        total = [int(value) for value in self.by_position.sum(axis=(0, 1))]
         rr, gg, bb, rg, rb, gb = (int(value) for value in self.products)
         second = [[rr, rg, rb], [rg, gg, gb], [rb, gb, bb]]
         covariance = np.array(
@@ -93,7 +107,7 @@ class Sums:
         values, vectors = values[::-1].copy(), vectors[:, ::-1].copy()
         largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(3)]
         return Statistics(
-            mean_image=self.by_place / self.images,
+            mean_image=self.by_position / self.images,
             rgb_mean=np.array([value / count for value in total]),
             rgb_covariance=covariance,
             eigenvalues=values,
@@ -107,7 +121,7 @@ class Statistics:
     """What standardizing and the color noise need, of the packed training pictures, on 0..255 data, RGB.
 
     `mean_image` float64 [256, 256, 3]; `rgb_mean` [3]; `rgb_covariance` [3, 3] about the RGB mean, over pictures and
-    places; `eigenvalues` [3] descending; `eigenvectors` [3, 3] in columns, each with its largest component positive;
+    positions; `eigenvalues` [3] descending; `eigenvectors` [3, 3] in columns, each with its largest component positive;
     `images` how many pictures (Krizhevsky 2012 §2 and §4.1).
     """
 
@@ -125,12 +139,25 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """Read `statistics.npz`. Raises ShardError if it is missing or not one."""
-        names = [entry.name for entry in fields(cls)]
+        """Read `statistics.npz`. Raises ShardError, which names file and array, if it is missing or not one."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in names}
-                images = int(found["images"])
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {entry.name: file[entry.name] for entry in fields(cls)}
         except _DAMAGED as error:
             raise ShardError(f"{path}: cannot be read as statistics ({error}); pack the training split again") from None
-        return cls(**{**found, "images": images})
+        for name, shape in _SHAPES.items():
+            array, kind = arrays[name], "int64" if name == "images" else "float64"
+            what = f"{array.dtype} {list(array.shape)}"
+            if array.shape != shape or array.dtype != kind:
+                raise _unsound(path, name, f"is {what}, expected {kind} {list(shape)}")
+            if not np.isfinite(array).all():
+                raise _unsound(path, name, f"holds {np.count_nonzero(~np.isfinite(array))} values that are no numbers")
+        if arrays["images"] < 1:
+            raise _unsound(path, "images", f"is {arrays['images']}, expected 1 or more")
+        if arrays["eigenvalues"].min() < 0:
+            raise _unsound(path, "eigenvalues", f"are {arrays['eigenvalues'].tolist()}, expected none below 0")
+        return cls(**{**arrays, "images": int(arrays["images"])})
+
+
+def _unsound(path: Path, name: str, what: str) -> ShardError:
+    return ShardError(f"{path}: {name} {what}; pack the training split again")

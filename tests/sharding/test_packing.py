@@ -37,7 +37,7 @@ def whole(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     (folder,) = pack(options(class_folders, tmp_path_factory.mktemp("whole")))
     found = files(folder)
     shards = [f"train-{number:06d}.{suffix}" for number in range(5) for suffix in ("idx", "tar")]
-    assert list(found) == ["manifest.json", "statistics.npz", *shards]
+    assert list(found) == ["manifest.json", "samples.npy", "statistics.npz", *shards]
     return found
 
 
@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_and_loses_no_finished_shard(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 12, OSError(28, "No space left on device"))
-        with pytest.raises(OSError, match=r"No space left on device: '.*train-00000[23].tar'"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*train-00000[23].tar"):
             pack(options(class_folders, tmp_path))
     assert {path.name for path in (tmp_path / "train.partial").glob("*")} >= {"train-000000.tar", "train-000001.tar"}
     assert not list((tmp_path / "train.partial").rglob("*.part"))
@@ -387,8 +387,9 @@ def test_a_killed_spool_begins_anew_and_a_whole_one_is_kept(
 def test_workers_stop_when_they_are_told(class_folders: Path, tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     picture = str(class_folders / "train" / "n01440764" / "n01440764_0.JPEG")
-    task = worker.ShardTask(
-        number=2, name="x.tar", folder=tmp_path, samples=[Sample("a", "a.JPEG", "", picture, 0, -1)], labels=[0],
+    task = worker.PartTask(
+        slot=2, name="x.tar", part=0, parts=1, folder=tmp_path, labels=[0],
+        samples=[Sample("a", "a.JPEG", "", picture, 0, -1)],
         quality=95, resample="area", encoding="jpeg", summed=False,
     )  # fmt: skip
     assert worker.pack_shard(task).samples == 1

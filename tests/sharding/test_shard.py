@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 
 from sharding.errors import ShardError
-from sharding.shard import KEY_BYTES, ShardWriter, read_index, read_keys, sample_key, tar_header
+from sharding.shard import KEY_BYTES, ShardWriter, read_index, read_keys, sample_key
 
 NAMES = [
     ("n01440764/n01440764_10026.JPEG", "n01440764/n01440764_10026"),
@@ -54,14 +54,6 @@ def test_any_two_names_that_differ_have_keys_that_differ(first: list[str], secon
     keys = [sample_key(name) for name in names]
     assert all(re.fullmatch(r"[A-Za-z0-9_/%-]{1,90}", key) for key in keys)
     assert (keys[0] == keys[1]) == (names[0] == names[1])
-
-
-@settings(max_examples=60, deadline=None)
-@given(name=st.text("abc/_%-", min_size=1, max_size=100), size=st.integers(0, 8**11 - 1))
-def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
-    header = tarfile.TarInfo(name)
-    header.size = size
-    assert tar_header(name, size) == header.tobuf(tarfile.USTAR_FORMAT)
 
 
 def write(path: Path, samples: list[tuple[str, bytes, int]]) -> ShardWriter:

@@ -22,6 +22,13 @@ def packed(sample_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return pack(PackOptions(source=sample_photos, out=out, samples_per_shard=15, workers=1))[0]
 
 
+def without_table(folder: Path, target: Path) -> Path:
+    """A copy of a split as version 0.1 packed it."""
+    shutil.copytree(folder, target)
+    (target / "samples.npy").unlink()
+    return target
+
+
 def members(folder: Path) -> list[tuple[str, bytes, int]]:
     """(key, picture, label) of every sample, by Python's tarfile."""
     found = []
@@ -32,9 +39,10 @@ def members(folder: Path) -> list[tuple[str, bytes, int]]:
     return found
 
 
-def test_pictures_labels_and_places_are_those_of_the_tars(packed: Path) -> None:
+@pytest.mark.parametrize("table", [True, False])
+def test_pictures_labels_and_places_are_those_of_the_tars(packed: Path, tmp_path: Path, table: bool) -> None:
     expected = members(packed)
-    with ShardSet.open(packed) as shards:
+    with ShardSet.open(packed if table else without_table(packed, tmp_path / "train")) as shards:
         assert len(shards) == len(expected) == 40
         assert shards.shard_sizes.tolist() == [15, 15, 10] and shards.shard_sizes.dtype == np.int64
         ids = np.random.default_rng(0).permutation(40)
@@ -170,7 +178,7 @@ def spoil(folder: Path, what: str) -> None:
     ],
 )
 def test_what_is_wrong_with_a_split_is_told(packed: Path, tmp_path: Path, what: str, message: str) -> None:
-    folder = shutil.copytree(packed, tmp_path / "train")
+    folder = without_table(packed, tmp_path / "train")
     spoil(folder, what)
     with pytest.raises(ShardError, match=message):
         ShardSet.open(folder).images([20])
@@ -204,7 +212,7 @@ def misplaced(index: Path, what: str) -> int:
 def test_an_index_that_leads_elsewhere_is_an_error_that_names_the_first_key(
     packed: Path, tmp_path: Path, what: str
 ) -> None:
-    folder = Path(shutil.copytree(packed, tmp_path / "train"))
+    folder = without_table(packed, tmp_path / "train")
     index = folder / "train-000001.idx"
     first = misplaced(index, what)
     with ShardSet.open(folder) as shards:
@@ -237,7 +245,7 @@ def overwritten(folder: Path, sample: int, content: bytes, offset: int = 0, suff
     ],
 )
 def test_a_damaged_label_is_named(packed: Path, tmp_path: Path, content: bytes, what: str) -> None:
-    folder = Path(shutil.copytree(packed, tmp_path / "train"))
+    folder = without_table(packed, tmp_path / "train")
     key = overwritten(folder, 17, content)
     with ShardSet.open(folder) as shards:
         assert shards.labels([16, 18]).shape == (2,)

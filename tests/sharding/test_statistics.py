@@ -83,7 +83,9 @@ def test_sums_and_statistics_survive_the_disk(tmp_path: Path) -> None:
     sums = sums_of(pictures(2))
     sums.save(tmp_path / "sums.npz")
     again = Sums.load(tmp_path / "sums.npz")
-    assert again.images == 2 and (again.by_place == sums.by_place).all() and (again.products == sums.products).all()
+    assert (
+        again.images == 2 and (again.by_position == sums.by_position).all() and (again.products == sums.products).all()
+    )
     for name in ("a.npz", "b.npz"):
         sums.finish().save(tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()

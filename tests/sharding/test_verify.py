@@ -1,5 +1,6 @@
 """`verify` finds each kind of damage, and names the shard and the key."""
 
+import hashlib
 import io
 import json
 import re
@@ -56,7 +57,7 @@ def damage_picture(train: Path) -> list[str]:
 
 
 def rewrite(train: Path, change: Callable[[list[tuple[str, bytes, int]]], None]) -> None:
-    """Write shard 2 anew with changed samples (key, picture, label), its index and checksum too."""
+    """Write shard 2 anew with changed samples (key, picture, label), its index and checksum too; no table."""
     tar = train / "train-000002.tar"
     found = members(tar)
     samples = [(found[at][0][:-4], found[at][1], int(found[at + 1][1])) for at in range(0, len(found), 2)]
@@ -68,7 +69,9 @@ def rewrite(train: Path, change: Callable[[list[tuple[str, bytes, int]]], None])
         writer.finish()
     tar.with_suffix(".idx").write_text(writer.index())
     manifest = json.loads((train / "manifest.json").read_text())
-    manifest["shards"][2] |= {"sha256": writer.sha256, "bytes": writer.bytes}
+    (train / "samples.npy").unlink()
+    manifest["checksums"] = {}
+    manifest["shards"][2] |= {"sha256": hashlib.sha256(tar.read_bytes()).hexdigest(), "bytes": writer.bytes}
     (train / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -160,13 +163,43 @@ def statistics_of_another_shape(train: Path) -> list[str]:
     changed = {name: getattr(found, name) for name in found.__dataclass_fields__}
     changed |= {"rgb_mean": np.tile(found.rgb_mean, (2, 1)), "mean_image": np.zeros((224, 224, 3))}
     Statistics(**changed).save(path)
-    return [f"statistics.npz: {name} is not that of the pictures" for name in ("mean_image", "rgb_mean")]
+    return [r"statistics.npz: mean_image is float64 \[224, 224, 3\], expected float64 \[256, 256, 3\]"]
 
 
 def wrong_count(train: Path) -> list[str]:
     manifest = json.loads((train / "manifest.json").read_text())
     (train / "manifest.json").write_text(json.dumps(manifest | {"samples": 25}))
-    return ["manifest.json: 25 samples, its shards hold 24"]
+    return ["manifest.json: samples is 25, expected 24, which its shards hold; restore the file, or pack the split"]
+
+
+def no_statistics(train: Path) -> list[str]:
+    (train / "statistics.npz").unlink()
+    return ["statistics.npz: missing; training needs it", "statistics.npz: missing, though the manifest names it"]
+
+
+def changed_table(field: str, value: int) -> Callable[[Path], list[str]]:
+    def damage(train: Path) -> list[str]:
+        rows = np.load(train / "samples.npy", mmap_mode="r+")
+        rows[field][12] += value
+        key = key_of(train / "train-000001.tar", 2)
+        return [
+            f"samples.npy: sample {key} of train-000001.tar: start, bytes, label .* are not the tar's",
+            "samples.npy: its SHA-256 is not the manifest's",
+        ]
+
+    damage.__name__ = f"table_{field}"
+    return damage
+
+
+def table_of_other_shards(train: Path) -> list[str]:
+    content = (train / "samples.npy").read_bytes()
+    (train / "samples.npy").write_bytes(content[:-16] + bytes(16))
+    return ["samples.npy: not the table of the shards that manifest.json names"]
+
+
+def no_table(train: Path) -> list[str]:
+    (train / "samples.npy").unlink()
+    return ["samples.npy: missing, though the manifest names it"]
 
 
 DAMAGES = [
@@ -185,6 +218,12 @@ DAMAGES = [
     damaged_statistics,
     statistics_of_another_shape,
     wrong_count,
+    no_statistics,
+    changed_table("picture_start", 1024),
+    changed_table("picture_bytes", 7),
+    changed_table("label", 1),
+    table_of_other_shards,
+    no_table,
 ]
 
 
@@ -204,12 +243,28 @@ def test_faults_end_in_status_1_and_on_the_log(train: Path, caplog: pytest.LogCa
     assert len(caplog.records) == 2 and all("train-000001.tar" in record.message for record in caplog.records)
 
 
+def test_a_split_as_version_0_1_packed_it_has_no_faults(train: Path) -> None:
+    (train / "samples.npy").unlink()
+    manifest = json.loads((train / "manifest.json").read_text())
+    del manifest["checksums"]
+    (train / "manifest.json").write_text(json.dumps(manifest))
+    assert split_faults(train) == []
+
+
+def test_of_many_faults_those_that_are_not_printed_are_counted(train: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(130):
+        (train / f"stray-{number}.tar").touch()
+    with caplog.at_level("ERROR"):
+        assert verify(train) == 1
+    assert len(caplog.records) == 101 and caplog.records[-1].message == f"{train}: and 30 more"
+
+
 def test_a_folder_without_splits_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"no packed split here \(no manifest.json\); make one with"):
         verify(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ShardError, match=r"manifest.json: cannot be read as a manifest"):
-        verify(tmp_path)
+    assert re.search(r"manifest.json: cannot be read as a manifest", split_faults(tmp_path)[0])
+    assert verify(tmp_path) == 1
 
 
 def test_the_tar_is_also_read_by_webdataset(train: Path) -> None:

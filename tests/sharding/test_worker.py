@@ -1,0 +1,89 @@
+"""A shard's bytes do not depend on how it is cut into parts, nor on how often its parts are joined."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharding import PackOptions, pack
+from sharding.pack_index import Sample
+from sharding.statistics import Sums
+from sharding.worker import PartTask, Progress, join_parts, pack_part, pack_shard, part_samples
+
+
+def tasks(source: Path, folder: Path, size: int) -> list[PartTask]:
+    """The 24 pictures of the training split, and one that is none, as one shard in parts of `size` samples."""
+    paths = sorted((source / "train").glob("*/*.JPEG"))
+    paths.insert(7, source / "broken.JPEG")
+    samples = [Sample(f"k{number:02d}", path.name, "", str(path), 0, -1) for number, path in enumerate(paths)]
+    starts = range(0, len(samples), size)
+    return [
+        PartTask(
+            slot=part, name="x.tar", part=part, parts=len(starts), folder=folder, labels=[0] * len(cut), samples=cut,
+            quality=95, resample="area", encoding="jpeg", summed=True,
+        )
+        for part, cut in enumerate(samples[start : start + size] for start in starts)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def source(class_folders: Path, tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "train").symlink_to(class_folders / "train")
+    (tmp_path / "source" / "broken.JPEG").write_bytes(b"no picture")
+    return tmp_path / "source"
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What a shard leaves, but for parts."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("x.*"))
+        if path.suffix in (".tar", ".idx", ".json", ".npy")
+    }
+
+
+def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "job").mkdir(parents=True)
+    (task,) = tasks(source, tmp_path / "one", 25)
+    note = pack_shard(task)
+    assert note.samples == 24 and [reject["source"] for reject in note.rejects] == ["broken.JPEG"]
+    whole = results(tmp_path / "one")
+    assert sorted(whole) == ["job/x.tar.json", "job/x.tar.npy", "x.idx", "x.tar"]
+    for size in (1, 4, 24):
+        folder = tmp_path / str(size)
+        (folder / "job").mkdir(parents=True)
+        parts = tasks(source, folder, size)
+        packed = [pack_part(part) for part in reversed(parts)][::-1]  # in any order
+        assert join_parts(parts, packed) == note and results(folder) == whole
+        assert Progress.total(folder / "job") == 25
+        sums, expected = (Sums.load(place / "job" / "x.tar.npz") for place in (folder, tmp_path / "one"))
+        assert sums.images == 24 and (sums.by_position == expected.by_position).all()
+        assert (sums.products == expected.products).all()
+        (folder / "x.tar").write_bytes(b"a worker died while it joined them")
+        assert join_parts(parts, packed) == note and results(folder) == whole  # by another worker, once more
+
+
+@pytest.mark.parametrize(
+    ("samples", "slots", "expected"),
+    [
+        (4_000, 1, 4_000),  # one worker: nothing to share out
+        (4_000, 2, 250),  # eight parts for each worker
+        (1_281_167, 16, 10_010),  # a large job: parts are whole shards of 10,000
+        (40, 2, 32),  # no part is smaller
+        (0, 8, 32),
+    ],
+)
+def test_parts_suit_the_job(samples: int, slots: int, expected: int) -> None:
+    assert part_samples(samples, slots) == expected
+
+
+def test_a_shard_shared_by_two_processes_is_that_of_one(sample_photos: Path, tmp_path: Path) -> None:
+    one, two = (
+        pack(PackOptions(source=sample_photos, out=tmp_path / str(workers), workers=workers))[0] for workers in (1, 2)
+    )
+    names = [path.name for path in sorted(one.iterdir())]
+    assert names == ["manifest.json", "samples.npy", "statistics.npz", "train-000000.idx", "train-000000.tar"]
+    assert [path.name for path in sorted(two.iterdir())] == names
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+    assert np.load(two / "samples.npy").shape == (41,)
