@@ -1,6 +1,7 @@
 """The base class of the errors that a command line prints, and how it prints them."""
 
-import contextlib
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -24,13 +25,30 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted", who: 
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            sys.stdout = None  # nothing is left to flush at exit
-        return 128 + signal.SIGPIPE
-    except (UserError, MemoryError) as error:
-        sys.stderr.write(f"error{who}: {error}\n")
+    except UserError as error:
+        message = str(error)
+    except MemoryError as error:
+        message = str(error) or "out of memory"
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _drop_unread_output():
+            return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename is not None else ""
-        sys.stderr.write(f"error{who}: {where}{error.strerror or error}\n")
+        message = f"{where}{error.strerror or error}"
+    sys.stderr.write(f"error{who}: {message}\n")
     return 1
+
+
+def _drop_unread_output() -> bool:
+    """Whether the reader of our output or errors has gone (a pipe to a worker can break too); both then lead nowhere.
+
+    Else Python would try to write what is left at its exit, and complain.
+    """
+    streams = select.poll()
+    for descriptor in (1, 2):
+        streams.register(descriptor, 0)
+    gone = [descriptor for descriptor, event in streams.poll(0) if event & select.POLLERR]
+    for descriptor in gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+    return bool(gone)

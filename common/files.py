@@ -41,7 +41,10 @@ def hardlink(source: Path, target: Path) -> None:
         try:
             os.link(source, part)
         except OSError:  # a file system without hard links
-            shutil.copyfile(source, part)
+            with source.open("rb") as original, part.open("wb") as copy:
+                shutil.copyfileobj(original, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
         part.replace(target)
         sync_folder(target.parent)
     finally:

@@ -6,7 +6,6 @@ gray-on-RGB JPEGs of 180 to 400 pixels a side, every fifth one in `val`; the sam
     python scripts/digits.py OUT
 """
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from common.command_line import Parser
+from common.errors import run_command
 
 HELD_OUT_EVERY = 5
 GRAY_LEVELS = 16  # load_digits gives 0..16, ink bright
@@ -42,15 +44,14 @@ def write_digits(out: Path) -> int:
 
 def main() -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="digits.py", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; what it held is replaced")
-    out = parser.parse_args().out
-    try:
-        count = write_digits(out)
-    except OSError as error:
-        sys.stderr.write(f"error: cannot write the digits into {out}: {error}\n")
-        return 1
-    sys.stdout.write(f"{count} digits in {out}\n")
+    return run_command(lambda: run(parser.parse_args().out))
+
+
+def run(out: Path) -> int:
+    """Write the digits; returns 0."""
+    sys.stdout.write(f"{write_digits(out)} digits in {out}\n")
     return 0
 
 
