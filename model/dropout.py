@@ -26,10 +26,29 @@ def _shifted(bits: Tensor, places: int) -> Tensor:
 
 
 def mix(bits: Tensor) -> Tensor:
-    """Scramble int64 to int64, one to one: the finaliser of SplitMix64 (Steele, Lea, Flood 2014), products wrap."""
-    bits = (bits ^ _shifted(bits, 30)) * _FIRST
-    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    """Scramble int64 to int64, one to one: the finalizer of SplitMix64 (Steele, Lea, Flood 2014), products wrap."""
+    bits = _multiplied(bits)
     return bits ^ _shifted(bits, 31)
+
+
+def _multiplied(bits: Tensor) -> Tensor:
+    """`mix` but for its last line, which leaves the 31 highest bits, the sign among them, as they are."""
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    return (bits ^ _shifted(bits, 27)) * _SECOND
+
+
+_UNIT_KEYS: dict[tuple[int, int, int, torch.device], Tensor] = {}
+
+
+def _unit_keys(layer: int, units: int, first: int, device: torch.device) -> Tensor:
+    """int64 [units]; made once, since they are the same in every step."""
+    compiling, name = torch.compiler.is_compiling(), (layer, units, first, device)
+    if not compiling and name in _UNIT_KEYS:
+        return _UNIT_KEYS[name]
+    keys = mix(torch.arange(first, first + units, device=device) + (layer << 32))
+    if not compiling and type(keys) is Tensor:  # others, as fake tensors, belong to the mode that made them
+        _UNIT_KEYS[name] = keys
+    return keys
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,4 @@ class DropoutKey:
         layer: a small number that tells layers apart (6 for fc6). units, first: the units first..first+units-1 of the
         unsplit layer.
         """
-        numbers = torch.arange(first, first + units, device=self.ids.device)
-        unit_keys = mix(numbers + (layer << 32))
-        return mix(self.sample_keys[:, None] ^ unit_keys) < 0
+        return _multiplied(self.sample_keys[:, None] ^ _unit_keys(layer, units, first, self.ids.device)) < 0

@@ -23,7 +23,7 @@ class RecipeSGD(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": MOMENTUM, "rate_scale": 1.0})
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "rate_scale": 1.0})
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter]["velocity"] = torch.zeros_like(parameter)
@@ -31,16 +31,19 @@ class RecipeSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient and a rate above 0."""
+        alike: dict[tuple[float, float], list[Tensor]] = {}
         for group in self.param_groups:
-            rate = group["lr"]
-            for parameter in group["params"]:
-                if parameter.grad is None or rate == 0.0:
-                    continue
-                velocity = self.state[parameter]["velocity"]
-                velocity.mul_(group["momentum"]).add_(parameter.grad, alpha=-rate)
-                if group["weight_decay"]:
-                    velocity.add_(parameter, alpha=-rate * group["weight_decay"])
-                parameter.add_(velocity)
+            updated = [parameter for parameter in group["params"] if parameter.grad is not None and group["lr"]]
+            alike.setdefault((group["lr"], group["weight_decay"]), []).extend(updated)
+        # All parameters of one rate at once: on a GPU a few kernels in place of four for each parameter.
+        for (rate, decay), parameters in alike.items():
+            if parameters:
+                velocities = [self.state[parameter]["velocity"] for parameter in parameters]
+                torch._foreach_mul_(velocities, MOMENTUM)
+                torch._foreach_add_(velocities, [p.grad for p in parameters if p.grad is not None], alpha=-rate)
+                if decay:
+                    torch._foreach_add_(velocities, parameters, alpha=-rate * decay)
+                torch._foreach_add_(parameters, velocities)
 
     def velocities(self) -> dict[str, Tensor]:
         """Each parameter's velocity under the parameter's name; the tensors themselves, not copies."""

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from model.dropout import DropoutKey
+from tests.model.operations import Operations
 
 WORD = 2**64 - 1
 
 
 def splitmix(bits: int) -> int:
-    """The finaliser of SplitMix64 in Python's unbounded integers, reduced to 64 bits."""
+    """The finalizer of SplitMix64 in Python's unbounded integers, reduced to 64 bits."""
     bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & WORD
     bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & WORD
     return bits ^ (bits >> 31)
@@ -31,6 +32,14 @@ def test_equals_the_definition_in_plain_integers() -> None:
         mask = DropoutKey(seed, step, ids).mask(layer, 40)
         assert mask.dtype == torch.bool
         assert mask.tolist() == [[kept(seed, step, layer, int(i), unit) for unit in range(40)] for i in ids]
+
+
+def test_a_mask_is_few_operations() -> None:
+    key = DropoutKey(1, 2, torch.arange(3))
+    key.mask(6, 50)  # the units' keys are made once
+    with Operations() as operations:
+        key.mask(6, 50)
+    assert 5 <= len([name for name in operations.names if "unsqueeze" not in name]) <= 10, operations.names
 
 
 def test_half_of_the_units_are_kept_and_nothing_is_correlated() -> None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from model import AlexNet, ModelConfig, make_optimizer, make_schedule
 from model.optimizer import RecipeSGD, layer_name
+from tests.model.operations import Operations
 
 
 @pytest.fixture
@@ -67,6 +68,26 @@ def test_ten_steps_equal_numpy_across_a_change_of_rate(
     for name, parameter in net.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(optimizer.velocities()[name].numpy(), velocity[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "original"])
+def test_an_update_is_a_few_operations_and_the_same_bits(net: AlexNet, recipe: str) -> None:
+    net.float()
+    optimizer = make_optimizer(net, recipe)
+    expected = {}
+    for step, gradients in enumerate(random_gradients(net, 3)):
+        for group in optimizer.param_groups:
+            name, (parameter,) = group["name"], group["params"]
+            parameter.grad = gradients[name].float()
+            velocity = optimizer.velocities()[name].clone() if step else torch.zeros_like(parameter)
+            velocity.mul_(0.9).add_(parameter.grad, alpha=-group["lr"])
+            if group["weight_decay"]:
+                velocity.add_(parameter.detach(), alpha=-group["lr"] * group["weight_decay"])
+            expected[name] = parameter.detach() + velocity
+        with Operations() as operations:
+            optimizer.step()
+        assert len(operations.names) == 4 + 3  # of the weights, of the biases, which do not decay
+        assert all(torch.equal(parameter, expected[name]) for name, parameter in net.named_parameters())
 
 
 def test_the_first_rates_are_the_recipes(net: AlexNet) -> None:
