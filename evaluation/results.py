@@ -24,6 +24,7 @@ from evaluation.trained_run import EvaluationError, TrainedRun
 from model.checkpoint import versions
 from sharding import ShardSet
 
+LARGEST = 1e300  # of the numbers in a report: an integer in JSON may be too large to print as a fraction
 REPORT, PREDICTIONS, CLASS_ERRORS = "report.json", "predictions.npz", "class_errors.csv"
 _NUMBER = (int, float)
 _FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; those of a method are in _FIGURES
@@ -123,6 +124,8 @@ def _check_fields(content: Any, types: Mapping[str, Any], prefix: str) -> None:
         elif not isinstance(value, kind) or isinstance(value, bool):
             expected = "number" if kind is _NUMBER else kind.__name__
             raise ValueError(f"field {prefix + name!r}: expected {expected}, got {value!r}")
+        elif not isinstance(value, str | list) and not abs(value) < LARGEST:
+            raise ValueError(f"field {prefix + name!r}: expected a number below {LARGEST}")
 
 
 def read_predictions(run: Path, classes: int) -> Predictions | None:

@@ -5,7 +5,6 @@ import torch
 
 from dali_pipelines import Batch, DataConfig, Loader, LoaderError, Normalize
 from evaluation.trained_run import TrainedRun
-from model import make_schedule
 from report.drawing import jpeg
 from report.page import Card, Gallery, Section
 from sharding import ShardSet
@@ -28,20 +27,10 @@ def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
 
 def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
     """The first training batches of epochs 1 and 2, in the batch's order."""
-    title, options = "Training batches as the network sees them", run.state["train_config"]
-    config = DataConfig(
-        recipe=run.recipe,
-        batch_size=options["batch_size"],
-        seed=options["seed"],
-        augment=options["augment"] == "on",
-        noise_epochs=make_schedule(run.recipe, options["epochs"]).noise_epochs,
-        window=options["window"],
-    )
-    what = "crops, mirrors and color noise"
-    if not config.augment:
-        what = "center crops (the run was trained without augmentation)"
+    title = "Training batches as the network sees them"
     normalize, galleries = Normalize(run.statistics, run.recipe, "cpu"), []
     try:
+        config = DataConfig(**run.state["data_config"])
         with Loader(training, config, statistics=run.statistics) as loader:
             for epoch in (0, 1):
                 batch = next(iter(loader.epoch(epoch)))
@@ -52,7 +41,9 @@ def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
                 ]
                 caption = f"First batch of epoch {epoch + 1}, color noise of up to {noise:.0f} gray levels."
                 galleries.append(Gallery(cards=cards, size="small", caption=caption))
-    except LoaderError as error:
+    except (LoaderError, TypeError, ValueError) as error:
         return Section(name="augmented", title=title, sentences=[f"No batch: {error}"])
+    crops = "crops" if config.random_crops else "center crops"
+    what = f"{crops}, mirrors and color noise" if config.augment else "center crops (trained without augmentation)"
     sentence = f"Recipe {run.recipe}: 224×224 {what}, the mean added back, values clipped to 0..255."
     return Section(name="augmented", title=title, sentences=[sentence], blocks=galleries)

@@ -37,12 +37,12 @@ def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
     for label, guess, count in confused_pairs(predictions, len(names)).tolist():
         taken_for.setdefault(label, f"{short_name(names[guess])} ({count:,})")
     everything = [
-        (str(label), str(wnid or ""), *row, taken_for.get(label, ""))
+        (*row, taken_for.get(label, ""), str(label), str(wnid or ""))
         for (label, wnid, _), row in zip(run.classes, rows)
     ]
     blocks.append(
         Table(
-            header=("label", "wnid", *header, "most often taken for"),
+            header=(*header, "most often taken for", "label", "wnid"),
             rows=everything,
             form="sortable",
             caption="All classes, ten patches; class_errors.csv has the same.",

@@ -81,7 +81,7 @@ def checkpoint_state(network: AlexNet, classes: list[list[Any]] | None = None, *
         "step": 9,
         "best": 0.5,
         "train_config": options.to_dict(),
-        "data_config": {"recipe": config.recipe},
+        "data_config": {"recipe": config.recipe, "batch_size": 4},
         "model_config": dataclasses.asdict(config),
         "dataset": {
             "fingerprint": "f00d",

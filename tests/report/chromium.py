@@ -1,11 +1,12 @@
 """Headless Chromium, driven through its DevTools pipe: JSON messages, ended by a zero byte each, on two descriptors."""
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,16 +21,22 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         assert PROGRAM is not None
         (commands, self._commands), (self._answers, answers) = os.pipe(), os.pipe()
+        originals = commands, answers
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        script = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'
-        self._process = subprocess.Popen(
-            ["sh", "-c", script, PROGRAM, *options, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
-            pass_fds=(commands, answers),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        commands, answers = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers))  # not 3 or 4
+        self._process = os.posix_spawn(
+            PROGRAM,
+            [PROGRAM, *options, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, commands, 3),
+                (os.POSIX_SPAWN_DUP2, answers, 4),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ],
         )
-        os.close(commands)
-        os.close(answers)
+        for end in (*originals, commands, answers):
+            os.close(end)
         self._buffer, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -91,7 +98,7 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.wait()
+        os.kill(self._process, signal.SIGTERM)
+        os.waitpid(self._process, 0)
         os.close(self._commands)
         os.close(self._answers)
