@@ -6,6 +6,7 @@ one whose type is `tuple[T, ...]` takes one value or more.
 
 import argparse
 import importlib.metadata
+import os
 import sys
 import tomllib
 import types
@@ -26,6 +27,11 @@ def option(help_text: str, default: Any = MISSING, **metadata: Any) -> Any:
 def flag(name: str) -> str:
     """`--batch-size` of `batch_size`."""
     return "--" + name.replace("_", "-")
+
+
+def as_typed(options: str) -> str:
+    """Options for an error's advice, in the form in which they are typed: `--workers 2`; under make `ARGS='…'`."""
+    return f"ARGS='{options}'" if "MAKELEVEL" in os.environ else options
 
 
 def version() -> str:

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _COMMANDS[command][0](**given)
     except ValueError as error:
         parser.error(str(error))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.WARNING if getattr(options, "quiet", False) else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     interrupted = f"\ninterrupted; {_GO_ON}: run the same command again to carry on" if command == "pack" else ""
     return run_command(lambda: _run(options), interrupted or "\ninterrupted")
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.files import sync_folder, write_atomically
 from sharding.errors import ShardError
+from sharding.progress import Bar
 from sharding.worker import PackedPart, PartTask, Progress, ShardNote, join_parts, pack_part, pack_shard
 
 _POLL_SECONDS = 0.3
@@ -83,7 +82,7 @@ def run_tasks(
     executor: Executor,
     slots: int,
     folder: Path,
-    bar: "tqdm[Any]",
+    bar: Bar,
     notes: list[ShardNote],
     max_rejects: int,
 ) -> None:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.command_line import as_typed
 from common.files import write_atomically
 from sharding import classes
 from sharding.errors import ShardError
@@ -18,9 +21,12 @@ from sharding.manifest import ClassInfo
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Spool
 from sharding.record import Record, Source, Split, file_state, printable
+from sharding.shard import sample_key
 from sharding.source import find_devkit, find_patches, ground_truth_text, patched
 
 logger = logging.getLogger(__name__)
+
+_PARTS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +111,59 @@ def list_source(
     `table` is the class table of the split packed before this one. Raises ShardError if there are no pictures.
     """
     contents, used = Contents(), dict[str, str]()
-    records = _watched(source, options, contents, used)
-    index.fill(tqdm(records, unit="image", desc=f"{split}: listing", mininterval=1.0, delay=2.0), spool)
+    records, part = _watched(source, options, contents, used), Part(options.val_fraction, split)
+    shown = {"delay": 2.0, "mininterval": 1.0, "disable": options.quiet or not sys.stderr.isatty()}
+    index.fill(tqdm(part.of(records), unit="image", desc=f"{split}: listing", **shown), spool)
+    part.check(options)
+    absent = sorted(part.wnids.keys() - index.wnids().keys())
+    if absent:
+        logger.warning("%s: no picture of %d of the %d classes (%s, …)", split, len(absent), len(part.wnids), absent[0])
     skipped = list(source.skipped.reasons.values())
     if not len(index):
         seen = "".join(f"; skipped {row['entries']}, {row['reason']} ({row['first']}, …)" for row in skipped)
         raise ShardError(f"{options.source}: no pictures found for split {split}; expected {source.expected}{seen}")
     if options.patch_images:
         logger.info("%s: %d patch images take the place of others", split, len(used))
-    table = _settle_classes(source, options, split, table, index)
+    table = _settle_classes(source, options, split, table, index, part.wnids)
     return Listing(table=table, skipped=skipped, contents=contents.counted(), pictures=index.digest())
+
+
+class Part:
+    """The part of a source's records that --val-fraction gives to one split; all of them without it.
+
+    Which part a picture is in depends on its key alone, so pictures that are added later move none. A link goes with
+    what it links to.
+    """
+
+    def __init__(self, fraction: float | None, split: Split) -> None:
+        self._fraction, self._split = fraction, split
+        self._counts: Counter[Split] = Counter()
+        self.wnids: dict[str, str] = {}
+
+    def of(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Those of `records` that belong to the split; the others' classes are noted too."""
+        for record in records:
+            if self._fraction is not None:
+                self.wnids.setdefault(record.wnid, printable(record.name))
+                split = _split_of_key(sample_key(record.link or record.name), self._fraction)
+                self._counts[split] += 1
+                if split != self._split:
+                    continue
+            yield record
+
+    def check(self, options: PackOptions) -> None:
+        """Raise ShardError if either split is empty."""
+        empty = [split for split in _PARTS if not self._counts[split]]
+        if self._counts and empty:
+            raise ShardError(
+                f"{options.source}: of its {self._counts.total()} pictures none is left for {empty[0]}; "
+                f"give more pictures, or another share, as {as_typed('--val-fraction 0.5')}"
+            )
+
+
+def _split_of_key(key: str, fraction: float) -> Split:
+    digest = hashlib.blake2b(key.encode(), digest_size=8, key=b"validation").digest()
+    return "val" if int.from_bytes(digest, "big") < fraction * 2**64 else "train"
 
 
 def _watched(source: Source, options: PackOptions, contents: Contents, used: dict[str, str]) -> Iterator[Record]:
@@ -134,11 +183,19 @@ def _watched(source: Source, options: PackOptions, contents: Contents, used: dic
 
 
 def _settle_classes(
-    source: Source, options: PackOptions, split: Split, table: list[ClassInfo] | None, index: PackIndex
+    source: Source,
+    options: PackOptions,
+    split: Split,
+    table: list[ClassInfo] | None,
+    index: PackIndex,
+    shared: dict[str, str],
 ) -> list[ClassInfo]:
+    """Label what a ground truth must tell, and find the class table. `shared`: classes of all splits of the source."""
     kit_path = options.devkit or (find_devkit(options.source) if options.source.is_dir() else None)
     kit = classes.Devkit.load(kit_path) if kit_path else None
     example = index.unlabelled()
+    if example is not None and shared:
+        raise ShardError(f"{example}: its name tells no class, which --val-fraction needs; use class folders")
     if example is not None:
         text = ground_truth_text(options.ground_truth, options.source, kit_path, split)
         if text is None:
@@ -146,7 +203,7 @@ def _settle_classes(
         index.label(classes.ground_truth(text[1], text[0], kit), text[0])
     elif options.ground_truth:
         logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
-    wnids, origin = index.wnids(), "the training split"
+    wnids, origin = shared or index.wnids(), "the training split"
     given = known_table_path(options, split) if not table or options.classes else None
     if given:
         table, origin = classes.table_of_manifest(given), str(given)

@@ -21,6 +21,9 @@ class PackOptions:
     source: Path = option("folder (or archive, or parquet file) of source pictures", metavar="SRC", positional=True)
     out: Path = option("folder for the shards: writes OUT/<split>/", metavar="OUT", positional=True)
     split: Split | None = option("pack this split only (default: train and val where SRC has both, else train)", None)
+    val_fraction: float | None = option(
+        "share of SRC's pictures that becomes the val split: by a hash of each key, so more pictures move none", None
+    )
     layout: Layout = option("how SRC is laid out", "auto")
     classes: Path | None = option(
         "class table: manifest.json of the packed train split (default for val: its own train)", None
@@ -37,6 +40,7 @@ class PackOptions:
     dry_run: bool = option("say what would be done, how large and how long, and stop", False)
     scheduler: str | None = option("dask scheduler (tcp://…): pack on its workers", None, metavar="ADDRESS")
     max_rejects: int = option("fail if more pictures than this cannot be packed", 100)
+    quiet: bool = option("say nothing but warnings, errors and the last line", False)
 
     def __post_init__(self) -> None:
         for name in ("source", "out", *_FILES):
@@ -48,6 +52,11 @@ class PackOptions:
             value = getattr(self, name)
             if value not in get_args(kind) and not (name == "split" and value is None):
                 raise ValueError(f"{flag(name)} {value}: must be one of {', '.join(get_args(kind))}")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction {self.val_fraction}: must lie between 0 and 1, as 0.1 does")
+        for name in ("split", "ground_truth"):
+            if self.val_fraction is not None and getattr(self, name) is not None:
+                raise ValueError(f"--val-fraction makes train and val of one source: leave {flag(name)} out")
 
     def files(self) -> dict[str, Path]:
         """The further files and folders that were given, by the option's name."""
@@ -65,6 +74,7 @@ class PackOptions:
             "encoding": self.encoding,
             "samples_per_shard": self.samples_per_shard,
             "seed": self.seed if split == "train" else None,
+            **({} if self.val_fraction is None else {"val_fraction": self.val_fraction}),
             **{name: str(path) for name, path in self.files().items()},
             "versions": {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__},
         }

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common import ceil_div
 from common.command_line import flag
 from sharding import job
+from sharding.card import write_card
 from sharding.errors import RejectedImage, ShardError
 from sharding.estimate import estimate, in_words
 from sharding.executor import open_executor
@@ -21,6 +21,7 @@ from sharding.listing import Listing, count_contents, describe_differences, know
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Sample, Spool
+from sharding.progress import progress_bar
 from sharding.record import Source, Split, canonical, printable
 from sharding.sample_table import TABLE, write_table
 from sharding.source import has_split, open_source, own_split
@@ -53,6 +54,7 @@ def pack(options: PackOptions) -> list[Path]:
         packing = SplitPacking(options, split, table)
         if packing.run():
             published.append(packing.final)
+            write_card(options.out)
         table = packing.table
     return published
 
@@ -61,6 +63,10 @@ def _splits(options: PackOptions) -> list[Split]:
     if options.split is not None:
         return [options.split]
     train, val = (has_split(options.source, options.layout, split) for split in ("train", "val"))
+    if options.val_fraction is not None:
+        if val:
+            raise ShardError(f"{options.source}: holds a val split already; leave --val-fraction out to pack it")
+        return ["train", "val"]
     if val and not train:
         raise ShardError(f"{options.source}: holds val but not train; say --split val to pack that alone")
     return ["train", "val"] if train and val else [own_split(options.source)]
@@ -76,7 +82,8 @@ class SplitPacking:
 
     def run(self) -> bool:
         """Pack and publish it; True if it is published now."""
-        source = open_source(self.options.source, self.options.layout, self.split)
+        whole = self.options.val_fraction is not None  # both splits come from all pictures
+        source = open_source(self.options.source, self.options.layout, "train" if whole else self.split)
         name = printable(canonical(str(self.options.source)))
         identity = {**self.options.recorded(self.split, source.layout), "source": name}
         if self.final.exists() and any(self.final.iterdir()):
@@ -212,7 +219,7 @@ class SplitPacking:
         job.check_rejects(notes, options.max_rejects, self.work)
         with (
             open_executor(options.workers, options.scheduler) as (executor, slots),
-            tqdm(total=len(index), initial=done, unit="image", desc=self.split, mininterval=0.5) as bar,
+            progress_bar(len(index), self.split, done, options.quiet) as bar,
         ):
             tasks = shards(part_samples(len(index) - done, slots))
             job.run_tasks(tasks, executor, slots, folder, bar, notes, options.max_rejects)
