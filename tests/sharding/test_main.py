@@ -41,7 +41,7 @@ def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monke
     line = (
         "--split test --layout flat --classes c --ground-truth g --devkit d --patch-images p --resample lanczos "
         "--quality 80 --encoding raw --samples-per-shard 9 --seed 4 --workers 3 --dry-run --scheduler tcp://x:1 "
-        "--max-rejects 7"
+        "--max-rejects 7 --quiet"
     )
     assert status("pack", "SRC", "OUT", *line.split()) == 0
     paths = {name: Path(name[0]) for name in ("classes", "ground_truth", "devkit", "patch_images")}
@@ -60,6 +60,7 @@ def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monke
             dry_run=True,
             scheduler="tcp://x:1",
             max_rejects=7,
+            quiet=True,
             **paths,
         )
     ]
@@ -121,13 +122,25 @@ def test_as_a_command_with_worker_processes(class_folders: Path, tmp_path: Path)
 
     done = run("pack", class_folders, tmp_path, "--workers", 2, "--samples-per-shard", 7)
     assert done.returncode == 0, done.stderr
-    assert "train: 24 pictures of 3 classes to pack" in done.stderr and "24/24" in done.stderr
-    assert "image/s" in done.stderr
+    assert "train: 24 pictures of 3 classes to pack" in done.stderr and "24 of 24 images, " in done.stderr
+    assert "image/s" in done.stderr and "\r" not in done.stderr
     done = run("verify", tmp_path, "--workers", 2)
     assert done.returncode == 0 and "every sample is as it must be" in done.stderr
+    quiet = run("pack", class_folders, tmp_path / "quiet", "--quiet", "--workers", 2)
+    assert (quiet.returncode, quiet.stderr, quiet.stdout.count("\n")) == (0, "", 2)
     again = run("pack", class_folders, tmp_path, "--workers", 2, "--samples-per-shard", 8)
     assert again.returncode == 1 and again.stderr.count("\n") == 1
     assert "already packed, with other options: samples_per_shard was 7, now 8" in again.stderr
+
+
+def test_help_and_a_wrong_option_need_no_heavy_import() -> None:
+    """So they answer at once: NumPy, Numba and Pillow take a second or more."""
+    code = "import sys\nfrom sharding.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print(sorted({'numpy', 'numba', 'PIL', 'sqlite3', 'tqdm'} & set(sys.modules)))"
+    for line in (["--help"], ["pack", "--help"], ["pack", "a", "b", "--quality", "0"], ["--version"]):
+        done = subprocess.run([sys.executable, "-c", code, *line], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]", line
+    assert done.stdout.startswith("alexnet-2012 ")
 
 
 def test_a_full_disk(class_folders: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.errors import ShardError
-from sharding.pack_index import PackIndex, Spool, shuffled_position
+from sharding.errors import RejectedImage, ShardError
+from sharding.pack_index import PackIndex, Sample, Spool, shuffled_position
 from sharding.record import Record
 
 
@@ -90,6 +90,15 @@ def test_spooled_pictures_lie_by_packing_order(seed: int | None, tmp_path: Path)
         numbers = sorted({int(Path(sample.file).name) for sample in shard})
         assert numbers[-1] - numbers[0] <= (0 if seed is None else 64 // 6 + 6)  # a range, and no more than it needs
     assert spool.bytes == sum(len(b"%d" % number) for number in range(300))
+
+
+def test_a_picture_that_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "round.jpg", "Too many levels of symbolic links")):
+        with pytest.raises(RejectedImage, match=f"cannot be read: {reason}"):
+            Sample("a", "a.jpg", "", str(path), 0, -1).read()
+    with pytest.raises(FileNotFoundError):  # it was there when it was listed: the source is changing
+        Sample("a", "a.jpg", "", str(tmp_path / "gone.jpg"), 0, -1).read()
 
 
 def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
