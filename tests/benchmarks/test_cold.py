@@ -13,6 +13,8 @@ from benchmarks.simulated import BATCH, Cost, cost, simulate
 from dali_pipelines import epoch_order
 from sharding import ShardSet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from benchmarks.gpu_check import check, fastest, main, run_part
 from benchmarks.gpu_parts import GRADIENTS, PARTS, PRECISIONS, Finding, Node, environment, norms, pixels
 from dali_pipelines import DataConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:

@@ -12,6 +12,8 @@ from benchmarks import pack as benchmark
 from benchmarks.pack import seed
 from sharding import ShardSet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,8 @@ from benchmarks.peers.work import ROW, AugmentationTable, Delivered, Job, Normal
 from benchmarks.processes import Worker, WorkerError
 from sharding import PackOptions, ShardSet, pack
 
+pytestmark = pytest.mark.slow
+
 SAMPLES, BATCH = 40, 8
 INEXACT = {"FFCV": 4.0, "SPDL (FFmpeg)": 4.0}  # mean gray levels that another DCT or chroma filter may cost
 

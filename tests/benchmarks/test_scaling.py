@@ -10,6 +10,8 @@ from benchmarks.measure import Repeat, Row, Spread
 from benchmarks.scaling import beside_one, layouts
 from benchmarks.timed_training import TrainingError, command_line, torchrun, train_timed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("most", "expected"),

@@ -15,6 +15,8 @@ from benchmarks.step import measure, norm_cases, ratio
 from benchmarks.stepping import Stepping, SteppingJob, replace_norms
 from model import AlexNet, ModelConfig
 
+pytestmark = pytest.mark.slow
+
 SMALL = SteppingJob(width=1 / 24, batch=4, threads=torch.get_num_threads())
 
 

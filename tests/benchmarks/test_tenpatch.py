@@ -12,6 +12,8 @@ from PIL import Image
 from benchmarks import data, tenpatch
 from model import AlexNet, ModelConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -28,6 +28,8 @@ from sharding.resize import decode_stored
 from tests.handmade import WIDTH, make_run
 from tests.training.ranks import start
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 METHODS = ("ten_patch", "ten_patch_mean_logits", "center_crop")

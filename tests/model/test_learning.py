@@ -11,6 +11,8 @@ from torch import Tensor
 
 from model import AlexNet, DropoutKey, ModelConfig, make_optimizer
 
+pytestmark = pytest.mark.slow
+
 IMAGES, BATCH = 320, 32
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from model import AlexNet, DropoutKey, ModelConfig, TwoTowerAlexNet, join_state, split_state
 from tests.training.ranks import start
 
+pytestmark = pytest.mark.slow
+
 NARROW = {"classes": 5, "width": 1 / 24}
 TASKS: list[tuple[dict[str, Any], torch.dtype]] = [
     ({"recipe": "original"}, torch.float64),

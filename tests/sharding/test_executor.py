@@ -13,6 +13,8 @@ from sharding import PackOptions, ShardError, pack
 from sharding.executor import open_executor
 from sharding.worker import Progress
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 KILLED_MASTER = """

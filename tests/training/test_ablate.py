@@ -12,6 +12,8 @@ from tests.training.conftest import Arguments
 from train import main
 from training.config import TrainConfig, parse_arguments
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
 
 

@@ -8,6 +8,8 @@ import pytest
 from sharding import PackOptions, pack
 from train import main
 
+pytestmark = pytest.mark.slow
+
 STEPS, LAST = 660, 30  # 44 epochs; the mean of the last two
 
 

@@ -10,6 +10,8 @@ import torch
 
 from training.memory import advising_on_memory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import resource, sys, torch

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from tests.training.ranks import start
 from training.mesh import Mesh, MeshError, coordinates, make_mesh
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("rank", "world", "model_world", "expected"),

@@ -14,6 +14,8 @@ from training.collectives import gather_pair_images
 from training.mesh import Mesh, make_mesh
 from training.pairs import PairedLoader, decoding_coordinates
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("samples", [0, 1, 3, 7, 128])
 @pytest.mark.parametrize("pairs", [1, 2, 3])

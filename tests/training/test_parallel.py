@@ -14,6 +14,8 @@ from training.config import TrainConfig
 from training.mesh import make_mesh
 from training.step import ParallelNetwork
 
+pytestmark = pytest.mark.slow
+
 SEED, STEPS = 5, 3
 BATCHES = (7, 3)  # 7 is shared unevenly by 2, 3 and 4 ranks; of 3, one of four ranks gets none
 CONFIG = ModelConfig(recipe="paper", classes=8, width=1 / 32)

@@ -17,6 +17,8 @@ from tests.training.ranks import start, train, train_and_signal, train_in_float6
 from train import main
 from training.progress import Progress, Step
 
+pytestmark = pytest.mark.slow
+
 LAST = "checkpoints/last.pt"
 
 

@@ -23,6 +23,8 @@ from training.progress import Progress, Step
 from training.signals import StopSignals
 from training.step import ParallelNetwork
 
+pytestmark = pytest.mark.slow
+
 MINUTE = 60.0
 
 

@@ -13,6 +13,8 @@ from tests.training.conftest import Arguments
 from tests.training.ranks import SECONDS, free_port
 from train import main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "train.slurm"
 
