@@ -16,7 +16,7 @@ from typing import Literal
 
 from common.command_line import Parser, add_options, option, parse_config
 from common.errors import run_command
-from evaluation.options import CheckpointOptions, check_at_least_one
+from evaluation import CheckpointOptions
 
 RANK_TIMEOUT_SECONDS = 600.0
 
@@ -31,7 +31,7 @@ class EvaluationOptions(CheckpointOptions):
     predict: tuple[Path, ...] = option("name what these pictures show, in place of evaluating", (), metavar="IMAGE")
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "batch_size")
+        self.check_from_one("batch_size")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

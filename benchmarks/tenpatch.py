@@ -28,7 +28,7 @@ from benchmarks.measure import Case, Repeat, interleave, timed
 from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
-from evaluation.inference import Inference
+from evaluation.inference import inference
 from evaluation.ten_patch import evaluate
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
@@ -94,8 +94,8 @@ def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, 
 
 def spread(network: AlexNet, images: int, batch: int) -> Repeat:
     """The network as `ours` runs it, without anything else."""
-    with Inference(network) as forward:
-        return network_alone(forward, images, batch)
+    with inference() as compute:
+        return network_alone(partial(compute, network), images, batch)
 
 
 def ours(network: AlexNet, data: ShardSet, batch: int) -> Repeat:

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,28 +24,26 @@ from evaluation.trained_run import EvaluationError, TrainedRun
 from model.checkpoint import versions
 from sharding import ShardSet
 
-LARGEST = 1e300  # of the numbers in a report: an integer in JSON may be too large to print as a fraction
 REPORT, PREDICTIONS, CLASS_ERRORS = "report.json", "predictions.npz", "class_errors.csv"
-_NUMBER = (int, float)
-_FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; those of a method are in _FIGURES
+LARGEST = 1e300  # of the numbers in JSON: an integer there may be too large to print as a fraction
+_FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; a float may be an integer
     "date": str,
     "split": str,
     "machine": str,
     "images": int,
     "classes": int,
-    "images_per_second": _NUMBER,
+    "images_per_second": float,
     "references": list,
     "reference_note": str,
     "checkpoint": {"step": int, "sha256": str},
     "dataset": {"shards": str, "fingerprint": str, "samples": int},
+    **{method: {"top1_error": float, "top5_error": float, "log_loss": float} for method in METHODS},
 }
-_FIGURES = {"top1_error": _NUMBER, "top5_error": _NUMBER, "log_loss": _NUMBER}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The answers for a split, image by image, best class first: labels int64 [n], best int32 and probability
-    float32 [n, k]. Row i is sample i of the split."""
+    """Answers, row i for sample i, best class first: labels int64 [n], best int32 and probability float32 [n, k]."""
 
     labels: np.ndarray
     best: np.ndarray
@@ -99,6 +97,20 @@ def write_results(run: TrainedRun, evaluation: Evaluation, report: dict[str, Any
             file.write(content)
 
 
+def check_fields(content: Any, types: Mapping[str, Any], prefix: str = "") -> None:
+    """Check an object of JSON. Raises ValueError with the name of the first field that is absent or of another type."""
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object{prefix and f' under {prefix[:-1]!r}'}, got {type(content).__name__}")
+    for name, kind in types.items():
+        value: Any = content.get(name)
+        if isinstance(kind, dict):
+            check_fields(value, kind, f"{prefix}{name}.")
+            continue
+        fits = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+        if not fits or (kind in (int, float) and not abs(value) < LARGEST):
+            raise ValueError(f"field {prefix + name!r}: expected {kind.__name__}, got {str(value)[:40]!r}")
+
+
 def read_report(run: Path) -> dict[str, Any] | None:
     """The content of a run's report.json, None if there is none. Raises EvaluationError if it is another program's."""
     path = run / REPORT
@@ -106,26 +118,11 @@ def read_report(run: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text())
-        _check_fields(content, _FIELDS | dict.fromkeys(METHODS, _FIGURES), "")
+        check_fields(content, _FIELDS)
         error_rows(content)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from None
     return content
-
-
-def _check_fields(content: Any, types: Mapping[str, Any], prefix: str) -> None:
-    """Raises ValueError with the name of the first field that is absent or of another type."""
-    if not isinstance(content, dict):
-        raise ValueError(f"expected an object{prefix and f' under {prefix[:-1]!r}'}, got {type(content).__name__}")
-    for name, kind in types.items():
-        value = content.get(name)
-        if isinstance(kind, dict):
-            _check_fields(value, kind, f"{prefix}{name}.")
-        elif not isinstance(value, kind) or isinstance(value, bool):
-            expected = "number" if kind is _NUMBER else kind.__name__
-            raise ValueError(f"field {prefix + name!r}: expected {expected}, got {value!r}")
-        elif not isinstance(value, str | list) and not abs(value) < LARGEST:
-            raise ValueError(f"field {prefix + name!r}: expected a number below {LARGEST}")
 
 
 def read_predictions(run: Path, classes: int) -> Predictions | None:
@@ -138,21 +135,24 @@ def read_predictions(run: Path, classes: int) -> Predictions | None:
             ids, labels, best, probability = (rows[name] for name in ("ids", "labels", "best", "probability"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _foreign(path, str(error)) from None
-    shapes = f"ids {ids.shape}, labels {labels.shape}, best {best.shape}, probability {probability.shape}"
-    if labels.ndim != 1 or best.ndim != 2 or not best.size or best.shape != probability.shape:
-        raise _foreign(path, f"shapes {shapes}")
-    if ids.shape != labels.shape or len(best) != len(labels) or not np.array_equal(ids, np.arange(len(ids))):
-        raise _foreign(path, f"expected a row for each sample 0..{len(ids) - 1} in order, got {shapes}")
-    for name, values in (("labels", labels), ("best", best)):
-        if values.dtype.kind not in "iu" or not 0 <= values.min() <= values.max() < classes:
-            raise _foreign(path, f"{name}: expected whole numbers in 0..{classes - 1}")
-    if probability.dtype.kind != "f" or not np.isfinite(probability).all():
-        raise _foreign(path, "probability: expected finite numbers")
+    whole_number = f"expected whole numbers in 0..{classes - 1}"
+    rules: dict[str, Callable[[], Any]] = {
+        "expected rows": lambda: best.ndim == 2 and best.size,
+        "expected a row for each sample, in order": lambda: np.array_equal(ids, np.arange(len(best))),
+        "expected a label for each row": lambda: labels.shape == ids.shape,
+        "expected a probability for each guess": lambda: probability.shape == best.shape,
+        f"labels: {whole_number}": lambda: labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < classes,
+        f"best: {whole_number}": lambda: best.dtype.kind in "iu" and 0 <= best.min() <= best.max() < classes,
+        "probability: expected finite numbers": lambda: (
+            probability.dtype.kind == "f" and np.isfinite(probability).all()
+        ),
+    }
+    for rule, holds in rules.items():
+        if not holds():
+            raise _foreign(path, rule)
     return Predictions(labels=labels, best=best, probability=probability)
 
 
 def _foreign(path: Path, what: str) -> EvaluationError:
-    return EvaluationError(
-        f"{path}: not what eval_tenpatch.py writes ({what}); make it again: "
-        f"python eval_tenpatch.py --run-dir {path.parent}"
-    )
+    again = f"make it again: python eval_tenpatch.py --run-dir {path.parent}"
+    return EvaluationError(f"{path}: not what eval_tenpatch.py writes ({what}); {again}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import VIEWS, RecipeName
-from evaluation.inference import Inference
+from evaluation.inference import inference
 from evaluation.tables import METHODS
 from evaluation.views import average_views
 from model import AlexNet
@@ -95,12 +95,12 @@ def evaluate(
     }
     config = DataConfig(recipe=recipe, batch_size=batch_size, device=device, training=False, views=VIEWS)
     hidden = rank != 0 or not sys.stderr.isatty()
-    with Loader(shards, config, rank, world, statistics=statistics) as loader, Inference(network) as forward:
+    with Loader(shards, config, rank, world, statistics=statistics) as loader, inference() as compute:
         steps = tqdm(loader.epoch(0), total=loader.steps_per_epoch, unit="batch", disable=hidden, desc="ten patches")
         for batch in steps:
             if not len(batch.labels):
                 continue  # this rank has no part of the last batch
-            answer, labels = average_views(forward(batch.images)), batch.labels.cpu()
+            answer, labels = average_views(compute(network, batch.images)), batch.labels.cpu()
             scores["ten_patch"].add(answer.probabilities, labels)
             scores["ten_patch_mean_logits"].add_logits(answer.mean_logits, labels)
             scores["center_crop"].add_logits(answer.center_logits, labels)

@@ -12,7 +12,7 @@ import torch
 
 from dali_pipelines import Normalize
 from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, RecipeName, fixed_views
-from evaluation.inference import Inference
+from evaluation.inference import inference
 from model import AlexNet
 from sharding import RejectedImage, ShardError, ShardSet, Statistics
 from sharding.resize import decode_stored
@@ -81,20 +81,20 @@ class Classifier:
     """A network with the statistics and the recipe that it was trained with, on one device."""
 
     def __init__(self, network: AlexNet, statistics: Statistics, recipe: RecipeName, device: torch.device) -> None:
-        self._network = network.to(device)
+        self._network = network.to(device).eval()
         self._device = device
         self._normalize = Normalize(statistics, recipe, device)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3], n at least 1."""
-        with Inference(self._network) as forward:
-            parts = [average_views(forward(views)).probabilities for views in self._views(pixels, VIEWS)]
+        with inference() as compute:
+            parts = [average_views(compute(self._network, views)).probabilities for views in self._views(pixels, VIEWS)]
         return torch.cat(parts).cpu().numpy()
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """Outputs of fc7 for the center crops of pictures uint8 [n, 256, 256, 3]: float32 [n, width of fc7]."""
-        with Inference(self._network) as forward:
-            parts = [forward.features(views) for views in self._views(pixels, 1)]
+        with inference() as compute:
+            parts = [compute(self._network.features, views) for views in self._views(pixels, 1)]
         return torch.cat(parts).float().cpu().numpy()
 
     def _views(self, pixels: np.ndarray, views: int) -> Iterator[torch.Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.command_line import Parser, add_options, option, parse_config
 from common.errors import run_command
-from evaluation.options import CheckpointOptions, check_at_least_one
+from evaluation import CheckpointOptions
 
 MOST_COMPARED = 6  # colors that can be told apart
 
@@ -27,7 +27,7 @@ class ReportOptions(CheckpointOptions):
     neighbors_among: int = option("training images to search for neighbors, from the first", 5000)
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "neighbors_among")
+        self.check_from_one("neighbors_among")
         if (self.run_dir is None) == (not self.compare):
             raise ValueError("give either --run-dir DIR or --compare DIR DIR…")
         if self.compare and not 2 <= len(self.compare) <= MOST_COMPARED:

@@ -5,7 +5,7 @@ import torch
 
 from dali_pipelines import Batch, DataConfig, Loader, LoaderError, Normalize
 from evaluation.trained_run import TrainedRun
-from report.drawing import jpeg
+from report.drawing import picture
 from report.page import Card, Gallery, Section
 from sharding import ShardSet
 
@@ -28,20 +28,21 @@ def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
 def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
     """The first training batches of epochs 1 and 2, in the batch's order."""
     title = "Training batches as the network sees them"
-    normalize, galleries = Normalize(run.statistics, run.recipe, "cpu"), []
     try:
         config = DataConfig(**run.state["data_config"])
+    except (TypeError, ValueError) as error:
+        return Section(name="augmented", title=title, sentences=[f"No batch: data_config of the checkpoint: {error}"])
+    normalize, galleries = Normalize(run.statistics, run.recipe, "cpu"), []
+    try:
         with Loader(training, config, statistics=run.statistics) as loader:
             for epoch in (0, 1):
                 batch = next(iter(loader.epoch(epoch)))
                 noise = float(np.abs(batch.augmentation.rgb_offset[:SHOWN]).max())
-                cards = [
-                    Card(pictures=[jpeg(picture, SIDE)], alternative="A training image, cropped.")
-                    for picture in with_mean(batch, normalize)[:SHOWN]
-                ]
+                seen = (picture(pixels, SIDE) for pixels in with_mean(batch, normalize)[:SHOWN])
+                cards = [Card(pictures=[uri], alternative="A training image, cropped.") for uri in seen]
                 caption = f"First batch of epoch {epoch + 1}, color noise of up to {noise:.0f} gray levels."
                 galleries.append(Gallery(cards=cards, size="small", caption=caption))
-    except (LoaderError, TypeError, ValueError) as error:
+    except LoaderError as error:
         return Section(name="augmented", title=title, sentences=[f"No batch: {error}"])
     crops = "crops" if config.random_crops else "center crops"
     what = f"{crops}, mirrors and color noise" if config.augment else "center crops (trained without augmentation)"

@@ -1,10 +1,10 @@
 """The sections in the page's order → the page and its charts on the disk, and a few lines for the screen."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from common.files import write_atomically
@@ -16,7 +16,7 @@ from report.classes import classes_section
 from report.compare import compare_sections
 from report.configuration import configuration_section
 from report.confusions import confusions_section, mistakes_section, picture_source
-from report.curves import curves_section, read_metrics
+from report.curves import PANELS, curves_section, read_metrics
 from report.errors import NOT_EVALUATED, baseline_section, errors_section
 from report.filters import filters_section
 from report.guesses import guesses_section
@@ -89,7 +89,7 @@ def run_sections(
 
 def run_facts(run: TrainedRun, evaluation: Evaluation) -> tuple[list[tuple[str, str]], str]:
     """(name, value) of what a reader wants first, and the line on the training's speed for the screen."""
-    data, model, options = run.state["dataset"], run.state["model_config"], run.state["train_config"]
+    data, model, batch_size = run.state["dataset"], run.state["model_config"], run.state["train_config"]["batch_size"]
     parameters = sum(weights.numel() for weights in run.state["model"].values())
     facts = [
         ("network", f"AlexNet, recipe {model['recipe']}, width {model['width']:g}"),
@@ -105,19 +105,13 @@ def run_facts(run: TrainedRun, evaluation: Evaluation) -> tuple[list[tuple[str, 
         metrics = read_metrics(run)
     except EvaluationError as error:
         return facts, f"training speed unknown: {error}"
-    seconds, speed = metrics.seconds(options["batch_size"]), metrics.images_per_second()
-    if math.isnan(speed):
-        return facts, "training speed unknown: it was not logged"
-    facts += [("median throughput", f"{speed:,.0f} images/s"), ("training time, steps alone", duration(seconds))]
-    return facts, f"trained at {speed:,.0f} images/s, {duration(seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """`3.2 h`, `12.5 min` or `40 s`."""
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.0f} s"
+    speeds = metrics.training.get("images_per_second", np.zeros(1))
+    if not np.nanmin(speeds) > 0:
+        return facts, "training speed unknown: it was not logged for all steps"
+    speed = f"{np.nanmedian(speeds):,.0f} images/s"
+    hours, seconds = divmod(round(float(np.nansum(np.diff(metrics.steps, prepend=0) * batch_size / speeds))), 3600)
+    time = f"{hours} h {seconds // 60:02} min" if hours else f"{seconds // 60} min {seconds % 60:02} s"
+    return [*facts, ("median throughput", speed), ("training time, steps alone", time)], f"trained at {speed}, {time}"
 
 
 def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: list[Section]) -> None:
@@ -131,6 +125,6 @@ def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: l
     ]:
         with write_atomically(path) as file:
             file.write(content.encode())
-    for old in folder.glob("*.svg"):
-        if old.name not in charts:
-            old.unlink()
+    for panel in PANELS:
+        if f"{panel.column}.svg" not in charts:
+            (folder / f"{panel.column}.svg").unlink(missing_ok=True)

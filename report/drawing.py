@@ -24,6 +24,7 @@ COLORS = {
     "gray": "#8a8a8a",
 }
 BLACK = "#222222"
+MARKED = 50  # a line of fewer points has a mark at each
 WIDTH, HEIGHT = 360, 200  # pixels, where a chart is not scaled: on a phone
 STYLE: Any = {
     "font.size": 12,
@@ -45,7 +46,6 @@ class Line:
     y: np.ndarray
     color: str
     dashed: bool = False
-    marks: bool = False
     steps: bool = False
 
 
@@ -61,8 +61,8 @@ def draw_lines(lines: Sequence[Line], form: Literal["number", "percent", "log"],
                 "--" if line.dashed else "-",
                 color=COLORS[line.color],
                 linewidth=1.4,
-                marker="o" if line.marks else "." if len(line.x) < 3 else "",
-                markersize=3 if line.marks else 6,
+                marker="o" if len(line.x) < MARKED and not line.steps else "",
+                markersize=3,
                 drawstyle="steps-pre" if line.steps else "default",
             )
         axes.set_xlabel("epochs")
@@ -101,18 +101,11 @@ def svg(figure: Figure) -> str:
     return text
 
 
-def jpeg(pixels: np.ndarray, side: int) -> str:
-    """A data URI of pixels uint8 [h, w, 3], scaled to `side`×`side`."""
-    target = io.BytesIO()
-    Image.fromarray(pixels).resize((side, side)).save(target, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(target.getvalue()).decode('ascii')}"
-
-
-def png(pixels: np.ndarray) -> str:
-    """A data URI of pixels uint8 [h, w, 3] or, with opacity, [h, w, 4]."""
-    target = io.BytesIO()
-    Image.fromarray(pixels).save(target, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(target.getvalue()).decode('ascii')}"
+def picture(pixels: np.ndarray, side: int | None = None) -> str:
+    """A data URI of pixels uint8 [h, w, 3] or, with opacity, 4: a JPEG scaled to `side`×`side`, else an exact PNG."""
+    image, target, kind = Image.fromarray(pixels), io.BytesIO(), "jpeg" if side else "png"
+    (image.resize((side, side)) if side else image).save(target, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(target.getvalue()).decode('ascii')}"
 
 
 def short_name(name: str, length: int = 24) -> str:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from common import ceil_div
 from evaluation.trained_run import TrainedRun
 from model import ModelConfig
-from report.drawing import png
+from report.drawing import picture
 from report.page import Card, Gallery, Section
 
 COLUMNS = 16
@@ -25,13 +26,11 @@ def tile(pictures: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
     """Pictures uint8 [n, h, w, 3] row by row in one sheet uint8 [H, W, 4], clear lines of a pixel between them."""
     count, height, width, _ = pictures.shape
     columns = min(columns, count)
-    rows = -(-count // columns)
-    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = number // columns * (height + 1), number % columns * (width + 1)
-        sheet[top : top + height, left : left + width, :3] = picture
-        sheet[top : top + height, left : left + width, 3] = 255
-    return sheet
+    rows = ceil_div(count, columns)
+    cells = np.zeros((rows * columns, height + 1, width + 1, 4), np.uint8)
+    cells[:count, :height, :width] = np.pad(pictures, [(0, 0)] * 3 + [(0, 1)], constant_values=255)
+    grid = cells.reshape(rows, columns, height + 1, width + 1, 4).swapaxes(1, 2)
+    return grid.reshape(rows * (height + 1), columns * (width + 1), 4)[:-1, :-1]
 
 
 def filters_section(run: TrainedRun) -> Section:
@@ -40,7 +39,7 @@ def filters_section(run: TrainedRun) -> Section:
     towers = ModelConfig(**run.state["model_config"]).towers
     cards = [
         Card(
-            pictures=[png(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))],
+            pictures=[picture(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))],
             title=f"tower {tower}",
             alternative=f"{len(filters)} filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color.",
         )

@@ -4,7 +4,7 @@ import numpy as np
 
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
-from report.drawing import jpeg, short_name
+from report.drawing import picture, short_name
 from report.page import Bar, Card, Gallery, Section
 from sharding import ShardSet
 
@@ -27,7 +27,7 @@ def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet)
         best = np.argsort(-probabilities, kind="stable")[:BEST]
         cards.append(
             Card(
-                pictures=[jpeg(image, 256)],
+                pictures=[picture(image, 256)],
                 alternative=f"A held-out image of class {names[label]}.",
                 title=short_name(names[label], 40),
                 lines=[guess_bar(names[guess], float(probabilities[guess]), guess == label) for guess in best],

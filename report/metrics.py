@@ -1,13 +1,14 @@
 """`metrics.jsonl` in, columns over epochs out, thinned to what a plot can show."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common import ceil_div
+from evaluation.results import check_fields
 from evaluation.trained_run import EvaluationError
 
 TRAINING = ("loss", "top1_error", "top5_error", "rate", "images_per_second", "data_wait_fraction", "memory_bytes")
@@ -30,19 +31,6 @@ class Metrics:
     validation: dict[str, np.ndarray]
     notes: list[str] = field(default_factory=list)
 
-    def images_per_second(self) -> float:
-        """The median over the logged steps; NaN if none has it."""
-        speeds = self.training.get("images_per_second")
-        return math.nan if speeds is None else float(np.nanmedian(speeds))
-
-    def seconds(self, batch_size: int) -> float:
-        """How long the logged steps took, without validation and checkpoints; NaN if no speed is logged."""
-        speeds = self.training.get("images_per_second")
-        if speeds is None:
-            return math.nan
-        with np.errstate(divide="ignore"):
-            return float(np.nansum(np.diff(self.steps, prepend=0) * batch_size / speeds))
-
 
 def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
     """Read a run's `metrics.jsonl`.
@@ -56,17 +44,20 @@ def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
     records, notes = [], []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            if number < len(lines):
-                raise EvaluationError(f"{path}:{number}: expected one JSON object, got {line[:40]!r}") from error
-            notes.append("The last line of metrics.jsonl is incomplete and was left out.")
-            break
-        problem = _problem(records[-1])
-        if problem:
-            raise EvaluationError(
-                f"{path}:{number}: expected a line that train.py writes, got {line[:80]!r} ({problem})"
-            )
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                notes.append("The last line of metrics.jsonl is incomplete and was left out.")
+                break
+            record = None
+        try:
+            check_fields(record, {"step": int})
+            figures = record.get("validation", record)
+            check_fields(figures, {name: float for name in TRAINING if figures.get(name) is not None})
+        except (ValueError, AttributeError) as error:
+            message = f"expected a line that train.py writes, got {line[:80]!r} ({error})"
+            raise EvaluationError(f"{path}:{number}: {message}") from None
+        records.append(record)
     trained = [record for record in records if "validation" not in record]
     validated = [record for record in records if "validation" in record]
     if not trained:
@@ -82,23 +73,6 @@ def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
         validation=_columns([record["validation"] for record in validated], VALIDATION),
         notes=notes,
     )
-
-
-def _problem(record: Any) -> str:
-    """What is wrong with a line: one phrase, or "" if nothing is."""
-    if not isinstance(record, dict):
-        return "no JSON object"
-    if not _is_number(record.get("step")) or record["step"] < 1:
-        return "no 'step' from 1"
-    figures = record.get("validation", record)
-    if not isinstance(figures, dict):
-        return "'validation' is no JSON object"
-    wrong = [name for name in TRAINING if figures.get(name) is not None and not _is_number(figures[name])]
-    return f"{wrong[0]!r} is no number" if wrong else ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _columns(records: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -122,6 +96,6 @@ def thinned(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray,
 
 def corners(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
     """A step line from x = 0: the last point of each level of y, evenly thinned to `bins` where there are more."""
-    last = np.flatnonzero(np.diff(y, append=np.nan) != 0)
-    last = last[np.linspace(0, len(last) - 1, min(bins, len(last))).round().astype(int)]
+    last = np.flatnonzero(np.diff(y, append=np.nan) != 0)[::-1]
+    last = last[:: ceil_div(len(last), bins)][::-1]
     return np.concatenate([[0.0], x[last]]), np.concatenate([y[:1], y[last]])

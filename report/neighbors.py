@@ -5,7 +5,7 @@ from scipy.spatial.distance import cdist
 
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
-from report.drawing import jpeg, short_name
+from report.drawing import picture, short_name
 from report.guesses import spread
 from report.page import Card, Gallery, Section
 from sharding import ShardSet
@@ -48,4 +48,4 @@ def neighbors_section(
 
 
 def _card(pixels: np.ndarray, title: str, *, marked: bool) -> Card:
-    return Card(pictures=[jpeg(pixels, SIDE)], alternative=title, title=title, marked=marked)
+    return Card(pictures=[picture(pixels, SIDE)], alternative=title, title=title, marked=marked)

@@ -6,7 +6,7 @@ What stands in a section are blocks: `Table`, `Charts`, `Gallery`. The template 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -27,7 +27,6 @@ Cell = str | Bar
 class Table:
     """Rows of cells below a header; the first column names the row. A sortable one can be searched, too."""
 
-    kind: ClassVar[str] = "table"
     header: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
     form: Literal["plain", "sortable", "matrix"] = "plain"
@@ -48,7 +47,6 @@ class Chart:
 class Charts:
     """Panels in a grid. `legend`: (color, text) for each kind of line."""
 
-    kind: ClassVar[str] = "charts"
     charts: list[Chart]
     legend: list[tuple[str, str]]
     caption: str = ""
@@ -69,7 +67,6 @@ class Card:
 class Gallery:
     """Cards in a grid: `large` ones about 250 pixels wide, `small` ones 100, `sheet` as wide as the page."""
 
-    kind: ClassVar[str] = "gallery"
     cards: list[Card]
     size: Literal["small", "large", "sheet"] = "large"
     caption: str = ""

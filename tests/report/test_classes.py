@@ -125,7 +125,7 @@ def cards(section: Section) -> list[tuple[str, list[str], list[str]]]:
 
 
 def test_a_confusion_shows_a_confused_image_and_one_of_the_other_class(animals: TrainedRun) -> None:
-    section = confusions_section(animals, SIX, lambda sample: [f"picture {sample}"], "")
+    section = confusions_section(animals, SIX, lambda sample: [f"picture {sample}"], [])
     assert cards(section) == [
         ("ant → bee", ["picture 2", "picture 5"], ["2 of 3 images"]),  # of the two, the surer one
         ("cat → dog", ["picture 3", "picture 4"], ["1 of 1 images"]),
@@ -134,7 +134,7 @@ def test_a_confusion_shows_a_confused_image_and_one_of_the_other_class(animals: 
 
 
 def test_the_most_confident_mistake_is_first(animals: TrainedRun) -> None:
-    section = mistakes_section(animals, SIX, lambda sample: [f"picture {sample}"], "")
+    section = mistakes_section(animals, SIX, lambda sample: [f"picture {sample}"], [])
     assert cards(section) == [
         ("ant", ["picture 2"], ["bee 80.0 %", "cat 40.0 %", "dog 26.7 %"]),
         ("cat", ["picture 3"], ["dog 70.0 %", "✓ cat 35.0 %", "ant 23.3 %"]),
@@ -145,16 +145,16 @@ def test_the_most_confident_mistake_is_first(animals: TrainedRun) -> None:
 def test_a_network_without_errors_says_so(animals: TrainedRun) -> None:
     right = answers((1, [1, 2, 0, 3, 4], 0.9))
     for section in (confusions_section, mistakes_section):
-        made = section(animals, right, lambda _sample: [], "")
+        made = section(animals, right, lambda _sample: [], [])
         assert made.sentences == ["No image is taken for another class."] and not made.blocks
 
 
 def test_pictures_are_only_those_of_the_split_that_was_evaluated(animals: TrainedRun, run: Path) -> None:
     with TrainedRun.open(run).open_split("val") as held_out:
-        picture, note = picture_source(held_out, held_out.fingerprint)
-        assert picture(3)[0].startswith("data:image/jpeg;base64,") and not note
+        pictures, note = picture_source(held_out, held_out.fingerprint)
+        assert pictures(3)[0].startswith("data:image/jpeg;base64,") and not note
         for split, fingerprint in ((held_out, "of another split"), (None, held_out.fingerprint)):
-            picture, note = picture_source(split, fingerprint)
-            assert picture(3) == [] and note.startswith("Without pictures: ")
-            assert note in confusions_section(animals, SIX, picture, note).sentences
-            assert note in mistakes_section(animals, SIX, picture, note).sentences
+            pictures, note = picture_source(split, fingerprint)
+            assert pictures(3) == [] and note[0].startswith("Without pictures: ")
+            assert note[0] in confusions_section(animals, SIX, pictures, note).sentences
+            assert note[0] in mistakes_section(animals, SIX, pictures, note).sentences

@@ -69,7 +69,7 @@ def test_each_column_is_a_panel_with_the_logged_numbers(run: Path, drawn: list[A
     assert rate.steps and panels["rate"][1] == "log"
     assert (rate.x.tolist(), rate.y.tolist()) == ([0, 1, 2, 3], [0.01, 0.01, 0.001, 0.0001])
     assert {last for _, _, last in drawn} == {3.0}  # epochs stand below epochs
-    assert "Training from 2.000 to 0.222. Validation from 1.500 to 0.500." in charts(section).charts[0].alternative
+    assert "Training from 2 to 0.2222. Validation from 1.5 to 0.5." in charts(section).charts[0].alternative
 
 
 def test_five_classes_have_no_panel_for_top_5(run: Path) -> None:

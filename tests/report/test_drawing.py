@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from report.drawing import COLORS, Line, draw_lines, jpeg, png, short_name, svg
+from report.drawing import COLORS, Line, draw_lines, picture, short_name, svg
 
 
 def line(*y: float, **changes: object) -> Line:
@@ -63,10 +63,10 @@ def opened(uri: str) -> Image.Image:
 def test_pictures_are_inside_their_address() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, 32:] = (200, 100, 50)
-    scaled = opened(jpeg(pixels, 32))
+    scaled = opened(picture(pixels, 32))
     assert (scaled.format, scaled.size) == ("JPEG", (32, 32))
     assert np.abs(np.asarray(scaled, int)[5, 28] - (200, 100, 50)).max() < 6
-    exact = opened(png(pixels))
+    exact = opened(picture(pixels))
     assert exact.format == "PNG"
     np.testing.assert_array_equal(np.asarray(exact), pixels)
 

@@ -9,7 +9,7 @@ import torch
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
 from report import neighbors
-from report.drawing import jpeg
+from report.drawing import picture
 from report.guesses import guess_bar, guesses_section, spread
 from report.neighbors import nearest, neighbors_section
 from report.page import Gallery, Section
@@ -48,7 +48,7 @@ def test_guesses_are_the_best_of_the_ten_patch_probabilities(opened: tuple[Train
         pixels, labels = pixels_of(held_out, ids), held_out.labels(ids)
     table = classifier.probabilities(pixels)
     for card, image, label, row in zip(gallery.cards, pixels, labels, table, strict=True):
-        assert card.pictures == [jpeg(image, 256)] and card.title == f"class-{label}"
+        assert card.pictures == [picture(image, 256)] and card.title == f"class-{label}"
         best = sorted(range(7), key=lambda guess: -row[guess])[:5]
         assert card.lines == [guess_bar(f"class-{guess}", float(row[guess]), guess == label) for guess in best]
 
@@ -82,8 +82,8 @@ def test_neighbors_are_the_nearest_in_fc7(
     order = np.argsort(((theirs[:, None] - ours[None]) ** 2).sum(axis=2), axis=1)[:, :6]
     for gallery, image, label, row in zip(galleries(section), queries, true, order, strict=True):
         first, *others = gallery.cards
-        assert first.pictures == [jpeg(image, 128)] and first.title == f"held out: class-{label}"
-        assert [card.pictures for card in others] == [[jpeg(pool[place], 128)] for place in row]
+        assert first.pictures == [picture(image, 128)] and first.title == f"held out: class-{label}"
+        assert [card.pictures for card in others] == [[picture(pool[place], 128)] for place in row]
         assert [card.title for card in others] == [f"class-{labels[place]}" for place in row]
         assert [card.marked for card in others] == (labels[row] != label).tolist()
     assert f"{(labels[order] == true[:, None]).sum()} of 30 are of its class" in section.sentences[0]

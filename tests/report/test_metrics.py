@@ -49,17 +49,6 @@ def test_epochs_are_told_by_steps_not_by_how_a_program_counts_them(tmp_path: Pat
     assert metrics_of_one_epoch.epochs.tolist() == metrics_of_one_epoch.validation_epochs.tolist() == [1]
 
 
-def test_speed_and_time_are_those_of_the_logged_steps(tmp_path: Path) -> None:
-    every_second = [
-        {"step": step, "loss": 1, "images_per_second": speed} for step, speed in ((2, 100), (4, 50), (6, 20))
-    ]
-    found = load_metrics(written(tmp_path, "".join(json.dumps(line) + "\n" for line in every_second)), 3)
-    assert found.images_per_second() == 50
-    assert found.seconds(batch_size=10) == pytest.approx(20 / 100 + 20 / 50 + 20 / 20)
-    silent = load_metrics(written(tmp_path, '{"step": 1, "loss": 1}\n'), 3)
-    assert np.isnan([silent.images_per_second(), silent.seconds(10)]).all()
-
-
 def test_steps_that_fall_back_are_noted(tmp_path: Path) -> None:
     found = load_metrics(written(tmp_path, lines() + lines()), steps_per_epoch=5)
     assert found.notes == ["Steps do not always rise in metrics.jsonl: more than one training may have written there."]
@@ -85,16 +74,16 @@ def test_a_torn_last_line_is_left_out_with_a_note(tmp_path: Path) -> None:
         (None, "no such file"),
         ("", "no training step"),
         ('{"step": 5, "epoch": 0, "validation": {"loss": 1}}\n', "no training step"),
-        ("null\n", r"jsonl:1: expected a line that train.py writes, got 'null' \(no JSON object\)"),
+        ("null\n", r"jsonl:1: expected a line that train.py writes, got 'null' \(expected an object, got NoneType\)"),
         ('{"step": 1, "loss": 2}\n[1]\n', "jsonl:2: expected a line that train.py writes"),
-        ('{"loss": 2}\n', "no 'step' from 1"),
-        ('{"step": true}\n', "no 'step' from 1"),
-        ('{"step": 1, "validation": 3}\n', "'validation' is no JSON object"),
-        ('{"step": 1, "loss": "low"}\n', "'loss' is no number"),
-        ('{"step": 1, "loss": NaN}\n', "'loss' is no number"),
+        ('{"loss": 2}\n', "field 'step': expected int"),
+        ('{"step": true}\n', "field 'step': expected int"),
+        ('{"step": 1, "validation": 3}\n', "expected a line that train.py writes"),
+        ('{"step": 1, "loss": "low"}\n', "field 'loss': expected float"),
+        ('{"step": 1, "loss": NaN}\n', "field 'loss': expected float"),
         (
             '{"step": 1, "epoch": 0}\nnonsense\n{"step": 2, "epoch": 0}\n',
-            r"jsonl:2: expected one JSON object, got 'nonsense'",
+            r"jsonl:2: expected a line that train.py writes, got 'nonsense'",
         ),
     ],
 )

@@ -128,7 +128,7 @@ def test_the_head_tells_network_speed_time_and_errors(reported: tuple[Path, Page
     assert facts["parameters"] == f"{sum(weights.numel() for weights in state['model'].values()):,}"
     assert facts["checkpoint"] == "last.pt: 3 epochs, 9 steps"
     assert facts["median throughput"] == "105 images/s"
-    assert facts["training time, steps alone"] == "0 s"
+    assert facts["training time, steps alone"] == "0 min 00 s"
     errors = [f"{100 * report['ten_patch'][f'{name}_error']:.2f} %" for name in ("top1", "top5")]
     assert facts["top-1 and top-5 error, ten patches"] == " and ".join(errors)
 
@@ -176,16 +176,16 @@ def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path
     for name in ("report.json", "class_errors.csv", "predictions.npz"):
         (copy / name).unlink()
     (copy / "report").mkdir()
-    (copy / "report" / "old.svg").write_text("old")
-    (copy / "report" / "notes.txt").write_text("mine")
+    (copy / "report" / "memory_bytes.svg").write_text("old")
+    (copy / "report" / "notes.svg").write_text("mine")
     page = page_of(copy, "--neighbors-among", "7")
     sentence = f"Not evaluated yet: python eval_tenpatch.py --run-dir {copy}"
     assert page.words.count(sentence) == 2  # errors, classes
     assert page.sections == [name for name in SECTIONS if name not in ("confusions", "mistakes")]
     assert "Run <b>run & co" in page.words and "b" not in page.tags
     assert any("searched among 7 of 14 training images" in words for words in page.words)
-    assert not (copy / "report" / "old.svg").exists()
-    assert (copy / "report" / "notes.txt").read_text() == "mine"
+    assert not (copy / "report" / "memory_bytes.svg").exists()
+    assert (copy / "report" / "notes.svg").read_text() == "mine"
 
 
 def test_missing_splits_and_metrics_are_sentences(copy: Path, shards: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_screen_ends_with_errors_speed_and_place(copy: Path, capsys: pytest.
     errors, trained, place = capsys.readouterr().out.splitlines()
     assert f"top-1 error {100 * evaluation['ten_patch']['top1_error']:.2f} %" in errors
     assert f"top-5 error {100 * evaluation['ten_patch']['top5_error']:.2f} %" in errors
-    assert trained == f"trained at {speed:,.0f} images/s, 0 s"
+    assert trained == f"trained at {speed:,.0f} images/s, 0 min 00 s"
     assert place.startswith(f"report: {copy / 'report.html'} ")
 
 
