@@ -3,13 +3,13 @@
 import hashlib
 import io
 import json
-import lzma
 import re
 import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharding.archives import DAMAGED
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
 
@@ -109,7 +109,7 @@ def member_of_kit(path: Path, ending: str) -> bytes | None:
                 content = kit.extractfile(member) if member.name.endswith(ending) else None
                 if content is not None:
                     return content.read()
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except DAMAGED as error:
         raise ShardError(f"{path}: cannot be read as a tar ({error}); fetch it again") from None
     return None
 

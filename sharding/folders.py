@@ -10,21 +10,19 @@ from pathlib import Path
 from sharding.classes import read_text, sorted_table
 from sharding.errors import ShardError
 from sharding.record import (
-    NO_SUFFIX,
     SPLIT_WORDS,
     Record,
     Skipped,
     Source,
     Split,
     canonical,
-    is_picture,
     printable,
     wnid_of_flat_name,
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-_LINKED_FOLDER = "a link to a folder"
+_LINKED = "a link to a folder"
 _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 
 
@@ -38,12 +36,12 @@ def open_folder(folder: Path, layout: str) -> Source:
     skipped, flat, classes = Skipped(), [], []
     for entry in _entries(folder):
         kind = _kind(entry)
-        if kind == "file" and is_picture(entry.name):
-            flat.append(entry)
-        elif kind == "folder" or (kind == _LINKED_FOLDER and not folder.resolve().is_relative_to(_resolved(entry))):
+        if kind == "folder" or (kind == _LINKED and not folder.resolve().is_relative_to(Path(entry.path).resolve())):
             classes.append(entry)
-        else:
-            skipped.add(NO_SUFFIX if kind == "file" else kind, canonical(entry.name))
+        elif kind != "file":
+            skipped.add(kind, canonical(entry.name))
+        elif not skipped.add_unless_picture(canonical(entry.name)):
+            flat.append(entry)
     if layout == "auto" and flat and classes:
         raise ShardError(
             f"{folder}: holds both pictures ({flat[0].name}, …) and folders ({classes[0].name}, …); "
@@ -54,7 +52,7 @@ def open_folder(folder: Path, layout: str) -> Source:
         records: Iterator[Record] = map(_flat_record, flat)
     else:
         layout, others, reason, expected = "folders", flat, "outside the class folders", "<class>/<image> folders"
-        records = _folder_records(classes, skipped)
+        records = _class_records(classes, skipped)
     for entry in others:
         skipped.add(reason, canonical(entry.name))
     return Source(layout=layout, records=records, expected=expected, skipped=skipped)
@@ -65,29 +63,30 @@ def _flat_record(entry: "os.DirEntry[str]") -> Record:
     return Record(name, wnid_of_flat_name(name, entry.path), entry.path)
 
 
-def _folder_records(classes: "list[os.DirEntry[str]]", skipped: Skipped) -> Iterator[Record]:
+def _class_records(classes: "list[os.DirEntry[str]]", skipped: Skipped) -> Iterator[Record]:
     folders: dict[str, str] = {}
     for entry in classes:
         name, pictures = canonical(entry.name), 0
         wnid = printable(name)
         if folders.setdefault(wnid, name) != name:
             raise ShardError(f"{folders[wnid]!a} and {name!a} both make class {wnid}; rename one of these folders")
-        for record in _pictures_below(entry.path, name, wnid, skipped):
+        for picture, path in _pictures(entry.path, f"{name}/", skipped):
             pictures += 1
-            yield record
+            yield Record(picture, wnid, path)
         if not pictures:
             skipped.add("a class folder without a picture", name)
 
 
-def _pictures_below(folder: str, prefix: str, wnid: str, skipped: Skipped) -> Iterator[Record]:
+def _pictures(folder: str, prefix: str, skipped: Skipped) -> Iterator[tuple[str, str]]:
+    """Name and path of the pictures in a folder and in the folders below it."""
     for entry in _entries(Path(folder)):
-        name, kind = f"{prefix}/{canonical(entry.name)}", _kind(entry)
+        name, kind = prefix + canonical(entry.name), _kind(entry)
         if kind == "folder":
-            yield from _pictures_below(entry.path, name, wnid, skipped)
-        elif kind != "file" or not is_picture(name):
-            skipped.add(NO_SUFFIX if kind == "file" else kind, name)
-        else:
-            yield Record(name, wnid, entry.path)
+            yield from _pictures(entry.path, f"{name}/", skipped)
+        elif kind != "file":
+            skipped.add(kind, name)
+        elif not skipped.add_unless_picture(name):
+            yield name, entry.path
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:
@@ -96,22 +95,16 @@ def _kind(entry: "os.DirEntry[str]") -> str:
         if entry.is_file():
             return "file"
         if entry.is_dir():
-            return _LINKED_FOLDER if entry.is_symlink() else "folder"
+            return _LINKED if entry.is_symlink() else "folder"
     except OSError:  # a link to itself
         return "a link in a circle"
     return "a link to nothing" if entry.is_symlink() else "no regular file"
 
 
-def _resolved(entry: "os.DirEntry[str]") -> Path:
-    return Path(entry.path).resolve()
-
-
 def _entries(folder: Path) -> "list[os.DirEntry[str]]":
+    refuse_packed(folder)
     with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    if any(entry.name == "manifest.json" for entry in entries):
-        refuse_packed(folder)
-    return entries
+        return sorted(scan, key=lambda entry: os.fsencode(entry.name))
 
 
 def refuse_packed(folder: Path) -> None:
@@ -185,16 +178,12 @@ def _read_solution(path: Path) -> dict[str, str]:
 
 
 def _solution_records(folder: Path, solution: dict[str, str], path: Path, skipped: Skipped) -> Iterator[Record]:
-    found = 0
-    for entry in _entries(folder):
-        name, kind = canonical(entry.name), _kind(entry)
-        if kind != "file" or not is_picture(name):
-            skipped.add(NO_SUFFIX if kind == "file" else kind, name)
-            continue
+    pictures = 0
+    for name, file in _pictures(str(folder), "", skipped):
         wnid = solution.get(Path(name).stem)
         if wnid is None:
-            raise ShardError(f"{entry.path}: not in {path}, so its class is unknown")
-        found += 1
-        yield Record(name, wnid, entry.path)
-    if found < len(solution):
-        logger.warning("%s: names %d pictures that are not in %s", path, len(solution) - found, folder)
+            raise ShardError(f"{file}: not in {path}, so its class is unknown")
+        pictures += 1
+        yield Record(name, wnid, file)
+    if pictures < len(solution):
+        logger.warning("%s: names %d pictures that are not in %s", path, len(solution) - pictures, folder)

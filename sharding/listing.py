@@ -113,7 +113,9 @@ def list_source(
     contents, used = Contents(), dict[str, str]()
     records, part = _watched(source, options, contents, used), Part(options.val_fraction, split)
     shown = {"delay": 2.0, "mininterval": 1.0, "disable": options.quiet or not sys.stderr.isatty()}
-    index.fill(tqdm(part.of(records), unit="image", desc=f"{split}: listing", **shown), spool)
+    lost = index.fill(tqdm(part.of(records), unit="image", desc=f"{split}: listing", **shown), spool)
+    for name in lost:
+        source.skipped.add("a link to what the archive does not hold", name)
     part.check(options)
     absent = sorted(part.wnids.keys() - index.wnids().keys())
     if absent:

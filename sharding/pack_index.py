@@ -64,26 +64,28 @@ class PackIndex:
             f"CREATE TABLE IF NOT EXISTS samples ({_COLUMNS}, origin, position, PRIMARY KEY (key)) WITHOUT ROWID"
         )
 
-    def fill(self, records: Iterable[Record], spool: "Spool | None") -> None:
-        """Store all records. Raises ShardError for a key that comes twice."""
+    def fill(self, records: Iterable[Record], spool: "Spool | None") -> list[str]:
+        """Store all records; returns links to what is not there. Raises ShardError for a key that comes twice."""
+        lost = []
         self._database.execute("DROP INDEX IF EXISTS by_position")
         self._database.execute("DELETE FROM samples")
         for number, record in enumerate(records):
             key, origin = sample_key(record.name), record.file
             position = number if self._seed is None else shuffled_position(self._seed, key)
             if record.link:
-                record = self._linked(record)
+                query = "SELECT file, offset, size, state FROM samples WHERE key = ?"
+                target = self._database.execute(query, (sample_key(record.link),)).fetchone()
+                if target is None:
+                    lost.append(record.name)
+                    continue
+                record = record._replace(file=os.fsdecode(target[0]), offset=target[1], size=target[2], state=target[3])
             elif record.data is not None:
                 file, offset = spool.add(position, record.data) if spool else (record.file, 0)
                 record = record._replace(file=file, offset=offset, size=len(record.data), state="")
             self._insert(key, record, origin, position)
         self._database.execute("CREATE INDEX IF NOT EXISTS by_position ON samples (position, key)")
         self._database.commit()
-
-    def _linked(self, record: Record) -> Record:
-        query = "SELECT file, offset, size FROM samples WHERE key = ?"
-        file, offset, size = self._database.execute(query, (sample_key(record.link),)).fetchone()
-        return record._replace(file=os.fsdecode(file), offset=offset, size=size, state="")
+        return lost
 
     def _insert(self, key: str, record: Record, origin: str, position: int) -> None:
         texts = (key, printable(record.name), record.wnid, os.fsencode(record.file))

@@ -20,9 +20,6 @@ Resample = Literal["area", "lanczos"]
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 """A file is taken for a picture by its suffix (any case); what is in it is seen when it is decoded."""
 
-NO_SUFFIX = "no picture's suffix"
-"""Why a file is skipped whose name does not say that it is a picture."""
-
 SPLIT_WORDS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 
 NUMBERED_NAME = re.compile(r"ILSVRC\d{4}_(?:val|test)_(\d{8})")
@@ -59,6 +56,13 @@ class Skipped:
         """Count one entry."""
         row = self.reasons.setdefault(reason, {"reason": reason, "entries": 0, "first": printable(entry)})
         row["entries"] += 1
+
+    def add_unless_picture(self, name: str) -> bool:
+        """Count a file whose name does not say that it is a picture; whether it was counted."""
+        if not is_picture(name):
+            self.add("no picture's suffix", name)
+            return True
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
