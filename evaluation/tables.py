@@ -28,13 +28,18 @@ def error_rows(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _own_row(title: str, figures: Figures) -> Row:
-    top1, top5, loss = (
-        (figures["top1_error"], figures["top1_interval"]),
-        (figures["top5_error"], figures["top5_interval"]),
-        (figures["log_loss"], figures["log_loss_interval"]),
+    top1, top5 = (
+        _with_interval(100 * error, [100 * end for end in interval], 2)
+        for error, interval in (
+            (figures["top1_error"], figures["top1_interval"]),
+            (figures["top5_error"], figures["top5_interval"]),
+        )
     )
-    errors = [f"{100 * error:.2f} [{100 * low:.2f}, {100 * high:.2f}]" for error, (low, high) in (top1, top5)]
-    return title, errors[0], errors[1], f"{loss[0]:.4f} [{loss[1][0]:.4f}, {loss[1][1]:.4f}]"
+    return title, top1, top5, _with_interval(figures["log_loss"], figures["log_loss_interval"], 4)
+
+
+def _with_interval(value: float, interval: Sequence[float], digits: int) -> str:
+    return f"{value:.{digits}f} [{', '.join(f'{end:.{digits}f}' for end in interval)}]"
 
 
 def _reference_rows(reference: Reference) -> list[Row]:

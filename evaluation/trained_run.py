@@ -102,43 +102,31 @@ class TrainedRun:
         with self.checkpoint.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def shards_folder(self, override: Path | None = None) -> Path:
-        """The folder that holds train/ and val/: `override`, else where the run was trained from."""
-        folder = override or Path(self.state["dataset"]["shards"])
-        return folder.parent if (folder / "manifest.json").is_file() else folder
-
     def open_split(self, split: str, override: Path | None = None) -> ShardSet:
-        """Open a packed split whose classes are the network's.
+        """Open a packed split whose classes are the network's, below `override` or where the run was trained from.
 
-        Raises EvaluationError if it is not there or has other classes, ShardError if it is damaged.
+        The folder may be that of all splits or of one of them. Raises EvaluationError if the split is not there or has
+        other classes, ShardError if it is damaged.
         """
-        folder = self.shards_folder(override)
-        if not folder.is_dir():
-            raise EvaluationError(f"{folder}: no such folder; say with --shards where the packed splits are")
+        folder = override or Path(self.state["dataset"]["shards"])
+        folder = folder.parent if (folder / "manifest.json").is_file() else folder
         if not (folder / split / "manifest.json").is_file():
-            has = [manifest.parent.name for manifest in sorted(folder.glob("*/manifest.json"))]
-            there = f"it holds {', '.join(has)}" if has else "it holds no packed split"
+            packed = ", ".join(sorted(manifest.parent.name for manifest in folder.glob("*/manifest.json")))
+            there = f"it holds {packed or 'no packed split'}" if folder.is_dir() else "there is no such folder"
             raise EvaluationError(
                 f"{folder}: no split {split!r} there ({there}); pack it with `python -m sharding pack SRC {folder} "
                 f"--split {split}`, or name another folder with --shards"
             )
         shards = ShardSet.open(folder / split)
-        self._check_classes(shards)
-        return shards
-
-    def _check_classes(self, shards: ShardSet) -> None:
-        theirs = [(entry.label, entry.wnid, entry.name) for entry in sorted(shards.classes, key=lambda c: c.label)]
-        ours = [tuple(row) for row in self.classes]
-        if len(theirs) != len(ours):
+        theirs = {entry.label: entry.wnid or entry.name for entry in shards.classes}
+        ours = {label: wnid or name for label, wnid, name in self.classes}
+        if theirs != ours:
+            label = min(label for label in ours | theirs if ours.get(label) != theirs.get(label))
             raise EvaluationError(
-                f"{shards.path} has {len(theirs)} classes, the network of {self.checkpoint} {len(ours)}"
+                f"{shards.path} has other classes ({len(theirs)}) than {self.checkpoint} ({len(ours)}): class {label} "
+                f"is {theirs.get(label)!r} there, {ours.get(label)!r} here; pack both with the same table (--classes)"
             )
-        for one, other in zip(theirs, ours):
-            if one[:2] != other[:2] or (one[1] is None and one[2] != other[2]):
-                raise EvaluationError(
-                    f"{shards.path} has other classes than {self.checkpoint}: {list(one)} for {list(other)}; pack both "
-                    "splits with the same class table (--classes)"
-                )
+        return shards
 
 
 def try_split(run: TrainedRun, split: str, override: Path | None) -> tuple[ShardSet | None, str]:

@@ -28,6 +28,8 @@ class ReportOptions(CheckpointOptions):
 
     def __post_init__(self) -> None:
         self.check_from_one("neighbors_among")
+        if self.out is not None and self.out.suffix != ".html":
+            raise ValueError(f"--out is a page whose name ends in .html, got {self.out}")
         if (self.run_dir is None) == (not self.compare):
             raise ValueError("give either --run-dir DIR or --compare DIR DIR…")
         if self.compare and not 2 <= len(self.compare) <= MOST_COMPARED:

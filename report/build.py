@@ -1,5 +1,6 @@
 """The sections in the page's order → the page and its charts on the disk, and a few lines for the screen."""
 
+import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +38,10 @@ def report_run(options: "ReportOptions") -> list[str]:
     sections = run_sections(run, evaluation, options, device)
     if options.baseline is not None:
         sections.insert(1, baseline_section(run, TrainedRun.open(options.baseline)))
-    facts, speed = run_facts(run, evaluation)
+    facts = run_facts(run, evaluation)
     page = options.out or run.path / "report.html"
     write_page(page, f"Run {run.path.resolve().name}", facts, sections)
-    errors = NOT_EVALUATED.format(run=run.path)
-    if evaluation is not None:
-        top1, top5 = (100 * evaluation["ten_patch"][f"top{n}_error"] for n in (1, 5))
-        errors = f"ten patches, {evaluation['images']} images: top-1 error {top1:.2f} %, top-5 error {top5:.2f} %"
-    return [errors, speed, f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {page.with_suffix('')}"]
+    return [*(f"{name}: {value}" for name, value in facts), written(page)]
 
 
 def compare_runs(options: "ReportOptions") -> list[str]:
@@ -52,7 +49,12 @@ def compare_runs(options: "ReportOptions") -> list[str]:
     runs = [TrainedRun.open(path, options.checkpoint) for path in options.compare]
     page = options.out or runs[0].path / "compare.html"
     write_page(page, f"{len(runs)} runs", [("runs", ", ".join(str(run.path) for run in runs))], compare_sections(runs))
-    return [f"comparison: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {page.with_suffix('')}"]
+    return [written(page)]
+
+
+def written(page: Path) -> str:
+    """The line on the screen that says where the page is."""
+    return f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {page.with_suffix('')}"
 
 
 def run_sections(
@@ -87,31 +89,32 @@ def run_sections(
     return [*sections, configuration_section(run, evaluation)]
 
 
-def run_facts(run: TrainedRun, evaluation: Evaluation) -> tuple[list[tuple[str, str]], str]:
-    """(name, value) of what a reader wants first, and the line on the training's speed for the screen."""
+def run_facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """(name, value) of what a reader wants first."""
     data, model, batch_size = run.state["dataset"], run.state["model_config"], run.state["train_config"]["batch_size"]
-    parameters = sum(weights.numel() for weights in run.state["model"].values())
-    facts = [
+    errors = NOT_EVALUATED.format(run=run.path)
+    if evaluation is not None:
+        errors = " and ".join(f"{100 * evaluation['ten_patch'][f'top{n}_error']:.2f} %" for n in (1, 5))
+    speed, time = "not logged for all steps", "unknown"
+    try:
+        metrics = read_metrics(run)
+        speeds = metrics.training.get("images_per_second", np.zeros(1))
+        if np.nanmin(speeds) > 0:
+            speed = f"{np.nanmedian(speeds):,.0f} images/s"
+            seconds = round(float(np.nansum(np.diff(metrics.steps, prepend=0) * batch_size / speeds)))
+            time = str(datetime.timedelta(seconds=seconds))
+    except EvaluationError as error:
+        speed = f"unknown: {error}"
+    return [
         ("network", f"AlexNet, recipe {model['recipe']}, width {model['width']:g}"),
-        ("parameters", f"{parameters:,}"),
+        ("parameters", f"{sum(weights.numel() for weights in run.state['model'].values()):,}"),
         ("classes", f"{model['classes']:,}"),
         ("training images", f"{data['samples']:,}"),
         ("checkpoint", f"{run.checkpoint.name}: {run.state['epoch']:,} epochs, {run.state['step']:,} steps"),
+        ("top-1 and top-5 error, ten patches", errors),
+        ("median throughput", speed),
+        ("training time, steps alone", time),
     ]
-    if evaluation is not None:
-        errors = (f"{100 * evaluation['ten_patch'][f'top{n}_error']:.2f} %" for n in (1, 5))
-        facts.append(("top-1 and top-5 error, ten patches", " and ".join(errors)))
-    try:
-        metrics = read_metrics(run)
-    except EvaluationError as error:
-        return facts, f"training speed unknown: {error}"
-    speeds = metrics.training.get("images_per_second", np.zeros(1))
-    if not np.nanmin(speeds) > 0:
-        return facts, "training speed unknown: it was not logged for all steps"
-    speed = f"{np.nanmedian(speeds):,.0f} images/s"
-    hours, seconds = divmod(round(float(np.nansum(np.diff(metrics.steps, prepend=0) * batch_size / speeds))), 3600)
-    time = f"{hours} h {seconds // 60:02} min" if hours else f"{seconds // 60} min {seconds % 60:02} s"
-    return [*facts, ("median throughput", speed), ("training time, steps alone", time)], f"trained at {speed}, {time}"
 
 
 def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: list[Section]) -> None:

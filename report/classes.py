@@ -7,7 +7,7 @@ from evaluation.results import Predictions
 from evaluation.trained_run import TrainedRun
 from report.confusions import confused_pairs
 from report.drawing import short_name
-from report.page import Bar, Block, Cell, Section, Table
+from report.page import Bar, Cell, Section, Table
 
 SHOWN = 12  # classes at each end
 MATRIX_CLASSES = 30
@@ -15,45 +15,34 @@ MATRIX_CLASSES = 30
 
 def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
     """Best and worst classes, all of them in a table, the confusion matrix where it is small enough to read."""
-    names = run.class_names
-    images = np.bincount(predictions.labels, minlength=len(names))
-    errors = [
-        np.bincount(predictions.labels[~predictions.correct(guesses)], minlength=len(names))
+    names, labels = run.class_names, predictions.labels
+    images = np.bincount(labels, minlength=len(names))
+    wrong = [
+        np.bincount(labels[~predictions.correct(guesses)], minlength=len(names))
         for guesses in ((1, 5) if len(names) > 5 else (1,))
-    ]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        best, worst = ends(errors[0] / images)
-    header = ("class", "images", "top-1 error", "top-5 error")[: 2 + len(errors)]
-    rows: list[tuple[Cell, ...]] = [
-        (short_name(names[label], 40), f"{images[label]:,}", *(_share(wrong[label], images[label]) for wrong in errors))
-        for label in range(len(names))
-    ]
-    blocks: list[Block] = [
-        Table(header=header, rows=[rows[label] for label in chosen], caption=caption)
-        for chosen, caption in ((best, "lowest error"), (worst, "highest error"))
-        if len(chosen) and len(names) > SHOWN
     ]
     taken_for: dict[int, str] = {}
     for label, guess, count in confused_pairs(predictions, len(names)).tolist():
         taken_for.setdefault(label, f"{short_name(names[guess])} ({count:,})")
-    everything = [
-        (*row, taken_for.get(label, ""), str(label), str(wnid or ""))
-        for (label, wnid, _), row in zip(run.classes, rows)
+    rows = []
+    for label, wnid, _ in run.classes:
+        errors = [_share(counts[label], images[label]) for counts in wrong]
+        about = (taken_for.get(label, ""), str(label), str(wnid or ""))
+        rows.append((short_name(names[label], 40), f"{images[label]:,}", *errors, *about))
+    errors_header = ("top-1 error", "top-5 error")[: len(wrong)]
+    header = ("class", "images", *errors_header, "most often taken for", "label", "wnid")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        best, worst = ends(wrong[0] / images)
+    blocks = [
+        Table(header=header, rows=[rows[label] for label in chosen], caption=caption)
+        for chosen, caption in ((best, "Lowest error."), (worst, "Highest error."))
+        if len(chosen) and len(names) > SHOWN
     ]
-    blocks.append(
-        Table(
-            header=(*header, "most often taken for", "label", "wnid"),
-            rows=everything,
-            form="sortable",
-            caption="All classes, ten patches; class_errors.csv has the same.",
-        )
-    )
-    sentences = []
+    caption = "All classes, ten patches; class_errors.csv has the same."
+    blocks.append(Table(header=header, rows=rows, form="sortable", caption=caption))
     if len(names) <= MATRIX_CLASSES:
         blocks.append(_matrix(predictions, names))
-    else:
-        sentences.append(f"No confusion matrix: it is drawn for at most {MATRIX_CLASSES} classes.")
-    return Section(name="classes", title="Errors by class", sentences=sentences, blocks=blocks)
+    return Section(name="classes", title="Errors by class", blocks=blocks)
 
 
 def ends(errors: np.ndarray, shown: int = SHOWN) -> tuple[np.ndarray, np.ndarray]:

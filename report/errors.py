@@ -22,8 +22,6 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
         f"{evaluation['images']:,} images of split {evaluation['split']}, {evaluation['classes']:,} classes, evaluated "
         f"{evaluation['date']} at {evaluation['images_per_second']:.1f} images/s ({evaluation['machine']})."
     ]
-    if evaluation["classes"] <= 5:
-        sentences.append("With five classes or fewer the top-5 error is always 0.")
     if evaluation["reference_note"]:
         note = evaluation["reference_note"]
         sentences.append(f"{note[0].upper()}{note[1:]}.")

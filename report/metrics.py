@@ -76,11 +76,8 @@ def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
 
 
 def _columns(records: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    present = [name for name in names if any(record.get(name) is not None for record in records)]
-    return {
-        name: np.array([np.nan if record.get(name) is None else float(record[name]) for record in records])
-        for name in present
-    }
+    columns = {name: np.array([record.get(name) for record in records], np.float64) for name in names}  # None is NaN
+    return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
 
 def thinned(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:

@@ -140,7 +140,7 @@ def test_a_foreign_log_costs_the_curves_alone(
 ) -> None:
     (run / "metrics.jsonl").write_text(text)
     assert report(run) == 0
-    assert f"training speed unknown: {run}" in (screen := capsys.readouterr().out) and what in screen
+    assert f"median throughput: unknown: {run}" in (screen := capsys.readouterr().out) and what in screen
     assert "No curves: " in (run / "report.html").read_text()
 
 

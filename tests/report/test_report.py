@@ -18,6 +18,7 @@ from PIL import Image
 from evaluation.results import read_report
 from evaluation.trained_run import TrainedRun
 from report.__main__ import main
+from report.build import run_facts
 from report.errors import errors_section
 from report.page import Bar, Card, Chart, Charts, Gallery, Section, Table, render
 
@@ -124,11 +125,11 @@ def test_charts_lie_beside_the_page_and_pictures_inside(reported: tuple[Path, Pa
 def test_the_head_tells_network_speed_time_and_errors(reported: tuple[Path, Page]) -> None:
     folder, page = reported
     state, report = TrainedRun.open(folder).state, json.loads((folder / "report.json").read_text())
-    facts = dict(zip(page.words[2:18:2], page.words[3:18:2]))
+    facts = dict(zip(page.words[2:18:2], page.words[3:19:2]))
     assert facts["parameters"] == f"{sum(weights.numel() for weights in state['model'].values()):,}"
     assert facts["checkpoint"] == "last.pt: 3 epochs, 9 steps"
     assert facts["median throughput"] == "105 images/s"
-    assert facts["training time, steps alone"] == "0 min 00 s"
+    assert facts["training time, steps alone"] == "0:00:00"
     errors = [f"{100 * report['ten_patch'][f'{name}_error']:.2f} %" for name in ("top1", "top5")]
     assert facts["top-1 and top-5 error, ten patches"] == " and ".join(errors)
 
@@ -164,7 +165,7 @@ def test_classes_are_those_of_the_csv(reported: tuple[Path, Page]) -> None:
     folder, page = reported
     with (folder / "class_errors.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    start = page.cells.index("wnid") + 1
+    start = len(page.cells) - page.cells[::-1].index("wnid")
     for number, row in enumerate(rows):
         cells = page.cells[start + 7 * number : start + 7 * number + 7]
         errors = [f"{float(row[error]):.1%}" for error in ("top1_error", "top5_error")]
@@ -180,7 +181,7 @@ def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path
     (copy / "report" / "notes.svg").write_text("mine")
     page = page_of(copy, "--neighbors-among", "7")
     sentence = f"Not evaluated yet: python eval_tenpatch.py --run-dir {copy}"
-    assert page.words.count(sentence) == 2  # errors, classes
+    assert page.words.count(sentence) == 3  # head, errors, classes
     assert page.sections == [name for name in SECTIONS if name not in ("confusions", "mistakes")]
     assert "Run <b>run & co" in page.words and "b" not in page.tags
     assert any("searched among 7 of 14 training images" in words for words in page.words)
@@ -216,16 +217,32 @@ def test_errors_of_another_step_are_marked(run: Path) -> None:
     assert any(sentence.startswith(marked) for sentence in errors_section(later, evaluation).sentences)
 
 
-def test_the_screen_ends_with_errors_speed_and_place(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_screen_has_the_head_and_the_place(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = json.loads((copy / "report.json").read_text())
-    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
-    speed = np.median([line["images_per_second"] for line in lines if "images_per_second" in line])
     assert main(["--run-dir", str(copy)]) == 0
-    errors, trained, place = capsys.readouterr().out.splitlines()
-    assert f"top-1 error {100 * evaluation['ten_patch']['top1_error']:.2f} %" in errors
-    assert f"top-5 error {100 * evaluation['ten_patch']['top5_error']:.2f} %" in errors
-    assert trained == f"trained at {speed:,.0f} images/s, 0 min 00 s"
+    *head, place = capsys.readouterr().out.splitlines()
+    facts = dict(line.split(": ", 1) for line in head)
+    errors = [f"{100 * evaluation['ten_patch'][f'{name}_error']:.2f} %" for name in ("top1", "top5")]
+    assert facts["top-1 and top-5 error, ten patches"] == " and ".join(errors)
+    assert facts["median throughput"] == "105 images/s"
     assert place.startswith(f"report: {copy / 'report.html'} ")
+
+
+def test_speed_and_time_are_those_of_the_logged_steps(copy: Path) -> None:
+    def facts(*lines: dict[str, object]) -> tuple[str, str]:
+        (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        head = dict(run_facts(TrainedRun.open(copy), None))
+        return head["median throughput"], head["training time, steps alone"]
+
+    # every second step is logged; a batch has four images
+    lines = [{"step": step, "images_per_second": speed} for step, speed in ((2, 0.01), (4, 0.02), (6, 0.04))]
+    assert facts(*lines) == ("0 images/s", "0:23:20")  # 800 + 400 + 200 seconds
+    assert facts({"step": 1, "images_per_second": 8.0}, {"step": 2, "images_per_second": 4}) == (
+        "6 images/s",
+        "0:00:02",
+    )
+    assert facts({"step": 1, "loss": 1.0}) == ("not logged for all steps", "unknown")
+    assert facts({"loss": 1.0})[0].startswith(f"unknown: {copy / 'metrics.jsonl'}:1: expected a line")
 
 
 def test_text_cannot_become_markup() -> None:
@@ -268,6 +285,7 @@ def test_a_mistake_is_one_line_and_exit_1(
         ["--run-dir", "x", "--neighbors-among", "0"],
         ["--run-dir", "x", "--compare", "y", "z"],
         ["--compare", "y"],
+        ["--run-dir", "x", "--out", "page"],
         ["--compare", *"abcdefg"],
     ],
 )
