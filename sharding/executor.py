@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import Any
 
 from sharding.errors import ShardError
@@ -16,9 +17,7 @@ _WAIT_SECONDS = 30
 
 
 @contextlib.contextmanager
-def open_executor(
-    workers: int, scheduler: str | None = None, preload: str = "sharding.worker"
-) -> Iterator[tuple[Executor, int]]:
+def open_executor(workers: int, scheduler: str | None = None) -> Iterator[tuple[Executor, int]]:
     """What runs the tasks, and how many at a time: a cluster, processes that die with this one, or a thread."""
     if scheduler is not None:
         with _cluster(scheduler) as cluster:
@@ -27,8 +26,8 @@ def open_executor(
         with ThreadPoolExecutor(1) as threads:
             yield threads, 1
     else:
+        prestart(workers)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([preload])
         try:
             with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
                 yield processes, workers
@@ -37,6 +36,20 @@ def open_executor(
                 "a worker process died (out of memory?); what is finished is kept: "
                 "run the same command again, perhaps with fewer --workers"
             ) from None
+
+
+def prestart(workers: int, scheduler: str | None = None) -> None:
+    """Start what worker processes are forked from, if any will be: it imports what they need while the caller goes on.
+
+    Ctrl-C is blocked in it from the first, else its imports would end in a traceback.
+    """
+    if workers > 1 and scheduler is None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.set_forkserver_preload(["sharding.warm"])
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -16,7 +16,7 @@ from sharding import job
 from sharding.card import write_card
 from sharding.errors import RejectedImage, ShardError
 from sharding.estimate import estimate, in_words
-from sharding.executor import open_executor
+from sharding.executor import open_executor, prestart
 from sharding.listing import Listing, count_contents, describe_differences, known_table_path, list_source
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
 from sharding.options import PackOptions
@@ -127,6 +127,7 @@ class SplitPacking:
         if not spooled:  # a kill may have left half of an index
             for path in (index_path, index_path.with_name(f"{index_path.name}-journal")):
                 path.unlink(missing_ok=True)
+        prestart(self.options.workers, self.options.scheduler)
         with contextlib.closing(PackIndex(index_path, self.seed)) as index:
             if before and spooled:
                 listing = replace(before, contents=count_contents(source, self.options))

@@ -93,7 +93,7 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
     sums, broken = Sums(), False
     checks = _shard_checks(folder, manifest, table)
     with (
-        open_executor(workers, preload=__name__) as (executor, _),
+        open_executor(workers) as (executor, _),
         tqdm(total=manifest.samples, unit="image", desc=f"verify {folder.name}", mininterval=0.5) as bar,
     ):
         futures = {executor.submit(check_shard, check): check.shard for check in checks}
