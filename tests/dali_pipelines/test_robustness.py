@@ -22,6 +22,13 @@ def copied(jpeg_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(jpeg_folder, tmp_path / "train"))
 
 
+@pytest.fixture
+def without_table(copied: Path) -> Path:
+    """As version 0.1 packed it: labels stand in the tars alone, places in the indexes."""
+    (copied / "samples.npy").unlink()
+    return copied
+
+
 def overwrite(folder: Path, sample: int, content: bytes) -> tuple[str, str]:
     """Put `content` over the beginning of a sample's picture, in place; returns its shard and key."""
     with ShardSet.open(folder) as shards:
@@ -119,20 +126,20 @@ def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, stat
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("content", [b"x", b"9"])
 def test_a_damaged_label_stops_an_epoch_with_its_key(
-    copied: Path, statistics: Statistics, content: bytes, fused: bool
+    without_table: Path, statistics: Statistics, content: bytes, fused: bool
 ) -> None:
     """In the middle of a shard, so that opening does not see it; batches of healthy samples before it are delivered."""
-    with ShardSet.open(copied) as shards:
+    with ShardSet.open(without_table) as shards:
         shard, key = shards.locate(38)
-    with tarfile.open(copied / shard) as archive:
+    with tarfile.open(without_table / shard) as archive:
         start = archive.getmember(f"{key}.cls").offset_data
-    with (copied / shard).open("r+b") as tar:
+    with (without_table / shard).open("r+b") as tar:
         tar.seek(start)
         tar.write(content)
     config = DataConfig(batch_size=5, training=False, fused=fused, threads=1)
     seen = 0
-    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
-        with pytest.raises(ShardError, match=f"{shard}: sample {key} has .*verify {copied}$"):
+    with ShardSet.open(without_table) as shards, Loader(shards, config, statistics=statistics) as loader:
+        with pytest.raises(ShardError, match=f"{shard}: sample {key} has .*verify {without_table}$"):
             for batch in loader.epoch(0):
                 seen += len(batch.ids)
     assert 0 < seen <= 35
@@ -145,9 +152,9 @@ def test_faults_of_a_set_are_errors_at_opening(copied: Path) -> None:
         ShardSet.open(copied)
 
 
-def test_an_index_that_does_not_fit_its_tar_is_an_error_at_opening(copied: Path, statistics: Statistics) -> None:
+def test_an_index_that_does_not_fit_its_tar_is_an_error_at_opening(without_table: Path, statistics: Statistics) -> None:
     """Offsets moved by one tar block: as many samples, all of them elsewhere."""
-    index = copied / "train-000003.idx"
+    index = without_table / "train-000003.idx"
     header, *lines = index.read_text().splitlines()
     moved = []
     for line in lines:
@@ -155,21 +162,21 @@ def test_an_index_that_does_not_fit_its_tar_is_an_error_at_opening(copied: Path,
         words[1::4] = [str(int(start) + 512) for start in words[1::4]]
         moved.append(" ".join(words))
     index.write_text("\n".join([header, *moved]) + "\n")
-    with ShardSet.open(copied) as shards:
+    with ShardSet.open(without_table) as shards:
         key = shards.locate(30)[1]
         with pytest.raises(ShardError) as raised:
             Loader(shards, DataConfig(batch_size=5), statistics=statistics)
     assert str(raised.value) == (
         f"{index}: sample {key} does not lie in train-000003.tar where this index says; make the index anew with "
-        f"wds2idx, and check the set with: python -m sharding verify {copied}"
+        f"wds2idx, and check the set with: python -m sharding verify {without_table}"
     )
 
 
-def test_an_index_with_a_sample_less_is_an_error_at_opening(copied: Path, statistics: Statistics) -> None:
-    index = copied / "train-000003.idx"
+def test_an_index_with_a_sample_less_is_an_error_at_opening(without_table: Path, statistics: Statistics) -> None:
+    index = without_table / "train-000003.idx"
     header, *lines = index.read_text().splitlines()
     index.write_text("\n".join([header.replace("10", "9"), *lines[:-1]]) + "\n")
-    with ShardSet.open(copied) as shards, pytest.raises((ShardError, LoaderError), match="train-000003"):
+    with ShardSet.open(without_table) as shards, pytest.raises((ShardError, LoaderError), match="train-000003"):
         Loader(shards, DataConfig(batch_size=5), statistics=statistics)
 
 
