@@ -2,9 +2,11 @@
 
     python eval_tenpatch.py --run-dir RUN [--checkpoint last|best|FILE] [--shards DIR] [--split val|test]
     torchrun --nproc-per-node N eval_tenpatch.py --run-dir RUN …      several GPUs or processes, the same figures
+    python eval_tenpatch.py --run-dir RUN RUN…                        the mean of several networks' probabilities
     python eval_tenpatch.py --run-dir RUN --predict IMAGE…            the five best classes of any picture
 
-Beside report.json: `class_errors.csv` (a line for each class) and `predictions.npz` (a row for each image).
+Beside report.json: `class_errors.csv` (a line for each class) and `predictions.npz` (a row for each image). Those of
+several networks' mean are written into `average/` in the first one's folder.
 """
 
 import sys
@@ -25,13 +27,18 @@ RANK_TIMEOUT_SECONDS = 600.0
 class EvaluationOptions(CheckpointOptions):
     """The command line. Raises ValueError, naming the option, for a value that cannot work."""
 
-    run_dir: Path = option("the run's folder", metavar="DIR")
+    run_dir: tuple[Path, ...] = option("the run's folder; several: their networks are averaged", metavar="DIR")
     split: Literal["val", "test"] = option("which split", "val")
     batch_size: int | None = option("images a step and process; none: 25, on a GPU what fits, at most 128", None)
     predict: tuple[Path, ...] = option("name what these pictures show, in place of evaluating", (), metavar="IMAGE")
 
     def __post_init__(self) -> None:
         self.check_from_one("batch_size")
+        several = len(self.run_dir) > 1
+        if several and (self.predict or self.checkpoint not in ("last", "best")):
+            raise ValueError("--predict and --checkpoint FILE take one --run-dir, got several")
+        if len(set(self.run_dir)) < len(self.run_dir):
+            raise ValueError("--run-dir names a folder twice; networks are averaged that differ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,22 +55,23 @@ def run(options: EvaluationOptions) -> int:
     from evaluation.prediction import predict
     from evaluation.results import describe, write_results
     from evaluation.tables import error_table
-    from evaluation.ten_patch import default_batch_size, evaluate, gather
-    from evaluation.trained_run import TrainedRun, choose_device
+    from evaluation.ten_patch import Member, default_batch_size, evaluate, gather
+    from evaluation.trained_run import TrainedRun, choose_device, open_common_split
     from training.collectives import noticing_lost_ranks
     from training.mesh import close_mesh, make_mesh
 
-    trained, device = TrainedRun.open(options.run_dir, options.checkpoint), choose_device(options.device)
+    runs, device = (
+        [TrainedRun.open(path, options.checkpoint) for path in options.run_dir],
+        choose_device(options.device),
+    )
     if options.predict:
-        return predict(trained, options.predict, device, options.shards)
-    with noticing_lost_ranks(), trained.open_split(options.split, options.shards) as shards:
-        mesh = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS)
-        network, start = trained.network(mesh.device), time.perf_counter()
+        return predict(runs[0], options.predict, device, options.shards)
+    folder = runs[0].path / "average" if len(runs) > 1 else runs[0].path
+    with noticing_lost_ranks(), open_common_split(runs, options.split, options.shards) as shards:
+        mesh, start = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS), time.perf_counter()
         part = evaluate(
-            network,
+            [Member(run.network(mesh.device), run.statistics, run.recipe) for run in runs],
             shards,
-            trained.statistics,
-            trained.recipe,
             batch_size=(options.batch_size or default_batch_size(mesh.device)) * mesh.world,
             rank=mesh.rank,
             world=mesh.world,
@@ -71,12 +79,12 @@ def run(options: EvaluationOptions) -> int:
         )
         evaluation = gather(part, len(shards), mesh.control_group)
         if evaluation is not None:
-            report = describe(trained, shards, evaluation, mesh.describe(), time.perf_counter() - start)
-            write_results(trained, evaluation, report)
+            report = describe(runs, shards, evaluation, mesh.describe(), time.perf_counter() - start)
+            write_results(folder, runs[0], evaluation, report)
             sys.stdout.write(
-                f"{report['name'] or shards.path}: {report['images']} images, {trained.describe()}, "
+                f"{report['name'] or shards.path}: {report['images']} images, {runs[0].describe()}, "
                 f"{report['images_per_second']:.1f} images/s\n{error_table(report)}"
-                f"written: {trained.path / 'report.json'}, class_errors.csv, predictions.npz\n"
+                f"written: {folder / 'report.json'}, class_errors.csv, predictions.npz\n"
             )
     close_mesh()  # after an error it could wait for a process that has gone
     return 0

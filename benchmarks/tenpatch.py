@@ -29,7 +29,7 @@ from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
 from evaluation.inference import inference
-from evaluation.ten_patch import evaluate
+from evaluation.ten_patch import Member, evaluate
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 
@@ -100,7 +100,7 @@ def spread(network: AlexNet, images: int, batch: int) -> Repeat:
 
 def ours(network: AlexNet, data: ShardSet, batch: int) -> Repeat:
     """The evaluation as the command does it."""
-    return timed(lambda: len(evaluate(network, data, data.statistics, RECIPE, batch_size=batch).ids))
+    return timed(lambda: len(evaluate([Member(network, data.statistics, RECIPE)], data, batch_size=batch).ids))
 
 
 def seed(data: ShardSet, batch: int, pool: multiprocessing.pool.Pool) -> Repeat:

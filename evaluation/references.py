@@ -21,7 +21,7 @@ _CHALLENGES = {
 _IMAGES = {("ILSVRC-2010", "val"): 50_000, ("ILSVRC-2010", "test"): 150_000, ("ILSVRC-2012", "val"): 50_000}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reference:
     """One published result. Errors as fractions, log loss in nats; None where it was not published."""
 
@@ -36,87 +36,24 @@ class Reference:
     center_log_loss: float | None = None
 
 
+_TABLE_1 = "original #145-2010 (the paper's Table 1)"
 REFERENCES = (
-    Reference(
-        run="original #145-2010 (the paper's Table 1)",
-        challenge="ILSVRC-2010",
-        split="test",
-        top1_error=0.37473,
-        top5_error=0.16999,
-        log_loss=1.614660,
-        center_top1_error=0.39025,
-        center_top5_error=0.18295,
-        center_log_loss=1.706031,
-    ),
-    Reference(
-        run="original #145-half (one column)",
-        challenge="ILSVRC-2010",
-        split="test",
-        top1_error=0.39168,
-        top5_error=0.18229,
-        log_loss=1.702802,
-    ),
-    Reference(
-        run="seed (replicatingAlexNet, mean of logits)",
-        challenge="ILSVRC-2010",
-        split="val",
-        top1_error=0.4025,
-        top5_error=0.1968,
-    ),
-    Reference(
-        run="original #145",
-        challenge="ILSVRC-2012",
-        split="val",
-        top1_error=0.40664,
-        top5_error=0.18210,
-        log_loss=1.741473,
-    ),
-    Reference(
-        run="original #145, rate pushed back up, to epoch 135",
-        challenge="ILSVRC-2012",
-        split="val",
-        top1_error=0.40250,
-        top5_error=0.17994,
-        log_loss=1.725738,
-    ),
-    Reference(
-        run="original #147 (pooling without overlap)",
-        challenge="ILSVRC-2012",
-        split="val",
-        top1_error=0.41058,
-        top5_error=0.18510,
-        log_loss=1.757644,
-    ),
-    Reference(
-        run="original #148 (no normalization layers)",
-        challenge="ILSVRC-2012",
-        split="val",
-        top1_error=0.42034,
-        top5_error=0.19362,
-        log_loss=1.822358,
-    ),
+    Reference(_TABLE_1, "ILSVRC-2010", "test", 0.37473, 0.16999, 1.614660, 0.39025, 0.18295, 1.706031),
+    Reference("original #145-half (one column)", "ILSVRC-2010", "test", 0.39168, 0.18229, 1.702802),
+    Reference("seed (replicatingAlexNet, mean of logits)", "ILSVRC-2010", "val", 0.4025, 0.1968),
+    Reference("original #145", "ILSVRC-2012", "val", 0.40664, 0.18210, 1.741473),
+    Reference("original #145, rate pushed back up, to epoch 135", "ILSVRC-2012", "val", 0.40250, 0.17994, 1.725738),
+    Reference("original #147 (pooling without overlap)", "ILSVRC-2012", "val", 0.41058, 0.18510, 1.757644),
+    Reference("original #148 (no normalization layers)", "ILSVRC-2012", "val", 0.42034, 0.19362, 1.822358),
 )
-
-# Krizhevsky 2012, Table 2: the mean of several networks' softmax outputs.
+# Krizhevsky 2012, Table 2: the mean of several networks' softmax outputs. Of the seven, two were pre-trained on more.
 AVERAGES = (
-    Reference(
-        run="paper, five networks averaged",
-        challenge="ILSVRC-2012",
-        split="val",
-        top1_error=0.381,
-        top5_error=0.164,
-    ),
-    Reference(
-        run="paper, seven networks averaged, two of them pre-trained on the Fall 2011 release",
-        challenge="ILSVRC-2012",
-        split="val",
-        top1_error=0.367,
-        top5_error=0.154,
-    ),
+    Reference("paper, five networks averaged", "ILSVRC-2012", "val", 0.381, 0.164),
+    Reference("paper, seven networks averaged", "ILSVRC-2012", "val", 0.367, 0.154),
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PartWorth:
     """By how much the error grows without a part, as fractions of 1; None where no figure was published.
 
@@ -132,24 +69,16 @@ class PartWorth:
 
 _MIDDLE_LAYERS = "Krizhevsky 2012 §7: any of the middle layers, about 2 points"
 PART_WORTHS = (
-    PartWorth(part="norms", top1=0.014, top5=0.012, source="Krizhevsky 2012 §3.3"),
-    PartWorth(part="norms", top1=0.01370, top5=0.01152, source="layer-params-148.cfg less -145.cfg, ILSVRC-2012 val"),
-    PartWorth(part="overlap", top1=0.004, top5=0.003, source="Krizhevsky 2012 §3.4"),
-    PartWorth(part="overlap", top1=0.00394, top5=0.00300, source="layer-params-147.cfg less -145.cfg, ILSVRC-2012 val"),
-    PartWorth(part="columns", top1=0.017, top5=0.012, source="Krizhevsky 2012 §3.2"),
-    PartWorth(
-        part="columns",
-        top1=0.01695,
-        top5=0.01230,
-        source="layer-params-145-half.cfg less -145-2010.cfg, ILSVRC-2010 test",
-    ),
-    PartWorth(part="color", top1=0.01, approximate=True, source="Krizhevsky 2012 §4.1: over 1 point"),
-    PartWorth(part="crops", source="Krizhevsky 2012 §4.1: substantial overfitting without them"),
-    PartWorth(part="dropout", source="Krizhevsky 2012 §4.2: substantial overfitting without it"),
-    *(
-        PartWorth(part=layer, top1=0.02, approximate=True, source=_MIDDLE_LAYERS)
-        for layer in ("conv3", "conv4", "conv5")
-    ),
+    PartWorth("norms", "Krizhevsky 2012 §3.3", 0.014, 0.012),
+    PartWorth("norms", "layer-params-148.cfg less -145.cfg, ILSVRC-2012 val", 0.01370, 0.01152),
+    PartWorth("overlap", "Krizhevsky 2012 §3.4", 0.004, 0.003),
+    PartWorth("overlap", "layer-params-147.cfg less -145.cfg, ILSVRC-2012 val", 0.00394, 0.00300),
+    PartWorth("columns", "Krizhevsky 2012 §3.2", 0.017, 0.012),
+    PartWorth("columns", "layer-params-145-half.cfg less -145-2010.cfg, ILSVRC-2010 test", 0.01695, 0.01230),
+    PartWorth("color", "Krizhevsky 2012 §4.1: over 1 point", 0.01, approximate=True),
+    PartWorth("crops", "Krizhevsky 2012 §4.1: substantial overfitting without them"),
+    PartWorth("dropout", "Krizhevsky 2012 §4.2: substantial overfitting without it"),
+    *(PartWorth(layer, _MIDDLE_LAYERS, 0.02, approximate=True) for layer in ("conv3", "conv4", "conv5")),
 )
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.files import write_atomically
-from evaluation.references import reference_note, references_for
+from evaluation.references import AVERAGES, reference_note, references_for
 from evaluation.tables import METHODS, class_errors_csv, error_rows
 from evaluation.ten_patch import Evaluation
 from evaluation.trained_run import EvaluationError, TrainedRun
@@ -54,8 +54,27 @@ class Predictions:
         return (self.best[:, :guesses] == self.labels[:, None]).any(axis=1)
 
 
-def describe(run: TrainedRun, shards: ShardSet, evaluation: Evaluation, machine: str, seconds: float) -> dict[str, Any]:
-    """The content of report.json. Errors are fractions, log loss in nats, intervals at 95 %."""
+def describe(
+    runs: Sequence[TrainedRun], shards: ShardSet, evaluation: Evaluation, machine: str, seconds: float
+) -> dict[str, Any]:
+    """The content of report.json. Errors are fractions, log loss in nats, intervals at 95 %.
+
+    Of several runs the figures are their mean's, the first one is described, and `members` holds each: its ten-patch
+    figures, and `gain`, by how much its error is above the mean's.
+    """
+    run, references = runs[0], references_for(runs[0].challenge, shards.split)
+    average = evaluation.scores["ten_patch"].figures()
+    members = [
+        {
+            "file": str(member.checkpoint),
+            "sha256": member.checksum(),
+            "ten_patch": figures,
+            "gain": {name: figures[name] - average[name] for name in ("top1_error", "top5_error", "log_loss")},
+        }
+        for member, figures in zip(runs, [scores.figures() for scores in evaluation.members])
+    ]
+    if len(runs) > 1 and run.challenge == AVERAGES[0].challenge:
+        references = [*AVERAGES, *references]
     return {
         "format": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -64,7 +83,8 @@ def describe(run: TrainedRun, shards: ShardSet, evaluation: Evaluation, machine:
         "images": len(evaluation.ids),
         "classes": len(shards.classes),
         **{method: scores.figures() for method, scores in evaluation.scores.items()},
-        "references": [asdict(item) for item in references_for(run.challenge, shards.split)],
+        "members": members if len(runs) > 1 else [],
+        "references": [asdict(item) for item in references],
         "reference_note": reference_note(run.challenge, shards.split, len(evaluation.ids)),
         "model": run.state["model_config"],
         "checkpoint": {
@@ -82,8 +102,8 @@ def describe(run: TrainedRun, shards: ShardSet, evaluation: Evaluation, machine:
     }
 
 
-def write_results(run: TrainedRun, evaluation: Evaluation, report: dict[str, Any]) -> None:
-    """Write the three files into the run's folder, report.json last."""
+def write_results(folder: Path, run: TrainedRun, evaluation: Evaluation, report: dict[str, Any]) -> None:
+    """Write the three files into `folder`, report.json last."""
     rows = io.BytesIO()
     np.savez_compressed(
         rows, ids=evaluation.ids, labels=evaluation.labels, best=evaluation.best, probability=evaluation.probability
@@ -93,7 +113,7 @@ def write_results(run: TrainedRun, evaluation: Evaluation, report: dict[str, Any
         (PREDICTIONS, rows.getvalue()),
         (REPORT, (json.dumps(report, indent=2) + "\n").encode()),
     ):
-        with write_atomically(run.path / name) as file:
+        with write_atomically(folder / name) as file:
             file.write(content)
 
 

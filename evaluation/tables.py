@@ -20,8 +20,11 @@ Row = tuple[str, str, str, str]
 
 
 def error_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Rows (what, top-1, top-5, log loss) of a report.json: this run's three methods, then the references."""
-    rows = [_own_row(title, report[method]) for method, title in METHODS.items()]
+    """Rows (what, top-1, top-5, log loss) of a report.json: three methods, each of several networks, the references."""
+    members = report.get("members", [])
+    count = f", {len(members)} networks" if members else ""
+    rows = [_own_row(title + count, report[method]) for method, title in METHODS.items()]
+    rows += [_own_row(f"{member['file']} alone", member["ten_patch"]) for member in members]
     for content in report["references"]:
         rows += _reference_rows(Reference(**content))
     return rows

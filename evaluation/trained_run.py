@@ -1,6 +1,7 @@
 """A run's folder in; its checkpoint, network, classes and shards out, checked to belong together."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,19 @@ class TrainedRun:
                 f"is {theirs.get(label)!r} there, {ours.get(label)!r} here; pack both with the same table (--classes)"
             )
         return shards
+
+
+def open_common_split(runs: Sequence[TrainedRun], split: str, override: Path | None) -> ShardSet:
+    """The split that all runs are to be evaluated on. Raises EvaluationError if they have other classes or splits."""
+    first, *others = [run.open_split(split, override) for run in runs]
+    for run, shards in zip(runs[1:], others):
+        shards.close()
+        if shards.fingerprint != first.fingerprint:
+            raise EvaluationError(
+                f"{shards.path}, where {run.path} was trained from, holds other images than {first.path}: networks are "
+                "averaged over one split; name its folder with --shards"
+            )
+    return first
 
 
 def try_split(run: TrainedRun, split: str, override: Path | None) -> tuple[ShardSet | None, str]:

@@ -4,7 +4,7 @@ For single pictures (predictions, the report's figures). Whole splits go through
 cuts the same views.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,18 @@ def average_views(logits: torch.Tensor) -> TenPatch:
         probabilities=views.softmax(dim=2).mean(dim=1),
         mean_logits=views.mean(dim=1),
         center_logits=views[:, CENTER_VIEW],
+    )
+
+
+def average_networks(answers: Sequence[TenPatch]) -> TenPatch:
+    """The mean of several networks' answers for a batch: of probabilities, of logits, of center-crop probabilities."""
+    if len(answers) == 1:
+        return answers[0]
+    center = torch.stack([answer.center_logits.softmax(dim=1) for answer in answers]).mean(dim=0)
+    return TenPatch(
+        probabilities=torch.stack([answer.probabilities for answer in answers]).mean(dim=0),
+        mean_logits=torch.stack([answer.mean_logits for answer in answers]).mean(dim=0),
+        center_logits=center.clamp_min(torch.finfo(center.dtype).tiny).log(),
     )
 
 

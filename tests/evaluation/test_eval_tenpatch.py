@@ -18,7 +18,7 @@ from PIL import Image
 
 from eval_tenpatch import main
 from evaluation import ten_patch
-from evaluation.ten_patch import Evaluation, evaluate
+from evaluation.ten_patch import Evaluation, Member, evaluate
 from evaluation.trained_run import TrainedRun
 from evaluation.views import TenPatch, average_views
 from model import AlexNet, ModelConfig
@@ -174,10 +174,12 @@ def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: i
     with ShardSet.open(jpeg_shards / "val") as shards:
         for rank in range(3):
             parts.append(
-                evaluate(network, shards, shards.statistics, "paper", batch_size=batch_size, rank=rank, world=3)
+                evaluate(
+                    [Member(network, shards.statistics, "paper")], shards, batch_size=batch_size, rank=rank, world=3
+                )
             )
         whole = Evaluation.joined(parts, len(shards))
-        alone = evaluate(network, shards, shards.statistics, "paper", batch_size=3)
+        alone = evaluate([Member(network, shards.statistics, "paper")], shards, batch_size=3)
         assert sorted(len(part.ids) for part in parts)[0] < 7 / 3
         np.testing.assert_array_equal(whole.labels, shards.labels(np.arange(7)))
     for method in METHODS:
@@ -209,7 +211,7 @@ def test_a_network_that_knows_nothing_is_at_chance(jpeg_shards: Path) -> None:
         network.fc8.weight.zero_()
         network.fc8.bias.fill_(0.25)
     with ShardSet.open(jpeg_shards / "val") as shards:
-        found = evaluate(network, shards, shards.statistics, "original", batch_size=5)
+        found = evaluate([Member(network, shards.statistics, "original")], shards, batch_size=5)
     for method in METHODS:
         figures = found.scores[method].figures()
         assert figures["top1_error"] == pytest.approx(2 / 3, abs=1e-12)  # ties: a third of an image right each
@@ -322,7 +324,7 @@ def test_predict_names_five_classes_of_any_picture(
     assert stored.shape == (256, 256, 3)
     with opened.open_split("val") as shards:
         shards.images = lambda ids: [stored for _ in ids]  # type: ignore[method-assign]
-        found = evaluate(opened.network(CPU), shards, opened.statistics, "original", batch_size=1)
+        found = evaluate([Member(opened.network(CPU), opened.statistics, "original")], shards, batch_size=1)
     for line, label, probability in zip(lines[1:], found.best[0], found.probability[0]):
         shown, _, name = line.strip().partition(" %  ")
         assert name == f"class-{label}"

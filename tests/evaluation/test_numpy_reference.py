@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from evaluation.ten_patch import Evaluation, evaluate, gather
+from evaluation.ten_patch import Evaluation, Member, evaluate, gather
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
 from tests.handmade import make_run
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest, raw_shards: Path, tmp_path_factory: pyt
     mean = run.state["statistics"]["mean_image"].numpy()
     with run.open_split("val") as shards:
         pixels, labels = pixels_of(shards, np.arange(IMAGES)), shards.labels(np.arange(IMAGES))
-        found = evaluate(run.network(CPU), shards, run.statistics, recipe, batch_size=4)
+        found = evaluate([Member(run.network(CPU), run.statistics, recipe)], shards, batch_size=4)
         whole = gather(found, len(shards), None)
     logits = np.stack([network(ten_views(picture, mean, recipe), weights, recipe) for picture in pixels])
     return {"run": run, "whole": whole, "logits": logits, "labels": labels, "pixels": pixels}
@@ -118,7 +118,7 @@ def test_single_pictures_get_the_same_probabilities_and_features(
 def test_the_batch_size_changes_nothing(case: dict, batch_size: int) -> None:
     run, whole = case["run"], case["whole"]
     with run.open_split("val") as shards:
-        other = evaluate(run.network(CPU), shards, run.statistics, run.recipe, batch_size=batch_size)
+        other = evaluate([Member(run.network(CPU), run.statistics, run.recipe)], shards, batch_size=batch_size)
     np.testing.assert_array_equal(other.best, whole.best)
     np.testing.assert_allclose(other.probability, whole.probability, atol=1e-5, rtol=0)
     assert other.scores["ten_patch"].figures()["top1_error"] == whole.scores["ten_patch"].figures()["top1_error"]
