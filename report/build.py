@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from common.files import write_atomically
 from evaluation.results import read_predictions, read_report
@@ -34,58 +33,49 @@ def report_run(options: "ReportOptions") -> list[str]:
     """Write the page on one run; returns lines for the screen. Raises EvaluationError and what opening a run raises."""
     assert options.run_dir is not None
     run = TrainedRun.open(options.run_dir, options.checkpoint)
-    evaluation, device = read_report(run.path), choose_device(options.device)
-    sections = run_sections(run, evaluation, options, device)
+    evaluation = read_report(run.path)
+    sections, facts = run_sections(run, evaluation, options), run_facts(run, evaluation)
     if options.baseline is not None:
         sections.insert(1, baseline_section(run, TrainedRun.open(options.baseline)))
-    facts = run_facts(run, evaluation)
     page = options.out or run.path / "report.html"
-    write_page(page, f"Run {run.path.resolve().name}", facts, sections)
-    return [*(f"{name}: {value}" for name, value in facts), written(page)]
+    written = write_page(page, f"Run {run.path.resolve().name}", facts, sections)
+    return [*(f"{name}: {value}" for name, value in facts), written]
 
 
 def compare_runs(options: "ReportOptions") -> list[str]:
     """Write the page on several runs; returns lines for the screen. Raises as `report_run`."""
     runs = [TrainedRun.open(path, options.checkpoint) for path in options.compare]
-    page = options.out or runs[0].path / "compare.html"
-    write_page(page, f"{len(runs)} runs", [("runs", ", ".join(str(run.path) for run in runs))], compare_sections(runs))
-    return [written(page)]
+    facts, page = [("runs", ", ".join(map(str, options.compare)))], options.out or runs[0].path / "compare.html"
+    return [write_page(page, f"{len(runs)} runs", facts, compare_sections(runs))]
 
 
-def written(page: Path) -> str:
-    """The line on the screen that says where the page is."""
-    return f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {page.with_suffix('')}"
-
-
-def run_sections(
-    run: TrainedRun, evaluation: Evaluation, options: "ReportOptions", device: torch.device
-) -> list[Section]:
+def run_sections(run: TrainedRun, evaluation: Evaluation, options: "ReportOptions") -> list[Section]:
     """All sections in the page's order; one that cannot be shown has the sentence that says why."""
+
+    def absent(name: str, title: str, reason: str) -> Section:
+        return Section(name=name, title=title, sentences=[f"Not shown: {reason}"])
+
     held_out, no_held_out = try_split(run, evaluation["split"] if evaluation else "val", options.shards)
     training, no_training = try_split(run, "train", options.shards)
+    device, predictions = choose_device(options.device), read_predictions(run.path, len(run.classes))
     classifier = Classifier(run.network(device), run.statistics, run.recipe, device)
     sections = [errors_section(run, evaluation), curves_section([run]), filters_section(run)]
     if held_out:
         sections.append(guesses_section(run, classifier, held_out))
-        if training:
-            sections.append(neighbors_section(run, classifier, held_out, training, options.neighbors_among))
     else:
-        sections.append(Section(name="guesses", title="Held-out images", sentences=[f"Not shown: {no_held_out}"]))
+        sections.append(absent("guesses", "Held-out images", no_held_out))
+    if held_out and training:
+        sections.append(neighbors_section(run, classifier, held_out, training, options.neighbors_among))
     if training:
         sections.append(augmented_section(run, training))
     else:
-        sections.append(Section(name="augmented", title="Training images", sentences=[f"Not shown: {no_training}"]))
-    predictions = read_predictions(run.path, len(run.classes))
-    if evaluation is None or predictions is None:
-        sentence = NOT_EVALUATED.format(run=run.path)
-        sections.append(Section(name="classes", title="Errors by class", sentences=[sentence]))
-    else:
+        sections.append(absent("augmented", "Training images", no_training))
+    if evaluation and predictions:
         pictures = picture_source(held_out, evaluation["dataset"]["fingerprint"])
-        sections += [
-            confusions_section(run, predictions, *pictures),
-            mistakes_section(run, predictions, *pictures),
-            classes_section(run, predictions),
-        ]
+        sections.append(confusions_section(run, predictions, *pictures))
+        sections += [mistakes_section(run, predictions, *pictures), classes_section(run, predictions)]
+    else:
+        sections.append(absent("classes", "Errors by class", NOT_EVALUATED.format(run=run.path)))
     return [*sections, configuration_section(run, evaluation)]
 
 
@@ -117,17 +107,19 @@ def run_facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
     ]
 
 
-def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: list[Section]) -> None:
-    """Write the charts, in a folder named after the page, then the page; remove charts of an earlier one."""
+def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: list[Section]) -> str:
+    """Write the charts, in a folder named after the page, then the page; returns the line that says so.
+
+    Charts of an earlier page that this one does not have are removed.
+    """
     folder = page.with_suffix("")
     blocks = (block for section in sections for block in section.blocks)
-    charts = {f"{chart.name}.svg": chart.svg for block in blocks if isinstance(block, Charts) for chart in block.charts}
-    for path, content in [
-        *((folder / name, content) for name, content in charts.items()),
-        (page, render(title, facts, sections)),
-    ]:
+    charts = {chart.name: chart.svg for block in blocks if isinstance(block, Charts) for chart in block.charts}
+    files = {folder / f"{name}.svg": content for name, content in charts.items()}
+    for path, content in (files | {page: render(title, facts, sections)}).items():
         with write_atomically(path) as file:
             file.write(content.encode())
     for panel in PANELS:
-        if f"{panel.column}.svg" not in charts:
+        if panel.column not in charts:
             (folder / f"{panel.column}.svg").unlink(missing_ok=True)
+    return f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {folder}"

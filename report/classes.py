@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from common import ceil_div
 from evaluation.results import Predictions
 from evaluation.trained_run import TrainedRun
 from report.confusions import confused_pairs
@@ -45,15 +46,15 @@ def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
     return Section(name="classes", title="Errors by class", blocks=blocks)
 
 
-def ends(errors: np.ndarray, shown: int = SHOWN) -> tuple[np.ndarray, np.ndarray]:
+def ends(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Classes with the lowest errors (best first) and with the highest above 0 (worst first); no class is in both.
 
     errors: float [classes], NaN for a class without images, which is left out.
     """
     order = np.lexsort((np.arange(len(errors)), errors))
     order = order[np.isfinite(errors[order])]
-    count = min(shown, -(-len(order) // 2))
-    worst = order[count:][::-1][:shown]
+    count = min(SHOWN, ceil_div(len(order), 2))
+    worst = order[count:][::-1][:SHOWN]
     return order[:count], worst[errors[worst] > 0]
 
 

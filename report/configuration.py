@@ -11,8 +11,8 @@ from report.page import Section, Table
 def configuration_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Section:
     """Config, versions and checksums."""
     state, data = run.state, run.state["dataset"]
-    rows = [*option_rows(run)]
-    rows += [
+    rows = [
+        *option_rows(run),
         ("training data", f"{data['shards']} ({data['samples']} images, {len(data['classes'])} classes)"),
         ("training data, checksum", data["fingerprint"]),
         ("checkpoint", str(run.checkpoint)),

@@ -22,10 +22,10 @@ def filter_pictures(weights: np.ndarray) -> np.ndarray:
     return (127.5 + 127.5 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def tile(pictures: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
-    """Pictures uint8 [n, h, w, 3] row by row in one sheet uint8 [H, W, 4], clear lines of a pixel between them."""
+def tile(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [n, h, w, 3], sixteen in a row, as one sheet uint8 [H, W, 4], clear lines of a pixel between."""
     count, height, width, _ = pictures.shape
-    columns = min(columns, count)
+    columns = min(COLUMNS, count)
     rows = ceil_div(count, columns)
     cells = np.zeros((rows * columns, height + 1, width + 1, 4), np.uint8)
     cells[:count, :height, :width] = np.pad(pictures, [(0, 0)] * 3 + [(0, 1)], constant_values=255)

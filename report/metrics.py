@@ -80,19 +80,19 @@ def _columns(records: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str,
     return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
 
-def thinned(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `bins` points: the means of x and of y over equal runs of consecutive points (NaN left out)."""
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `BINS` points: the means of x and of y over equal runs of consecutive points (NaN left out)."""
     finite = np.isfinite(y)
     x, y = x[finite], y[finite]
-    edges = np.linspace(0, len(x), min(bins, len(x)) + 1).round().astype(int)[:-1]
+    edges = np.linspace(0, len(x), min(BINS, len(x)) + 1).round().astype(int)[:-1]
     if not len(edges):
         return x, y
     counts = np.diff([*edges, len(x)])
     return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
 
 
-def corners(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """A step line from x = 0: the last point of each level of y, evenly thinned to `bins` where there are more."""
+def corners(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A step line from x = 0: the last point of each level of y, evenly thinned to `BINS` where there are more."""
     last = np.flatnonzero(np.diff(y, append=np.nan) != 0)[::-1]
-    last = last[:: ceil_div(len(last), bins)][::-1]
+    last = last[:: ceil_div(len(last), BINS)][::-1]
     return np.concatenate([[0.0], x[last]]), np.concatenate([y[:1], y[last]])

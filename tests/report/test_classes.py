@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from evaluation.results import Predictions
 from evaluation.trained_run import TrainedRun
+from report import classes
 from report.classes import classes_section, ends
 from report.confusions import confused_pairs, confusions_section, mistakes_section, picture_source
 from report.page import Bar, Gallery, Section, Table
@@ -19,8 +20,8 @@ NAMES = ["ant", "bee", "cat, feline", "dog", "eel", "fox", "gnu"]
 @pytest.fixture
 def animals(run: Path) -> TrainedRun:
     trained = TrainedRun.open(run)
-    classes = [[label, f"n{label}", name] for label, name in enumerate(NAMES)]
-    return replace(trained, state=trained.state | {"dataset": trained.state["dataset"] | {"classes": classes}})
+    rows = [[label, f"n{label}", name] for label, name in enumerate(NAMES)]
+    return replace(trained, state=trained.state | {"dataset": trained.state["dataset"] | {"classes": rows}})
 
 
 def answers(*rows: tuple[int, list[int], float]) -> Predictions:
@@ -96,8 +97,11 @@ def test_the_confusion_matrix_has_true_classes_in_rows(animals: TrainedRun) -> N
         ([0.0, 0.0, 0.0], 1, [0], []),
     ],
 )
-def test_ends(errors: list[float], shown: int, best: list[int], worst: list[int]) -> None:
-    assert [part.tolist() for part in ends(np.array(errors), shown)] == [best, worst]
+def test_ends(
+    errors: list[float], shown: int, best: list[int], worst: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classes, "SHOWN", shown)
+    assert [part.tolist() for part in ends(np.array(errors))] == [best, worst]
 
 
 def test_confusions_are_counted_and_the_most_frequent_is_first() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.trained_run import EvaluationError
+from report import metrics as metrics_module
 from report.metrics import corners, load_metrics, thinned
 from tests.handmade import metrics
 
@@ -93,25 +94,28 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str | None, what: 
         load_metrics(path, steps_per_epoch=5)
 
 
-def test_bins_are_means_of_equal_runs() -> None:
+def test_bins_are_means_of_equal_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "BINS", 10)
     x, y = np.arange(1000.0), np.arange(1000.0) ** 2
-    thin_x, thin_y = thinned(x, y, bins=10)
+    thin_x, thin_y = thinned(x, y)
     np.testing.assert_allclose(thin_x, x.reshape(10, 100).mean(axis=1))
     np.testing.assert_allclose(thin_y, y.reshape(10, 100).mean(axis=1))
-    few_x, few_y = thinned(x[:7], y[:7], bins=10)
+    few_x, few_y = thinned(x[:7], y[:7])
     np.testing.assert_array_equal(few_x, x[:7])
     np.testing.assert_array_equal(few_y, y[:7])
 
 
-def test_bins_leave_out_what_is_not_a_number() -> None:
-    x, y = thinned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]), bins=3)
+def test_bins_leave_out_what_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "BINS", 3)
+    x, y = thinned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]))
     assert x.tolist() == [0, 2, 4] and y.tolist() == [1, 3, 5]
     none_x, none_y = thinned(np.arange(2.0), np.array([np.nan, np.nan]))
     assert len(none_x) == len(none_y) == 0
 
 
-def test_a_step_line_keeps_its_corners() -> None:
-    x, y = corners(np.arange(1.0, 1001.0), np.repeat([3.0, 2.0], 500), bins=10)
+def test_a_step_line_keeps_its_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "BINS", 10)
+    x, y = corners(np.arange(1.0, 1001.0), np.repeat([3.0, 2.0], 500))
     assert (x.tolist(), y.tolist()) == ([0, 500, 1000], [3, 3, 2])
-    x, y = corners(np.arange(1.0, 1001.0), np.arange(1000.0), bins=10)  # a level a point: thinned
+    x, y = corners(np.arange(1.0, 1001.0), np.arange(1000.0))  # a level a point: thinned
     assert len(x) == 11 and (x[0], x[-1], y[-1]) == (0, 1000, 999)

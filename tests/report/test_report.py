@@ -181,7 +181,8 @@ def test_a_run_that_was_not_evaluated_and_had_another_report(run: Path, tmp_path
     (copy / "report" / "notes.svg").write_text("mine")
     page = page_of(copy, "--neighbors-among", "7")
     sentence = f"Not evaluated yet: python eval_tenpatch.py --run-dir {copy}"
-    assert page.words.count(sentence) == 3  # head, errors, classes
+    assert page.words.count(sentence) == 2  # head, errors
+    assert f"Not shown: {sentence}" in page.words
     assert page.sections == [name for name in SECTIONS if name not in ("confusions", "mistakes")]
     assert "Run <b>run & co" in page.words and "b" not in page.tags
     assert any("searched among 7 of 14 training images" in words for words in page.words)
