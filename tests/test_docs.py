@@ -86,11 +86,7 @@ def test_every_marked_block_is_run() -> None:
 @pytest.mark.slow
 def test_own_pictures_from_folder_to_prediction(sample_photos: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout")
-    shutil.copytree(sample_photos, folder / "photos" / "train")
-    for file in (folder / "photos" / "train").glob("*/*-1[3-6].jpg"):
-        target = folder / "photos" / "val" / file.parent.name
-        target.mkdir(parents=True, exist_ok=True)
-        file.rename(target / file.name)
+    shutil.copytree(sample_photos, folder / "photos")
     shutil.copy(sample_photos / "china" / "china-00.jpg", folder / "picture.jpg")
     printed = run_block("own pictures", folder)
     assert "picture.jpg" in printed and "china" in printed
