@@ -19,7 +19,7 @@ TORCHRUN = $(BIN)/torchrun --standalone --nproc-per-node $(GPUS) --signals-to-ha
 LAUNCH = $(if $(filter 0 1,$(GPUS)),$(BIN)/python,$(TORCHRUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo clean-demo test test-fast test-gpu check fmt shards train eval report bench bench-peers gpu-check
+.PHONY: help setup demo clean-demo test test-fast test-gpu check fmt shards train eval ablations report bench bench-peers gpu-check
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -88,6 +88,10 @@ train: setup  ## train on all GPUs of this node, else on the CPU; the same comma
 eval: setup  ## ten-patch and center-crop errors of a run, on all GPUs ## make eval RUN=runs/first ARGS='--split test --checkpoint best'
 	@test -n "$(RUN)" || { echo "error: make eval needs RUN=… (a folder made by make train)" >&2; exit 2; }
 	@$(LAUNCH) eval_tenpatch.py --run-dir "$(RUN)" $(ARGS)
+
+ablations: setup  ## train and evaluate without one part after another, then one table ## make ablations SHARDS=shards RUNS=runs/ablations ARGS='--epochs 90'
+	@test -n "$(SHARDS)" -a -n "$(RUNS)" || { echo "error: make ablations needs SHARDS=… (made by make shards) and RUNS=… (folder for the runs)" >&2; exit 2; }
+	@LAUNCH="$(LAUNCH)" bash scripts/ablations.slurm "$(SHARDS)" "$(RUNS)" $(ARGS)
 
 report: setup  ## report.html of a run: curves, filters, guesses, errors ## make report RUN=runs/first ARGS='--checkpoint best'
 	@test -n "$(RUN)" || { echo "error: make report needs RUN=… (a folder made by make train)" >&2; exit 2; }
