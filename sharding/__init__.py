@@ -1,4 +1,4 @@
-"""Source pictures → shards, and shards → pictures. `python -m sharding pack|verify|show`."""
+"""Source pictures → shards, and shards → pictures. `python -m sharding pack|verify|show|copy`."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

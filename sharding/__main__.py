@@ -1,4 +1,4 @@
-"""`python -m sharding pack SRC OUT`, `verify DIR`, `show DIR`. Exit status: 0 done, 1 failed, 2 wrong command line."""
+"""`python -m sharding pack SRC OUT`, `verify DIR`, `show DIR`, `copy SRC DST`. Exit: 0 done, 1 failed, 2 wrong line."""
 
 import argparse
 import errno
@@ -11,12 +11,13 @@ from typing import Any
 from common.command_line import Parser, add_options
 from common.errors import run_command
 from sharding.errors import ShardError
-from sharding.options import PackOptions, ShowOptions, VerifyOptions
+from sharding.options import CopyOptions, PackOptions, ShowOptions, VerifyOptions
 
 _COMMANDS: dict[str, tuple[type, str]] = {
     "pack": (PackOptions, "source pictures → shards"),
     "verify": (VerifyOptions, "read everything again and name each fault"),
     "show": (ShowOptions, "a summary and a contact sheet"),
+    "copy": (CopyOptions, "packed splits → another folder or object store, each file compared with its checksum"),
 }
 _ABOUT_PACKING = """Pack class folders, a flat folder of <wnid>_<id>.JPEG, the official archives, Kaggle's tree or the
 parquet files of Hugging Face, all read in place, into OUT/<split>/: shorter side to 256, central 256×256, JPEG. A job
@@ -58,6 +59,10 @@ def _run(options: Any) -> int:
         from sharding.verify import verify
 
         return verify(options.folder, options.workers)
+    if isinstance(options, CopyOptions):
+        from sharding.copying import copy
+
+        return copy(options.source, options.target, options.workers)
     from sharding.show import show
 
     return show(options.folder, options.png, options.samples)

@@ -65,12 +65,20 @@ class Manifest:
     def load(cls, path: Path) -> "Manifest":
         """Read a manifest. Raises ShardError, which names file and field, for one that packing did not write."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            version = content["format"]
+            return cls.parse(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; pack this split first (python -m sharding pack)") from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"[:80]
+        except OSError as error:
+            raise ShardError(f"{path}: cannot be read as a manifest ({error.strerror})") from None
+
+    @classmethod
+    def parse(cls, text: bytes, path: str) -> "Manifest":
+        """The manifest whose file holds `text`; raises as `load` does, of `path`."""
+        try:
+            content = json.loads(text.decode())
+            version = content["format"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = f"{type(error).__name__}: {error}"[:80]
             raise ShardError(f"{path}: cannot be read as a manifest ({why})") from None
         if version != FORMAT:
             raise ShardError(f"{path}: format {version}, this program reads {FORMAT}")

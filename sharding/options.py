@@ -1,4 +1,4 @@
-"""What the user may choose: the options of `pack`, `verify`, `show`. Light to import, so `--help` answers at once."""
+"""What the user may choose for `pack`, `verify`, `show`, `copy`. Light to import, so `--help` answers at once."""
 
 import os
 from dataclasses import dataclass
@@ -102,6 +102,18 @@ class ShowOptions:
     def __post_init__(self) -> None:
         if self.png is not None and self.png.suffix.lower() != ".png":
             raise ValueError(f"--png {self.png}: the contact sheet is a PNG; give a name that ends in .png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """The options of `copy`. Raises ValueError for a wrong value."""
+
+    source: str = option("packed splits: a folder, or s3://… gs://… hf://… https://…", metavar="SRC", positional=True)
+    target: str = option("where the copies go: a folder, or an address", metavar="DST", positional=True)
+    workers: int = option("files that are copied at a time", 8)
+
+    def __post_init__(self) -> None:
+        _check_range("workers", self.workers, 1, MAX_WORKERS)
 
 
 def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
