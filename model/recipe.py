@@ -7,7 +7,6 @@ the released program (`original`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
@@ -41,25 +40,24 @@ class Recipe:
         return 1.0 if layer in BIASES_AT_ONE else 0.0
 
 
-_PAPER = Recipe(
-    name="paper",
-    conv1_padding=(2, 2, 2, 2),  # the paper does not say; symmetric
-    pool_before_relu=frozenset(),
-    norm_scale=1e-4,  # §3.3, read literally: α multiplies the sum
-    spatial_norm=False,
-    deviations=MappingProxyType(dict.fromkeys(LAYERS, 0.01)),
-)
-
-_ORIGINAL = Recipe(
-    name="original",
-    conv1_padding=(0, 3, 0, 3),  # pad 0, 1 + ceil((224 - 11) / 4) outputs: what is missing lies right and below
-    pool_before_relu=frozenset({"conv1", "conv5"}),
-    norm_scale=1e-4 / 5,  # layer-params: scale 1e-4, which cuda-convnet divides by the size
-    spatial_norm=True,
-    deviations=MappingProxyType(dict.fromkeys(LAYERS, 0.01) | dict.fromkeys(("conv3", "conv4", "conv5"), 0.03)),
-)
-
-RECIPES: Mapping[str, Recipe] = MappingProxyType({"paper": _PAPER, "original": _ORIGINAL})
+RECIPES = {
+    "paper": Recipe(
+        name="paper",
+        conv1_padding=(2, 2, 2, 2),  # the paper does not say; symmetric
+        pool_before_relu=frozenset(),
+        norm_scale=1e-4,  # §3.3, read literally: α multiplies the sum
+        spatial_norm=False,
+        deviations=dict.fromkeys(LAYERS, 0.01),
+    ),
+    "original": Recipe(
+        name="original",
+        conv1_padding=(0, 3, 0, 3),  # pad 0, 1 + ceil((224 - 11) / 4) outputs: what is missing lies right and below
+        pool_before_relu=frozenset({"conv1", "conv5"}),
+        norm_scale=1e-4 / 5,  # layer-params: scale 1e-4, which cuda-convnet divides by the size
+        spatial_norm=True,
+        deviations=dict.fromkeys(LAYERS, 0.01) | dict.fromkeys(("conv3", "conv4", "conv5"), 0.03),
+    ),
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -5,7 +5,6 @@ here; the original's logs, and the constants below that quote them, count from 1
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +68,7 @@ PAPER_PATIENCE = 8
 IMPROVEMENT = 0.005
 
 
-class Schedule(ABC):
+class Schedule:
     """What `make_schedule` returns.
 
     noise_epochs: how many epochs, from the first, have color noise; None for all. noise_again: the first of later
@@ -80,11 +79,10 @@ class Schedule(ABC):
     noise_epochs: int | None = None
     noise_again: tuple[int, int] | None = None
 
-    @abstractmethod
     def rates(self, epoch: int) -> dict[str, float]:
         """The rate of each unsplit parameter name in `epoch` (from 0), before any scaling."""
+        raise NotImplementedError
 
-    @abstractmethod
     def observe(self, figures: Mapping[str, Any]) -> None:
         """Take note of the validation's `top1_error` and `top5_error` at the end of an epoch."""
 
@@ -129,9 +127,6 @@ class OriginalSchedule(Schedule):
             for name, steps in table.items()
         }
 
-    def observe(self, figures: Mapping[str, Any]) -> None:
-        """Nothing to learn: this schedule was written down before."""
-
 
 class PaperSchedule(Schedule):
     """One rate for all: ÷10, three times at most, each when the validation error has stopped improving."""
@@ -162,11 +157,7 @@ class PaperSchedule(Schedule):
             self.stale_epochs = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {
-            "best": self.best,
-            "stale_epochs": self.stale_epochs,
-            "drops": self.drops,
-        }
+        return super().state_dict() | {"best": self.best, "stale_epochs": self.stale_epochs, "drops": self.drops}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
