@@ -33,7 +33,7 @@ VIEWS = 10
 # the five crops of the ten views, as (y, x): corners and center in the order of convdata.py, then mirrored
 VIEW_OFFSETS = ((0, 0), (0, 32), (CENTER, CENTER), (32, 0), (32, 32))
 
-_CHUNK, _WALK, _COLOR = 11, 12, 13  # what a key is for
+CHUNK, WALK, COLOR = 11, 12, 13  # what a key is for
 _ROUNDS = 8
 
 
@@ -103,7 +103,7 @@ def draw(
     offset = np.zeros((len(ids), 3), np.float32)
     divisor = 1.0
     if statistics is not None:
-        offset = _rgb_offset(recipe, keyed_normals(mixed_key(seed, epoch, _COLOR), ids, 3), statistics)
+        offset = _rgb_offset(recipe, keyed_normals(mixed_key(seed, epoch, COLOR), ids, 3), statistics)
         divisor = ORIGINAL_DIVISOR if recipe == "original" else 1.0
     return Augmentation(crop_y=crop_y, crop_x=crop_x, mirror=mirror, rgb_offset=offset, divisor=divisor)
 
@@ -139,14 +139,14 @@ def mean_crops(recipe: RecipeName, choice: Augmentation) -> Crops:
 def _chunk_crops(seed: int, epoch: int, positions: NDArray[np.int64]) -> Crops:
     """One draw for 32 consecutive places of the global order, from 33 offsets each way."""
     lanes = (positions // ORIGINAL_CHUNK)[:, None] * 3 + np.arange(3)
-    bits = keyed_bits(mixed_key(seed, epoch, _CHUNK), lanes)
+    bits = keyed_bits(mixed_key(seed, epoch, CHUNK), lanes)
     return below(bits[:, 0], ORIGINAL_OFFSETS), below(bits[:, 1], ORIGINAL_OFFSETS), below(bits[:, 2], 2) == 1
 
 
 def _walked_crops(seed: int, epoch: int, ids: NDArray[np.int64]) -> Crops:
     """Place `epoch` of each image's own order through its 2,048 variants; the orders change every 2,048 epochs."""
     cycle, place = divmod(epoch, 1 << VARIANT_BITS)
-    keys = keyed_bits(mixed_key(seed, cycle, _WALK), ids)
+    keys = keyed_bits(mixed_key(seed, cycle, WALK), ids)
     variant = _permuted(np.full(len(ids), place, np.uint64), keys)
     mask = (1 << _CROP_BITS) - 1
     crop_y, crop_x = (variant & mask).astype(np.int32), ((variant >> _CROP_BITS) & mask).astype(np.int32)

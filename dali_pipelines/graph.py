@@ -6,9 +6,8 @@ Enters: `GraphSource`, which hands DALI one batch of views and arrays at a time.
     jpeg ──decode──▶ 256×256 ──crop, mirror, +color, ÷──▶ (−) ──▶ float32        device cuda: decode "mixed",
     mean image ────────────────crop, mirror, ÷────────────▶ ┘                     everything after it on the GPU
 
-Nothing here is only for the CPU or only for the GPU, except `cropped_graph`: the front of the graph with DALI's
-decoder that crops while it decodes, for the compiled tail in `fused`. (On a GPU the decoders that crop are
-avoided: NVIDIA/nvImageCodec #55.)
+On a GPU this is how batches are made; on the CPU it is the reference for the faster route of `cpu_producer`
+(`DataConfig(fused=False)`). (The decoders that crop are avoided on a GPU: NVIDIA/nvImageCodec #55.)
 """
 
 from collections.abc import Callable
@@ -26,15 +25,13 @@ Node = Any  # DALI's DataNode has no useful type
 Source = Callable[[], tuple[Any, ...]]  # one batch a call; StopIteration at the end of an epoch
 
 # what is fed beside the images: crop_y, crop_x (0..1), mirror, minus the color offset [3], divisor [3]
-_CROP_CHOICES, _UINT8_CHOICES, _FLOAT32_CHOICES = 2, 3, 5
+_UINT8_CHOICES, _FLOAT32_CHOICES = 3, 5
 
 
-def fed_choices(config: DataConfig, whole_graph: bool) -> int:
+def fed_choices(config: DataConfig) -> int:
     """How many arrays of choices the graph takes for each batch; the ten views are written into it."""
     if config.views == VIEWS:
         return 0
-    if not whole_graph:
-        return _CROP_CHOICES
     return _UINT8_CHOICES if config.output == "uint8" else _FLOAT32_CHOICES
 
 
@@ -45,7 +42,7 @@ def batch_graph(
     pipeline = _pipeline(config, capacity)
     with pipeline:
         device = "gpu" if config.is_cuda else "cpu"
-        encoded, *choices = _inputs(source, encoding, fed_choices(config, whole_graph=True))
+        encoded, *choices = _inputs(source, encoding, fed_choices(config))
         images = _decoded(encoded, config, encoding)
         if config.output == "uint8":
             batch = _per_view(config, choices, lambda chosen: _crop(images, chosen, types.DALIDataType.UINT8))
@@ -53,27 +50,6 @@ def batch_graph(
             constant = types.Constant(mean_image.astype(np.float32), device=device, layout="HWC")
             batch = _per_view(config, choices, lambda chosen: _normalized(images, constant, chosen, config))
         pipeline.set_outputs(batch)
-    return pipeline
-
-
-def cropped_graph(config: DataConfig, source: Source, capacity: int) -> Pipeline:
-    """The front of the graph on the CPU: the crop of each JPEG (`views` 10: the whole image), as uint8."""
-    pipeline = _pipeline(config, capacity)
-    with pipeline:
-        encoded, *choices = _inputs(source, "jpeg", fed_choices(config, whole_graph=False))
-        if config.views == VIEWS:
-            pipeline.set_outputs(_decoded(encoded, config, "jpeg"))
-        else:
-            crop_y, crop_x = choices
-            images = fn.decoders.image_crop(
-                encoded,
-                device="cpu",
-                crop=(CROP, CROP),
-                crop_pos_y=crop_y,
-                crop_pos_x=crop_x,
-                adjust_orientation=False,
-            )
-            pipeline.set_outputs(images)
     return pipeline
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -19,37 +19,13 @@ from numpy.typing import NDArray
 
 from common import ceil_div
 from dali_pipelines.augmentation import Augmentation, draw, fixed_views
+from dali_pipelines.batch import Batch, BatchSpec, to_tensor
 from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.cpu_producer import CpuProducer
+from dali_pipelines.graph_producer import GraphProducer
 from dali_pipelines.order import epoch_order, slice_range
-from dali_pipelines.pipeline_runner import BatchSpec
-from dali_pipelines.producer import Made, make_producer
 from dali_pipelines.read_ahead import reading_ahead, windows_of
 from sharding import ShardSet, Statistics
-
-
-@dataclass(kw_only=True)
-class Batch:
-    """One rank's part of one global batch; valid until the next one is asked for.
-
-    images: [n·views, 3, 224, 224], channels-last memory, on the loader's device: float32 standardized by the
-    recipe, or uint8 mirrored crops 0..255. Views of one image follow each other. n may be 0.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    """int64 [n], on the loader's device."""
-    ids: torch.Tensor
-    """int64 [n], place in the split, on the CPU."""
-    positions: torch.Tensor
-    """int64 [n], place in the epoch's global order, on the CPU."""
-    epoch: int
-    step: int
-    augmentation: Augmentation
-    """What was done to the images: arrays of n·views."""
-    samples: int
-    """Samples of the global batch, over all ranks."""
-    wait_seconds: float = 0.0
-    """How long the consumer waited for this batch."""
 
 
 class Loader:
@@ -83,7 +59,10 @@ class Loader:
         self.statistics = shards.statistics if statistics is None else statistics
         self._closed = False
         self._last_order: tuple[int, NDArray[np.int64]] | None = None
-        self._producer = make_producer(shards, self.config, self.statistics, self._capacity)
+        self._process: int | None = None
+        capacity = ceil_div(config.batch_size, data_world)  # the most samples that this rank decodes of a batch
+        producer = GraphProducer if self.config.is_cuda or not config.fused else CpuProducer
+        self._producer = producer(shards, self.config, self.statistics, capacity)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -97,7 +76,16 @@ class Loader:
             raise LoaderError(f"{self.shards.path}: this loader is closed; make another one")
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
-        return self._delivered(epoch, start_step, self._producer.batches(self._specs(epoch, start_step)))
+        self._check_process()
+        return self._delivered(epoch, self._specs(epoch, start_step))
+
+    @property
+    def damaged_images(self) -> int:
+        """How many images libjpeg-turbo has called damaged so far: each was used as it decoded, and logged once.
+
+        Counted where the CPU decodes; on a GPU, and in DALI's graph on the CPU, DALI writes to stderr what it finds.
+        """
+        return len(self._producer.damaged)
 
     def slice_metadata(
         self, epoch: int, step: int, rank: int, world: int
@@ -124,30 +112,36 @@ class Loader:
     ) -> None:
         self.close()
 
-    @property
-    def _capacity(self) -> int:
-        """The most samples that this rank decodes of a global batch."""
-        return ceil_div(self.config.batch_size, self.data_world)
-
-    def _delivered(self, epoch: int, start_step: int, batches: Generator[Made]) -> Iterator[Batch]:
+    def _delivered(self, epoch: int, specs: Generator[BatchSpec]) -> Iterator[Batch]:
         asked = time.perf_counter()
-        with closing(batches):
-            for step, (spec, images) in enumerate(batches, start=start_step):
+        with closing(self._producer.batches(specs)) as batches:
+            for spec, images in batches:
+                wait_seconds = time.perf_counter() - asked
                 yield Batch(
                     images=images,
-                    labels=torch.from_numpy(spec.labels).to(images.device),
-                    ids=torch.from_numpy(spec.ids),
+                    labels=to_tensor(spec.labels),
+                    ids=to_tensor(spec.ids),
                     positions=torch.from_numpy(spec.positions),
                     epoch=epoch,
-                    step=step,
+                    step=spec.step,
                     augmentation=spec.augmentation,
                     samples=spec.samples,
-                    wait_seconds=time.perf_counter() - asked,
+                    wait_seconds=wait_seconds,
                 )
+                self._check_process()
                 asked = time.perf_counter()
 
-    def _specs(self, epoch: int, start_step: int) -> Iterator[BatchSpec]:
-        """What to make for each step, in order; views of the shards are taken when a plan is asked for."""
+    def _check_process(self) -> None:
+        """Threads do not follow into a forked child: raises LoaderError there, where waiting for them would hang."""
+        if self._process not in (None, os.getpid()):
+            raise LoaderError(
+                f"{self.shards.path}: this loader was used in process {self._process} and cannot go on in its fork "
+                f"{os.getpid()}; make the Loader in the child (in a DataLoader: in the worker, not before it starts)"
+            )
+        self._process = os.getpid()
+
+    def _specs(self, epoch: int, start_step: int) -> Generator[BatchSpec]:
+        """What to make for each step, in order; shards are asked to read ahead."""
         config, order = self.config, self._order(epoch)
         groups = windows_of(self.shards, config.seed, epoch, config.window, config.training)
         with reading_ahead(self.shards, groups) as reading:
@@ -155,7 +149,14 @@ class Loader:
                 ids, positions, samples = self._members(epoch, step, self.data_rank, self.data_world)
                 upcoming = positions + config.batch_size
                 reading.reach(step * config.batch_size, ids, order[upcoming[upcoming < len(order)]])
-                yield self._spec(epoch, ids, positions, samples)
+                yield BatchSpec(
+                    step=step,
+                    ids=ids,
+                    positions=positions,
+                    labels=self.shards.labels(ids),
+                    augmentation=self._augmentation(epoch, ids, positions),
+                    samples=samples,
+                )
 
     def _members(
         self, epoch: int, step: int, rank: int, world: int
@@ -166,16 +167,6 @@ class Loader:
         part = slice_range(samples, rank, world)
         positions = np.arange(first + part.start, first + part.stop)
         return order[positions], positions, samples
-
-    def _spec(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64], samples: int) -> BatchSpec:
-        return BatchSpec(
-            ids=ids,
-            positions=positions,
-            labels=self.shards.labels(ids),
-            images=self.shards.images(ids),
-            augmentation=self._augmentation(epoch, ids, positions),
-            samples=samples,
-        )
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """The order of `epoch`, kept until another is asked for."""

@@ -4,53 +4,41 @@
 travelled (to a GPU, or from the other rank of a pair).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import CROP, Augmentation, RecipeName, mean_crops
-from dali_pipelines.fused import mirrored_crops, normalized_crops
+from dali_pipelines.crops import Crops, place_pixels
 from sharding import Statistics
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Where n crops lie in decoded pictures: addresses int64 [n], each picture `width` columns of RGB bytes.
-
-    y, x: int32 [n], the crop's place in its picture; mirror: bool [n].
-    """
-
-    addresses: NDArray[np.int64]
-    width: int
-    y: NDArray[np.int32]
-    x: NDArray[np.int32]
-    mirror: NDArray[np.bool_]
-
-    def part(self, part: slice) -> "Decoded":
-        """The crops of `part` alone."""
-        return Decoded(self.addresses[part], self.width, self.y[part], self.x[part], self.mirror[part])
-
-
 class CropNormalize:
-    """The compiled pass, bound to a mean image and a recipe. Nothing in it takes the GIL while it works."""
+    """The compiled pass (`crops.place_pictures`), bound to a mean image and a recipe."""
 
     def __init__(self, statistics: Statistics, recipe: RecipeName) -> None:
         mean = statistics.mean_image.astype(np.float32)
         self._means = np.stack([mean, mean[:, ::-1]])
         self._recipe = recipe
 
-    def fill(self, out: torch.Tensor, decoded: Decoded, choice: Augmentation) -> None:
-        """Fill `out` [n, 3, 224, 224], channels-last, with the crops: mirrored as uint8, standardized as float32."""
-        crops = (decoded.addresses, decoded.width, decoded.y, decoded.x, decoded.mirror)
-        rows = out.permute(0, 2, 3, 1).numpy()
-        if out.dtype == torch.uint8:
-            mirrored_crops(*crops, rows)
-        else:
-            scale = np.float32(1 / choice.divisor)
-            mean = (self._means, *mean_crops(self._recipe, choice))
-            normalized_crops(*crops, *mean, choice.rgb_offset, scale, rows)
+    def crops(self, augmentation: Augmentation, out: torch.Tensor, views: int = 1) -> Crops:
+        """Crops for `out` [n·views, 3, 224, 224], channels-last: mirrored as uint8, normalized as float32."""
+        mean_y, mean_x, mean_mirror = mean_crops(self._recipe, augmentation)
+        return Crops(
+            views=views,
+            y=augmentation.crop_y,
+            x=augmentation.crop_x,
+            mirror=augmentation.mirror,
+            mean_y=mean_y,
+            mean_x=mean_x,
+            mean_mirror=mean_mirror,
+            means=self._means,
+            rgb_offset=augmentation.rgb_offset,
+            scale=np.full(3, 1 / augmentation.divisor, np.float32),
+            normalized=out.dtype == torch.float32,
+            out=out.data_ptr(),
+        )
 
 
 class Normalize:
@@ -59,7 +47,7 @@ class Normalize:
     def __init__(self, statistics: Statistics, recipe: RecipeName, device: str | torch.device) -> None:
         self._recipe = recipe
         self._device = torch.device(device)
-        self._tail = CropNormalize(statistics, recipe)
+        self._crop_normalize = CropNormalize(statistics, recipe)
         self._mean = torch.from_numpy(statistics.mean_image.astype(np.float32)).to(self._device)
 
     def __call__(self, images: torch.Tensor, augmentation: Augmentation, noise: bool = True) -> torch.Tensor:
@@ -75,17 +63,17 @@ class Normalize:
             silent = np.zeros_like(augmentation.rgb_offset)
             augmentation = replace(augmentation, rgb_offset=silent, divisor=1.0)
         rows = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
-        return self._fused(rows, augmentation) if self._device.type == "cpu" else self._by_torch(rows, augmentation)
+        return self.by_compiled_pass(rows, augmentation) if self._device.type == "cpu" else self.by_torch(rows, augmentation)
 
-    def _fused(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    def by_compiled_pass(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """On the CPU: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by the compiled pass."""
         out = torch.empty(rows.shape, dtype=torch.float32).permute(0, 3, 1, 2)
-        addresses = rows.data_ptr() + np.arange(len(rows)) * (CROP * CROP * 3)
         start, as_it_is = np.zeros_like(augmentation.crop_y), np.zeros_like(augmentation.mirror)
-        self._tail.fill(out, Decoded(addresses, CROP, start, start, as_it_is), augmentation)
+        crops = self._crop_normalize.crops(augmentation, out)._replace(y=start, x=start, mirror=as_it_is)
+        place_pixels(rows.data_ptr() + np.arange(len(rows)) * (CROP * CROP * 3), CROP, crops)
         return out
 
-    def _by_torch(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    def by_torch(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """On any device: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by PyTorch's operators."""
         pixels = rows.float()
         pixels -= self._mean_crops(augmentation)

@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,10 @@ class ShardSet:
                     sample, f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {actual!r})"
                 )
         return addresses + header, sizes - header
+
+    def mappings(self) -> Mapping[int, mmap.mmap]:
+        """The tars that are mapped: `addresses` stay good while this is referred to, whoever closes the set."""
+        return self._maps
 
     def locate(self, sample_id: int) -> tuple[str, str]:
         """The shard's name and the key of one sample, for messages."""

@@ -35,7 +35,7 @@ def operators(config: DataConfig, statistics: Statistics, encoding: str) -> list
 def test_everything_after_the_sources_is_on_the_gpu(config: DataConfig, statistics: Statistics) -> None:
     found = operators(config, statistics, "jpeg")
     sources = [device for name, device in found if name == "ExternalSource"]
-    assert sources == ["cpu"] * (1 + fed_choices(config, whole_graph=True))
+    assert sources == ["cpu"] * (1 + fed_choices(config))
     rest = [(name, device) for name, device in found if name != "ExternalSource"]
     assert {device for _, device in rest} == {"gpu"}
     names = [name for name, _ in rest]

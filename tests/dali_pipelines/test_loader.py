@@ -72,7 +72,7 @@ def test_evaluation_sees_every_sample_once_in_split_order(
 def test_a_share_of_nothing_is_an_empty_batch_and_counts_the_others(
     jpeg_shards: ShardSet, statistics: Statistics
 ) -> None:
-    """Five samples left for eight ranks; float32 through the decoder, both tails."""
+    """Five samples left for eight ranks; float32 through the decoder, both routes."""
     for fused in (True, False):
         config = DataConfig(batch_size=8, training=False, fused=fused, threads=1)
         with Loader(jpeg_shards, config, 0, 8, statistics) as loader:
@@ -118,7 +118,7 @@ def test_any_part_is_told_without_decoding_it(raw_shards: ShardSet, statistics: 
             asked.slice_metadata(5, 9, 0, 4)
 
 
-@pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (3, 4), (13, 2)])  # 13: three threads for the tail
+@pytest.mark.parametrize(("threads", "prefetch"), [(1, 1), (3, 4), (13, 2)])
 def test_threads_and_prefetch_change_nothing(
     jpeg_shards: ShardSet, statistics: Statistics, threads: int, prefetch: int
 ) -> None:
@@ -150,13 +150,13 @@ def test_a_resumed_epoch_is_the_rest_of_the_full_one_and_reads_nothing_before_it
 ) -> None:
     config = DataConfig(batch_size=10, training=training, window=window if training else None, threads=2)
     asked: list[int] = []
-    read = ShardSet.images
+    read = ShardSet.addresses
 
-    def recorded(self: ShardSet, ids: np.ndarray) -> list[np.ndarray]:
+    def recorded(self: ShardSet, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         asked.extend(np.asarray(ids).tolist())
         return read(self, ids)
 
-    monkeypatch.setattr(ShardSet, "images", recorded)
+    monkeypatch.setattr(ShardSet, "addresses", recorded)
     with Loader(jpeg_shards, config, statistics=statistics) as loader:
         steps = loader.steps_per_epoch
         full = [contents(batch) for batch in loader.epoch(3)]

@@ -16,7 +16,7 @@ from tests.dali_pipelines.numpy_reference import crop_of
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways on the CPU; a GPU goes the second."""
     if request.param == "PyTorch":
-        monkeypatch.setattr(Normalize, "_fused", Normalize._by_torch)
+        monkeypatch.setattr(Normalize, "by_compiled_pass", Normalize.by_torch)
     name: str = request.param
     return name
 

@@ -1,4 +1,4 @@
-"""Every value of every batch against the NumPy reference: both recipes, both encodings, both tails."""
+"""Every value of every batch against the NumPy reference: both recipes, both encodings, both routes."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from dali_pipelines import Batch, DataConfig, Loader, draw
-from dali_pipelines.augmentation import _COLOR, Augmentation, RecipeName
+from dali_pipelines.augmentation import COLOR, Augmentation, RecipeName
 from dali_pipelines.keyed import keyed_normals, mixed_key
 from sharding import ShardSet, Statistics
 from tests.dali_pipelines.numpy_reference import decoded, float32_image, ten_views, uint8_image
 
 GRAY_LEVELS = 1e-3
 ENCODINGS = ["jpeg", "raw"]
-TAILS = {"fused": True, "whole graph": False}
+ROUTES = {"compiled": True, "DALI graph": False}
 
 
 @pytest.fixture(params=ENCODINGS)
@@ -23,9 +23,9 @@ def shards(request: pytest.FixtureRequest) -> ShardSet:
     return found
 
 
-@pytest.fixture(params=list(TAILS))
+@pytest.fixture(params=list(ROUTES))
 def fused(request: pytest.FixtureRequest) -> bool:
-    return TAILS[request.param]
+    return ROUTES[request.param]
 
 
 def batches(
@@ -55,7 +55,7 @@ def test_training_batches_are_the_reference(
     compared, mirrored = 0, 0
     for batch, pictures, choice in batches(shards, statistics, config, epoch=1):
         assert_memory(batch.images, 15, torch.float32)
-        deviates = keyed_normals(mixed_key(6, 1, _COLOR), batch.ids.numpy(), 3)
+        deviates = keyed_normals(mixed_key(6, 1, COLOR), batch.ids.numpy(), 3)
         for i, picture in enumerate(pictures):
             expected = float32_image(
                 picture,
@@ -127,10 +127,10 @@ def test_ten_views_are_five_crops_and_then_the_five_mirrored_of_each_image(
     assert compared == 45
 
 
-def test_every_offset_of_a_photograph_is_exact_through_the_decoder_that_crops(
+def test_every_offset_of_a_photograph_is_exact(
     jpeg_shards: ShardSet, statistics: Statistics
 ) -> None:
-    """All 33 rows and columns, at each corner of the range: the fused crop decoder against Pillow."""
+    """All 33 rows and columns, at each corner of the range, against Pillow."""
     config = DataConfig(recipe="original", batch_size=32, output="uint8", threads=2)
     seen: set[int] = set()
     with Loader(jpeg_shards, config, statistics=statistics) as loader:

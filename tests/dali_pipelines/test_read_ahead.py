@@ -65,7 +65,7 @@ def test_a_global_permutation_asks_for_each_sample_once_and_before_it_reads_it(
     jpeg_folder: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
     calls: list[tuple[str, list[int]]] = []
-    ask, read = ShardSet.ask_for, ShardSet.images
+    ask, read = ShardSet.ask_for, ShardSet.addresses
 
     def asked(self: ShardSet, ids: np.ndarray) -> None:
         calls.append(("ask", ids.tolist()))
@@ -76,7 +76,7 @@ def test_a_global_permutation_asks_for_each_sample_once_and_before_it_reads_it(
         return read(self, ids)
 
     monkeypatch.setattr(ShardSet, "ask_for", asked)
-    monkeypatch.setattr(ShardSet, "images", images)
+    monkeypatch.setattr(ShardSet, "addresses", images)
     with ShardSet.open(jpeg_folder) as shards:
         with Loader(shards, DataConfig(batch_size=10, threads=1), rank, 2, statistics) as loader:
             order = [batch.ids.tolist() for batch in loader.epoch(0)]

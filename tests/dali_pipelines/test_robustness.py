@@ -8,7 +8,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 
@@ -63,8 +65,8 @@ def test_a_failure_that_is_no_pictures_is_told_as_dali_tells_it(
     copied: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overwrite(copied, 3, bytes(100))
-    monkeypatch.setattr("dali_pipelines.pipeline_runner.undecodable", lambda image: "")
-    config = DataConfig(batch_size=10, training=False, threads=1)
+    monkeypatch.setattr("dali_pipelines.graph_producer.decode_by_simplejpeg", lambda jpeg, pixels: 0)
+    config = DataConfig(batch_size=10, training=False, threads=1, fused=False)
     with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
         with pytest.raises(LoaderError, match=r"^DALI stopped: nvImageCodec failure: '#\d+'$"):
             list(loader.epoch(0))
@@ -83,7 +85,7 @@ def test_a_loader_goes_on_after_a_picture_that_did_not_decode(copied: Path, stat
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "forgotten"])
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "whole graph"])
+@pytest.mark.parametrize("fused", [True, False], ids=["compiled", "DALI graph"])
 @pytest.mark.parametrize("damaged", [5, 10, 15])
 def test_a_consumer_that_stops_hears_nothing_of_batches_it_did_not_ask_for(
     copied: Path,
@@ -112,6 +114,70 @@ def test_a_consumer_that_stops_hears_nothing_of_batches_it_did_not_ask_for(
     assert heard == [] and capfd.readouterr().err == ""
 
 
+def cut_short(folder: Path, sample: int) -> tuple[str, str]:
+    """Put zeros over the last third of a sample's picture, in place; returns its shard and key."""
+    with ShardSet.open(folder) as shards:
+        picture = shards.images([sample])[0].tobytes()
+    return overwrite(folder, sample, picture[: len(picture) * 2 // 3] + bytes(len(picture) - len(picture) * 2 // 3))
+
+
+@pytest.mark.parametrize("by_simplejpeg", [False, True], ids=["libjpeg-turbo", "simplejpeg"])
+def test_a_damaged_picture_is_told_once_counted_and_used_as_it_decodes(
+    copied: Path,
+    statistics: Statistics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    by_simplejpeg: bool,
+) -> None:
+    if by_simplejpeg:
+        monkeypatch.setattr("dali_pipelines.cpu_producer.library", lambda: None)
+    told = [cut_short(copied, sample) for sample in (7, 31)]
+    config = DataConfig(batch_size=5, training=False, threads=2, output="uint8")
+    with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
+        seen = 0
+        for epoch in (0, 1):
+            for batch in loader.epoch(epoch):
+                for sample, image in zip(batch.ids.tolist(), batch.images):
+                    picture = simplejpeg.decode_jpeg(shards.images([sample])[0].tobytes(), strict=False)
+                    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), picture[16:240, 16:240])
+                    seen += 1
+        assert seen == 90 and loader.damaged_images == 2
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    for warning, (shard, key) in zip(warnings, told):
+        assert warning.startswith(f"{copied}/{shard}: sample {key} is damaged: ")
+
+
+def test_without_pillows_library_simplejpeg_gives_the_same_batches(
+    jpeg_shards: ShardSet, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for config in (
+        DataConfig(batch_size=10, threads=3, recipe="paper"),
+        DataConfig(batch_size=8, threads=2, training=False, views=10, output="uint8"),
+    ):
+        with monkeypatch.context() as patched:
+            with Loader(jpeg_shards, config, statistics=statistics) as loader:
+                expected = list(loader.epoch(0))
+            patched.setattr("dali_pipelines.cpu_producer.library", lambda: None)
+            with Loader(jpeg_shards, config, statistics=statistics) as loader:
+                got = list(loader.epoch(0))
+        assert len(got) == len(expected) >= 4
+        for batch, other in zip(got, expected):
+            assert batch.ids.tolist() == other.ids.tolist()
+            torch.testing.assert_close(batch.images, other.images, rtol=0, atol=0)
+
+
+def test_shards_that_are_closed_stay_mapped_for_batches_in_the_making(
+    jpeg_folder: Path, statistics: Statistics
+) -> None:
+    shards = ShardSet.open(jpeg_folder)
+    with Loader(shards, DataConfig(batch_size=5, threads=2, training=False), statistics=statistics) as loader:
+        batches = loader.epoch(0)
+        assert next(batches).ids.tolist() == [0, 1, 2, 3, 4]
+        shards.close()
+        assert sum(len(batch.ids) for batch in batches) == 40
+
+
 def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, statistics: Statistics) -> None:
     small = io.BytesIO()
     Image.new("RGB", (230, 240)).save(small, "JPEG", quality=20)
@@ -120,7 +186,7 @@ def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, stat
     with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
         with pytest.raises(LoaderError) as raised:
             list(loader.epoch(0))
-    assert f"{shard}: sample {key} decodes to (240, 230, 3), expected (256, 256, 3)" in str(raised.value)
+    assert f"{copied}/{shard}: sample {key} decodes to (240, 230, 3), expected (256, 256, 3)" in str(raised.value)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -243,7 +309,7 @@ def warmed_up(jpeg_folder: Path, statistics: Statistics) -> None:
             consumed(shards, statistics, config, take=99)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["fused", "whole graph", "window"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["compiled", "DALI graph", "window"])
 @pytest.mark.parametrize("take", [0, 1, 4])
 def test_a_consumer_that_raises_leaves_no_thread_and_no_file(
     warmed_up: None, nothing_left: None, jpeg_folder: Path, statistics: Statistics, config: DataConfig, take: int
@@ -253,7 +319,7 @@ def test_a_consumer_that_raises_leaves_no_thread_and_no_file(
             consumed(shards, statistics, config, take)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["fused", "whole graph", "window"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["compiled", "DALI graph", "window"])
 def test_a_consumer_that_stops_and_forgets_to_close_leaves_no_thread_and_no_file(
     warmed_up: None, nothing_left: None, jpeg_folder: Path, statistics: Statistics, config: DataConfig
 ) -> None:

@@ -1,0 +1,158 @@
+"""Specs → batches on the CPU, by threads that run compiled code: the route of every batch that is made on a CPU.
+
+    planner thread   spec, addresses, buffer ─▶ threads: decode with libjpeg-turbo, crop, normalize ─▶ consumer
+
+One call of a thread makes as many pictures of a batch as it can get; Python, and with it the GIL, is needed a few
+times a batch, not a few times a picture.
+"""
+
+import ctypes
+import logging
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common import ceil_div
+from dali_pipelines.augmentation import IMAGE
+from dali_pipelines.batch import BatchSpec, BufferPool
+from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.crops import Crops, place_pictures, place_pixels
+from dali_pipelines.libjpeg import DAMAGED, DECODED, decode_by_simplejpeg, fault_of, library
+from dali_pipelines.normalize import CropNormalize
+from sharding import ShardSet, Statistics
+
+logger = logging.getLogger(__name__)
+
+PICTURES_PER_TASK = 4  # a thread that would make fewer pictures of a batch is not worth waking
+NO_CODEC = np.empty(0, np.int64)
+
+
+@dataclass(kw_only=True)
+class BatchJob:
+    """One batch in the making."""
+
+    spec: BatchSpec
+    images: torch.Tensor
+    crops: Crops
+    addresses: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    mappings: object
+    """Keeps the shards mapped at `addresses`, whoever closes them."""
+    status: NDArray[np.int64]
+    """What became of each picture (`libjpeg.DECODED` …)."""
+    taken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    tasks: list[Future[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.numbers = iter(range(len(self.spec)))
+
+    def jpeg(self, number: int) -> bytes:
+        """A copy of one picture as it is stored."""
+        return ctypes.string_at(int(self.addresses[number]), int(self.sizes[number]))
+
+    def stop(self) -> None:
+        """Let no thread begin another picture, and wait for those that are in the making."""
+        self.taken[0] = len(self.spec)
+        wait(self.tasks)
+
+
+class CpuProducer:
+    """Makes batches of up to `capacity` samples, on `config.threads` threads."""
+
+    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
+        self._shards, self._config = shards, config
+        self._codec = NO_CODEC if shards.encoding == "raw" else library()
+        self._normalize = CropNormalize(statistics, config.recipe)
+        dtype = torch.float32 if config.output == "float32" else torch.uint8
+        self._buffers = BufferPool(capacity * config.views, dtype, spare=config.prefetch + 2)
+        self.damaged: set[int] = set()
+
+    def batches(self, specs: Generator[BatchSpec]) -> Generator[tuple[BatchSpec, torch.Tensor]]:
+        """Each spec with its images, `prefetch` of them made or being made while the consumer is busy.
+
+        Raises LoaderError for a picture that does not decode or is not 256×256, where its batch would have come.
+        """
+        process = os.getpid()
+        planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        threads = ThreadPoolExecutor(self._config.threads, thread_name_prefix="decoder")
+        pending: deque[Future[BatchJob | None]] = deque()
+        try:
+            for _ in range(self._config.prefetch):
+                pending.append(planner.submit(self._begin, specs, threads))
+            while (job := pending[0].result()) is not None:
+                for task in job.tasks:
+                    task.result()
+                self._check(job)
+                pending.popleft()
+                pending.append(planner.submit(self._begin, specs, threads))
+                yield job.spec, job.images
+                del job
+        finally:
+            if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
+                planner.shutdown(cancel_futures=True)
+                for future in pending:
+                    if not future.cancelled() and future.exception() is None and (begun := future.result()) is not None:
+                        begun.stop()
+                threads.shutdown()
+                specs.close()
+
+    def close(self) -> None:
+        """Let go of buffers that wait for another epoch."""
+        self._buffers.close()
+
+    def _begin(self, specs: Iterator[BatchSpec], threads: ThreadPoolExecutor) -> BatchJob | None:
+        """Set the threads to work on the next batch; None after the last one."""
+        spec = next(specs, None)
+        if spec is None:
+            return None
+        mappings = self._shards.mappings()
+        addresses, sizes = self._shards.addresses(spec.ids)
+        images = self._buffers.take(len(spec.augmentation))
+        job = BatchJob(
+            spec=spec,
+            images=images,
+            crops=self._normalize.crops(spec.augmentation, images, self._config.views),
+            addresses=addresses,
+            sizes=sizes,
+            mappings=mappings,
+            status=np.full(len(spec), DECODED),
+        )
+        make: Any = self._by_simplejpeg if self._codec is None else self._compiled
+        for _ in range(min(self._config.threads, ceil_div(len(spec), PICTURES_PER_TASK))):
+            job.tasks.append(threads.submit(make, job))
+        return job
+
+    def _compiled(self, job: BatchJob) -> None:
+        place_pictures(self._codec, job.addresses, job.sizes, job.crops, job.taken, job.status)
+
+    def _by_simplejpeg(self, job: BatchJob) -> None:
+        """The same where Pillow's libjpeg-turbo is not to be had."""
+        pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
+        address = np.array([pixels.ctypes.data])
+        for number in job.numbers:
+            if job.taken[0]:
+                return
+            job.status[number] = decode_by_simplejpeg(job.jpeg(number), pixels)
+            if job.status[number] in (DECODED, DAMAGED):
+                place_pixels(address, IMAGE, job.crops.of_picture(number))
+
+    def _check(self, job: BatchJob) -> None:
+        """Tell of each damaged picture once; raises LoaderError for the first that has no pixels."""
+        for number in np.flatnonzero(job.status).tolist():
+            sample, reason = int(job.spec.ids[number]), fault_of(job.jpeg(number))
+            shard, key = self._shards.locate(sample)
+            where = f"{self._shards.path}/{shard}: sample {key}"
+            if job.status[number] != DAMAGED:
+                raise LoaderError(
+                    f"{where} {reason}; check the set with: python -m sharding verify {self._shards.path}"
+                )
+            if sample not in self.damaged:
+                self.damaged.add(sample)
+                logger.warning("%s is damaged: %s without loss; it is used as it decodes", where, reason)
