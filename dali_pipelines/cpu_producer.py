@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -109,9 +108,11 @@ class CpuProducer:
 
     def _begin(self, specs: Iterator[BatchSpec], threads: ThreadPoolExecutor) -> BatchJob | None:
         """Set the threads to work on the next batch; None after the last one."""
-        spec = next(specs, None)
-        if spec is None:
-            return None
+        with torch.profiler.record_function("loader: plan"):
+            spec = next(specs, None)
+            return None if spec is None else self._submit(spec, threads)
+
+    def _submit(self, spec: BatchSpec, threads: ThreadPoolExecutor) -> BatchJob:
         mappings = self._shards.mappings()
         addresses, sizes = self._shards.addresses(spec.ids)
         images = self._buffers.take(len(spec.augmentation))
@@ -124,13 +125,17 @@ class CpuProducer:
             mappings=mappings,
             status=np.full(len(spec), DECODED),
         )
-        make: Any = self._by_simplejpeg if self._codec is None else self._compiled
         for _ in range(min(self._config.threads, ceil_div(len(spec), PICTURES_PER_TASK))):
-            job.tasks.append(threads.submit(make, job))
+            job.tasks.append(threads.submit(self._make, job))
         return job
 
-    def _compiled(self, job: BatchJob) -> None:
-        place_pictures(self._codec, job.addresses, job.sizes, job.crops, job.taken, job.status)
+    def _make(self, job: BatchJob) -> None:
+        """Make pictures of a batch until none is left to take."""
+        with torch.profiler.record_function("loader: decode"):
+            if self._codec is None:
+                self._by_simplejpeg(job)
+            else:
+                place_pictures(self._codec, job.addresses, job.sizes, job.crops, job.taken, job.status)
 
     def _by_simplejpeg(self, job: BatchJob) -> None:
         """The same where Pillow's libjpeg-turbo is not to be had."""

@@ -28,7 +28,7 @@ from dali_pipelines.libjpeg import (
 
 ROW = CROP * 3  # bytes of a crop's row
 _PICTURE_ROW = IMAGE * 3
-# one thread's memory, by offsets, behind libjpeg's: a reversed row, a table of the picture's crops, rows of scales, of offsets
+# one thread's memory behind libjpeg's, by offsets: a reversed row, the table of a picture's crops, scales, offsets
 _SCRATCH = MEMORY
 _TABLE = _SCRATCH + ROW + 32
 _Y, _X, _MIRROR, _MEAN, _OUT, _COLUMNS = range(6)

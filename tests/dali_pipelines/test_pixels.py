@@ -127,9 +127,7 @@ def test_ten_views_are_five_crops_and_then_the_five_mirrored_of_each_image(
     assert compared == 45
 
 
-def test_every_offset_of_a_photograph_is_exact(
-    jpeg_shards: ShardSet, statistics: Statistics
-) -> None:
+def test_every_offset_of_a_photograph_is_exact(jpeg_shards: ShardSet, statistics: Statistics) -> None:
     """All 33 rows and columns, at each corner of the range, against Pillow."""
     config = DataConfig(recipe="original", batch_size=32, output="uint8", threads=2)
     seen: set[int] = set()
