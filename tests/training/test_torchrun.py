@@ -120,6 +120,23 @@ def test_failed_slurm_job_is_not_requeued(cluster: dict[str, str], tmp_path: Pat
     assert usage.returncode == 2 and b"SHARDS RUN" in usage.stderr
 
 
+def test_shards_are_copied_to_each_nodes_disk_before_training(
+    cluster: dict[str, str], shards: Path, tmp_path: Path
+) -> None:
+    stage = tmp_path / "stage"
+    staging = {"STAGE": str(stage), "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "TORCHRUN": "echo"}
+    command = ["bash", str(SCRIPT), str(shards), "run", "--epochs", "3"]
+    job = subprocess.run(command, env=cluster | staging, capture_output=True, text=True, timeout=SECONDS)
+    assert job.returncode == 0, job.stderr
+    assert job.stdout.count(f"train.py --shards {stage} --run-dir run --epochs 3") == 2  # one a node
+    originals = [path for path in shards.rglob("*") if path.suffix in (".tar", ".npy", ".json")]
+    assert len(originals) > 3
+    assert all((stage / path.relative_to(shards)).read_bytes() == path.read_bytes() for path in originals)
+    command[2] = str(tmp_path / "nothing")
+    job = subprocess.run(command, env=cluster | staging, capture_output=True, text=True, timeout=SECONDS)
+    assert job.returncode == 1 and "no packed split there" in job.stderr and "train.py" not in job.stdout
+
+
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 LAUNCH = [TORCHRUN, "--standalone", "--nproc-per-node", "2"]
 
