@@ -4,29 +4,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharding.errors import RejectedImage, ShardError
-    from sharding.manifest import ClassInfo
-    from sharding.options import PackOptions
-    from sharding.packing import pack
-    from sharding.resize import prepare_image
-    from sharding.shard_set import ShardSet
-    from sharding.statistics import Statistics
-
-__all__ = [
-    "ClassInfo",
-    "PackOptions",
-    "RejectedImage",
-    "ShardError",
-    "ShardSet",
-    "Statistics",
-    "pack",
-    "prepare_image",
-]
+    from sharding.errors import RejectedImage as RejectedImage
+    from sharding.errors import ShardError as ShardError
+    from sharding.manifest import ClassInfo as ClassInfo
+    from sharding.options import PackOptions as PackOptions
+    from sharding.packing import pack as pack
+    from sharding.resize import prepare_image as prepare_image
+    from sharding.shard_set import ShardSet as ShardSet
+    from sharding.statistics import Statistics as Statistics
 
 _HOMES = {
     "ClassInfo": "manifest", "PackOptions": "options", "RejectedImage": "errors", "ShardError": "errors",
     "ShardSet": "shard_set", "Statistics": "statistics", "pack": "packing", "prepare_image": "resize",
 }  # fmt: skip
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.errors import RejectedImage, ShardError
@@ -14,38 +13,13 @@ from sharding.statistics import Sums
 from sharding.worker import pack_picture
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Of the pictures still to pack: number, bytes, seconds; and the bytes that the job takes until it ends.
-
-    `spool_bytes` are those of them that go to the spool.
-    """
-
-    pictures: int
-    bytes: float
-    seconds: float
-    meanwhile_bytes: float
-    spool_bytes: int = 0
-
-    def check_disk(self, out: Path) -> int:
-        """The free bytes where `out` will lie. Raises ShardError if the split does not fit there."""
-        free = free_bytes(out)
-        if self.meanwhile_bytes > free:
-            spool = f", {in_words(self.spool_bytes)} of it to spool what is only read in order" * (self.spool_bytes > 0)
-            raise ShardError(
-                f"{out}: {in_words(free)} free, about {in_words(self.meanwhile_bytes)} needed while packing{spool}; "
-                "make room, or choose another OUT or a lower --quality"
-            )
-        return free
-
-
 def estimate(
     probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions, summed: bool, spool_bytes: int = 0
-) -> Estimate:
-    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards.
+) -> str:
+    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards: size, time, room.
 
-    `summed`: sums for the statistics are kept beside each shard until the end; their size counts, as does
-    `spool_bytes`, what is still to be spooled.
+    `summed`: sums for the statistics are kept beside each shard until the end; `spool_bytes` are still to be spooled.
+    Returns it in words. Raises ShardError if the split does not fit where it will lie.
     """
     sizes, begun, sums = [], None, Sums() if summed else None
     for data in probe:
@@ -59,13 +33,18 @@ def estimate(
     each_bytes = sum(sizes) / len(sizes) if sizes else 0.0
     each_seconds = (time.process_time() - begun) / max(len(sizes) - 1, 1) if begun is not None else 0.0
     total = each_bytes * pictures + shards * tarfile.RECORDSIZE
-    side_by_side = max(1, min(options.workers, shards))
-    return Estimate(
-        pictures=pictures,
-        bytes=total,
-        seconds=each_seconds * pictures / side_by_side,
-        meanwhile_bytes=total + (shards * sums.bytes if sums else 0) + spool_bytes,
-        spool_bytes=spool_bytes,
+    parts = each_bytes * min(pictures, options.samples_per_shard) * (options.workers > 1)  # of the shard being joined
+    needed, free = total + parts + (shards * sums.bytes if sums else 0) + spool_bytes, free_bytes(options.out)
+    if needed > free:
+        spool = f", {in_words(spool_bytes)} of it to spool what is only read in order" * (spool_bytes > 0)
+        raise ShardError(
+            f"{options.out}: {in_words(free)} free, about {in_words(needed)} needed while packing{spool}; "
+            "make room, or choose another OUT or a lower --quality"
+        )
+    spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
+    return (
+        f"about {in_words(total)} in {shards} shard{'s' * (shards != 1)}{spool}; {in_words(free)} free in {options.out}"
+        f"; about {each_seconds * pictures / options.workers:.0f} s with {options.workers} workers"
     )
 
 

@@ -1,6 +1,5 @@
 """Pictures on disk: class folders, one flat folder, Kaggle's tree."""
 
-import csv
 import json
 import logging
 import os
@@ -131,13 +130,16 @@ def open_kaggle(source: Path, split: Split) -> Source:
     if split == "test":
         raise ShardError(f"{folder}: Kaggle's test pictures have no labels; only train and val can be packed")
     tables = {name: root / name if (root / name).is_file() else root.parent / name for name in (_MAPPING, _SOLUTION)}
-    words = _read_mapping(tables[_MAPPING]) if tables[_MAPPING].is_file() else {}
+    words = _read_table(tables[_MAPPING], " ") if tables[_MAPPING].is_file() else {}
     if split == "train":
         opened = open_folder(folder, "folders")
         records, skipped = opened.records, opened.skipped
     else:
-        skipped = Skipped()
-        records = _solution_records(folder, _read_solution(tables[_SOLUTION]), tables[_SOLUTION], skipped)
+        skipped, path = Skipped(), tables[_SOLUTION]
+        if not path.is_file():
+            raise ShardError(f"{path.parent}: no {_SOLUTION} here or above, which tells the validation labels")
+        solution = _read_table(path, ",", "ImageId,PredictionString")
+        records = _solution_records(folder, solution, path, skipped)
     return Source(
         layout="kaggle",
         records=records,
@@ -148,42 +150,30 @@ def open_kaggle(source: Path, split: Split) -> Source:
     )
 
 
-def _read_mapping(path: Path) -> dict[str, str]:
-    """The words of each wnid. Raises ShardError for a line that is not `<wnid> <words>`, or a wnid that comes twice."""
-    words: dict[str, str] = {}
-    for number, line in enumerate(read_text(path.read_bytes(), str(path)).splitlines(), 1):
-        wnid, _, name = line.strip().partition(" ")
-        if not line.strip():
+def _read_table(path: Path, separator: str, header: str = "") -> dict[str, str]:
+    """First word → the rest of each line that is not blank. Raises ShardError for a line without, or a word twice."""
+    lines = [line.strip() for line in read_text(path.read_bytes(), str(path)).splitlines()]
+    if header and lines[:1] != [header]:
+        raise ShardError(f"{path}: line 1 is not {header}; fetch the file again")
+    rows: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line or line == header:
             continue
-        if not name or wnid in words:
-            what = "comes twice" if wnid in words else "is not <wnid> <words>"
-            raise ShardError(f"{path}: line {number}: {line.strip()[:40]!r} {what}; fetch the file again")
-        words[wnid] = name.strip()
-    return words
-
-
-def _read_solution(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise ShardError(f"{path.parent}: no {_SOLUTION} here or above, which tells the validation labels")
-    wnids: dict[str, str] = {}
-    try:
-        rows = csv.DictReader(read_text(path.read_bytes(), str(path)).splitlines())
-        for row in rows:
-            name, wnid = row["ImageId"], row["PredictionString"].split()[0]
-            if wnids.setdefault(name, wnid) != wnid:
-                raise ShardError(f"{path}: {name} is of class {wnids[name]} and of class {wnid}; fetch the file again")
-    except (KeyError, IndexError, AttributeError, TypeError, csv.Error) as error:
-        raise ShardError(f"{path}: line {rows.line_num}: lacks a column or a value ({error!r})") from None
-    return wnids
+        word, _, rest = line.partition(separator)
+        if not rest.strip() or word in rows:
+            what = "comes twice" if word in rows else f"is not <word>{separator}<words>"
+            raise ShardError(f"{path}: line {number}: {line[:40]!r} {what}; fetch the file again")
+        rows[word] = rest.strip()
+    return rows
 
 
 def _solution_records(folder: Path, solution: dict[str, str], path: Path, skipped: Skipped) -> Iterator[Record]:
     pictures = 0
     for name, file in _pictures(str(folder), "", skipped):
-        wnid = solution.get(Path(name).stem)
-        if wnid is None:
+        answer = solution.get(Path(name).stem)
+        if answer is None:
             raise ShardError(f"{file}: not in {path}, so its class is unknown")
         pictures += 1
-        yield Record(name, wnid, file)
+        yield Record(name, answer.split()[0], file)
     if pictures < len(solution):
         logger.warning("%s: names %d pictures that are not in %s", path, len(solution) - pictures, folder)

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 _PARTS: tuple[Split, ...] = ("train", "val")
 
 
+Contents = dict[str, dict[str, int]]
+"""Of each class folder or archive that is packed: number and bytes of its files, and a digest of their states."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """What listing a source told, beside its pictures: how a half-done job knows it again.
@@ -38,7 +42,7 @@ class Listing:
 
     table: list[ClassInfo]
     skipped: list[dict[str, Any]]
-    contents: dict[str, Any]
+    contents: Contents
     pictures: str
 
     def save(self, path: Path) -> None:
@@ -53,28 +57,16 @@ class Listing:
         return cls(**{**fields, "table": [ClassInfo(**entry) for entry in fields["table"]]})
 
 
-class Contents:
-    """Number, size, and a digest of names, sizes and times of all files that are packed, by class folder or archive."""
-
-    def __init__(self) -> None:
-        self._groups: dict[str, list[Any]] = {}
-
-    def add(self, group: str, name: str, state: str) -> None:
-        """Count one file."""
-        row = self._groups.setdefault(printable(group), [0, 0, hashlib.blake2b(digest_size=8)])
-        row[0] += 1
-        row[1] += int(state.partition(":")[0])
-        row[2].update(f"{name}\0{state}\0".encode("utf-8", "surrogateescape"))
-
-    def counted(self) -> dict[str, dict[str, Any]]:
-        """What was counted, for JSON."""
-        return {
-            group: {"files": files, "bytes": size, "digest": digest.hexdigest()}
-            for group, (files, size, digest) in self._groups.items()
-        }
+def count_file(contents: Contents, group: str, name: str, state: str) -> None:
+    """Count one file in `contents`; in which order does not matter."""
+    row = contents.setdefault(printable(group), {"files": 0, "bytes": 0, "digest": 0})
+    digest = hashlib.blake2b(f"{name}\0{state}".encode("utf-8", "surrogateescape"), digest_size=6).digest()
+    row["files"] += 1
+    row["bytes"] += int(state.partition(":")[0])
+    row["digest"] = (row["digest"] + int.from_bytes(digest, "big")) % 2**48
 
 
-def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+def describe_differences(before: Contents, now: Contents) -> str:
     """Which contents differ, in words; empty if none do."""
     words = []
     for group in sorted({*before, *now}):
@@ -88,14 +80,13 @@ def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(words[:3]) + f"; and {len(words) - 3} more" * (len(words) > 3)
 
 
-def count_contents(source: Source, options: PackOptions) -> dict[str, Any]:
+def count_contents(source: Source, options: PackOptions) -> Contents:
     """The contents of a source as they are now. Archives are not read for it, class folders are."""
-    contents = Contents()
-    records = _watched(source, options, contents, {})
-    for _ in records:
+    contents: Contents = {}
+    for _ in _watched(source, options, contents, {}):
         if source.files and source.layout != "kaggle":  # all that counts was seen before the first record
             break
-    return contents.counted()
+    return contents
 
 
 def list_source(
@@ -110,7 +101,8 @@ def list_source(
 
     `table` is the class table of the split packed before this one. Raises ShardError if there are no pictures.
     """
-    contents, used = Contents(), dict[str, str]()
+    contents: Contents = {}
+    used: dict[str, str] = {}
     records, part = _watched(source, options, contents, used), Part(options.val_fraction, split)
     shown = {"delay": 2.0, "mininterval": 1.0, "disable": options.quiet or not sys.stderr.isatty()}
     lost = index.fill(tqdm(part.of(records), unit="image", desc=f"{split}: listing", **shown), spool)
@@ -127,7 +119,7 @@ def list_source(
     if options.patch_images:
         logger.info("%s: %d patch images take the place of others", split, len(used))
     table = _settle_classes(source, options, split, table, index, part.wnids)
-    return Listing(table=table, skipped=skipped, contents=contents.counted(), pictures=index.digest())
+    return Listing(table=table, skipped=skipped, contents=contents, pictures=index.digest())
 
 
 class Part:
@@ -175,12 +167,13 @@ def _watched(source: Source, options: PackOptions, contents: Contents, used: dic
     states = {}
     for path in (*files, *sorted(patches.values())):
         states[path] = file_state(Path(path).stat())
-        contents.add("patch images" if path in patches.values() else Path(path).name, path, states[path])
+        count_file(contents, "patch images" if path in patches.values() else Path(path).name, path, states[path])
     for record in patched(source.records, patches, used):
         state = states.get(record.file)
         if state is None:
             state = file_state(os.stat(record.file))  # noqa: PTH116 - a Path for each of a million files takes longer
-            contents.add(record.name.partition("/")[0] if "/" in record.name else ".", record.name, state)
+            folder, slash, _ = record.name.partition("/")
+            count_file(contents, folder if slash else ".", record.name, state)
         yield record._replace(state=state)
 
 

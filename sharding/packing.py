@@ -15,7 +15,7 @@ from common.command_line import flag
 from sharding import job
 from sharding.card import write_card
 from sharding.errors import RejectedImage, ShardError
-from sharding.estimate import estimate, in_words
+from sharding.estimate import estimate
 from sharding.executor import open_executor, prestart
 from sharding.listing import Listing, count_contents, describe_differences, known_table_path, list_source
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
@@ -125,8 +125,7 @@ class SplitPacking:
         before = Listing.load(saved) if saved.exists() else None
         spooled = before is not None and bool(source.streamed)
         if not spooled:  # a kill may have left half of an index
-            for path in (index_path, index_path.with_name(f"{index_path.name}-journal")):
-                path.unlink(missing_ok=True)
+            index_path.unlink(missing_ok=True)
         prestart(self.options.workers, self.options.scheduler)
         with contextlib.closing(PackIndex(index_path, self.seed)) as index:
             if before and spooled:
@@ -142,7 +141,9 @@ class SplitPacking:
                     "remove that folder to begin anew"
                 )
             self.table = listing.table
-            notes = self._finished(index)
+            shards = ceil_div(len(index), self.options.samples_per_shard)
+            earlier = (finished_note(self.work, self._name(number)) for number in range(shards))
+            notes = [note for note in earlier if note is not None]
             self._log_estimate(index, source, _read(index.spread(_PROBE)), notes)
             self._pack_shards(index, folder, notes)
         self._conclude(folder, identity, listing, sorted(notes, key=lambda note: note.name))
@@ -160,7 +161,7 @@ class SplitPacking:
             spool_bytes = _streamed_bytes(source)
             pictures = spool_bytes * len(probe) // max(sum(map(len, probe)), 1)
             shards = ceil_div(pictures, options.samples_per_shard)
-            estimate(probe, pictures, shards, options, self.split == "train", spool_bytes).check_disk(options.out)
+            estimate(probe, pictures, shards, options, self.split == "train", spool_bytes)
             spool = Spool(folder / "spool", self.seed is not None, options.samples_per_shard)
         with spool or contextlib.nullcontext():
             return list_source(source, options, self.split, self.table, index, spool), probe
@@ -168,32 +169,16 @@ class SplitPacking:
     def _name(self, number: int) -> str:
         return f"{self.split}-{number:06d}.tar"
 
-    def _finished(self, index: PackIndex) -> list[ShardNote]:
-        """The notes of the shards that an earlier run finished."""
-        shards = ceil_div(len(index), self.options.samples_per_shard)
-        notes = [finished_note(self.work, self._name(number)) for number in range(shards)]
-        return [note for note in notes if note is not None]
-
     def _log_estimate(
         self, index: PackIndex, source: Source, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
     ) -> None:
-        """Say how many pictures are left, how large and how long it will be. Raises ShardError for too little disk.
-
-        `spool_bytes`: what a dry run has not spooled.
-        """
-        options, done = self.options, sum(note.samples + len(note.rejects) for note in notes)
-        shards = ceil_div(len(index), options.samples_per_shard)
-        left = shards - len(notes)
-        expected = estimate(probe, len(index) - done, left, options, self.split == "train", spool_bytes)
-        spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
-        free = expected.check_disk(options.out)
-        if done:
+        """Say how many pictures are left, how large and how long. `spool_bytes`: what a dry run has not spooled."""
+        left, shards = len(index) - _pictures(notes), ceil_div(len(index), self.options.samples_per_shard)
+        words = estimate(probe, left, shards - len(notes), self.options, self.split == "train", spool_bytes)
+        if notes:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         logger.info(
-            f"{self.split}: {expected.pictures} pictures of {len(index.wnids())} classes to pack "
-            f"(layout: {source.layout}); "
-            f"about {in_words(expected.bytes)} in {left} shard{'s' * (left != 1)}{spool}; {in_words(free)} free in "
-            f"{options.out}; about {expected.seconds:.0f} s with {options.workers} workers"
+            f"{self.split}: {left} pictures of {len(index.wnids())} classes to pack (layout: {source.layout}); {words}"
         )
 
     def _pack_shards(self, index: PackIndex, folder: Path, notes: list[ShardNote]) -> None:
@@ -216,7 +201,7 @@ class SplitPacking:
                         ) for part, those in enumerate(parts)
                     ]  # fmt: skip
 
-        done = sum(note.samples + len(note.rejects) for note in notes)
+        done = _pictures(notes)
         job.check_rejects(notes, options.max_rejects, self.work)
         with (
             open_executor(options.workers, options.scheduler) as (executor, slots),
@@ -261,6 +246,10 @@ class SplitPacking:
             checksums=checksums,
             source=identity["source"],
         ).save(self.work / "manifest.json")
+
+
+def _pictures(notes: list[ShardNote]) -> int:
+    return sum(note.samples + len(note.rejects) for note in notes)
 
 
 def _read(samples: Iterable[Sample]) -> Iterator[bytes]:
