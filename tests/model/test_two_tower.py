@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.utils
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +63,29 @@ def run_rank(folder: Path) -> int:
     return 0
 
 
+def run_compiled_rank(folder: Path) -> int:
+    """One training pass of a tower that is compiled, beside the same tower that is not."""
+    dist.init_process_group("gloo")
+    group, rank = dist.group.WORLD, dist.get_rank()
+    assert group is not None
+    images, key = 60 * torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)), torch.arange(2)
+    results = []
+    for compiled in (False, True):
+        net = TwoTowerAlexNet(ModelConfig(**NARROW), group, seed=3).double()
+        if compiled:
+            net.compile(backend="aot_eager")
+        logits = net(images, DropoutKey(3, 14, key))
+        logits.square().sum().backward()
+        gradients = {name: value.grad for name, value in net.named_parameters() if value.grad is not None}
+        results.append({"logits": logits.detach(), **gradients})
+    counters = torch._dynamo.utils.counters
+    breaks = {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
+    torch.save((results, breaks), folder / f"rank-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+    return 0
+
+
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, what: str) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -86,6 +110,16 @@ def test_a_pair_equals_the_unsplit_network(tmp_path: Path) -> None:
             assert torch.equal(first[name]["logits"], second[name]["logits"])
             assert_near(first[name], expected[name], TOLERANCE[dtype], what)
             assert_near(second[name], expected[name], TOLERANCE[dtype], what)
+
+
+def test_compiled_a_tower_is_one_graph_without_breaks(tmp_path: Path) -> None:
+    ranks = start(tmp_path, 2, run_compiled_rank, tmp_path)
+    assert ranks.wait() == [0, 0], ranks.text()
+    for rank in (0, 1):
+        (plain, compiled), counts = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert counts == {"graphs": 1, "breaks": 0}  # the exchanges of activations are part of it
+        assert len(plain) == 17
+        assert_near(compiled, plain, 1e-12, "compiled")
 
 
 def test_one_column_cannot_be_split(monkeypatch: pytest.MonkeyPatch) -> None:
