@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.names or list(NAMES)
     if len(names) > 1:
         return run_each(names, ["--out", str(options.out), *(["--quick"] if options.quick else [])])
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return run_command(lambda: run(names[0], options.quick, options.out))
 
 

@@ -25,24 +25,22 @@ CROPS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Photographs:
-    """A flat folder of `<wnid>_<id>.JPEG` files and the sentence that says what they are."""
+    """Files `<wnid>_<id>.JPEG` and the words that say what they are."""
 
-    folder: Path
     files: tuple[Path, ...]
     what: str
 
 
 def photographs() -> Photographs:
     """The 300 ImageNet-2010 photographs where they are, else 300 crops of scikit-learn's two photographs."""
-    shared = Path(os.environ.get("IMAGENET2010", ROOT.parent / "shared" / "imagenet2010")) / "train-photos"
-    if shared.is_dir():
-        files = tuple(sorted(shared.glob("*.JPEG")))
-        return Photographs(folder=shared, files=files, what=f"{len(files)} ImageNet-2010 photographs")
-    folder = WORK / "sample-photos"
+    folder = Path(os.environ.get("IMAGENET2010", ROOT.parent / "shared" / "imagenet2010")) / "train-photos"
+    what = "ImageNet-2010 photographs"
     if not folder.is_dir():
-        cut_sample_photos(folder)
+        folder, what = WORK / "sample-photos", "crops of scikit-learn's two photographs"
+        if not folder.is_dir():
+            cut_sample_photos(folder)
     files = tuple(sorted(folder.glob("*.JPEG")))
-    return Photographs(folder=folder, files=files, what=f"{len(files)} crops of scikit-learn's two photographs")
+    return Photographs(files=files, what=f"{len(files)} {what}")
 
 
 def cut_sample_photos(folder: Path) -> None:
@@ -70,15 +68,16 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
     if not (out / "train" / "manifest.json").exists():
         repeated = WORK / f"repeated-{samples}-{mark}"
         repeat_photographs(photos, samples, repeated)
-        options = PackOptions(
-            source=repeated,
-            out=out,
-            split="train",
-            encoding=encoding,
-            samples_per_shard=samples_per_shard,
-            workers=1,  # more would start the fork server before it knows what to import
+        pack(
+            PackOptions(
+                source=repeated,
+                out=out,
+                split="train",
+                encoding=encoding,
+                samples_per_shard=samples_per_shard,
+                workers=1,  # more would start a fork server that has not imported torch
+            )
         )
-        pack(options)
         shutil.rmtree(repeated)
     return ShardSet.open(out / "train")
 

@@ -116,10 +116,10 @@ def run(config: CheckConfig) -> int:
         raise UserError("torch sees no GPU here; --device cpu rehearses the check without one")
     samples = 32 if small else max(4096, 128 * gpus * STEPS)
     shards, raw = data.shards(samples), data.shards(samples // 4, encoding="raw")
-    node = Node(gpus=0 if small else gpus, small=small, shards=shards.path.parent, raw=raw.path.parent)
+    folders = shards.path.parent, raw.path.parent
+    node = Node(shards=folders[0], raw=folders[1]) if small else Node.of_gpus(gpus, *folders)
     findings = check(node, config.minutes)
     options = fastest(findings, node)
-    config.out.mkdir(parents=True, exist_ok=True)
     parts = {name: dataclasses.asdict(finding) for name, finding in findings.items()}
     document = {"device": config.device, "gpus": node.gpus, "fastest": options, "parts": parts}
     write(config.out / "gpu_check.json", json.dumps(document, indent=1, default=str) + "\n")

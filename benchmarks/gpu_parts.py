@@ -5,13 +5,12 @@ Enters: a `Node`. Leaves: a `Finding`. On the CPU the same code compares the CPU
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -21,7 +20,7 @@ import torch
 from nvidia import dali
 from torch import Tensor
 
-from benchmarks.measure import Repeat, cpu_seconds
+from benchmarks.measure import cpu_seconds
 from benchmarks.results import machine
 from benchmarks.stepping import Stepping, SteppingJob
 from benchmarks.timed_training import command_line, torchrun, train_timed
@@ -39,55 +38,41 @@ IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
 PRECISIONS = get_args(get_type_hints(TrainConfig)["precision"])
 # The largest difference that is still rounding: in gray levels, or relative to the largest value.
 PIXELS_SAME, PIXELS_MEAN = 1e-2, 1.0
-NORMS, LOSS = 1e-4, 1e-3
-GRADIENTS = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 5e-1}
+NORMS, LOSS, ROUGH_LOSS = 1e-4, 1e-3, 0.1
+GRADIENTS = {"float32": 1e-3, "tf32": 5e-2, "bfloat16": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What is checked: `gpus` GPUs, or the CPU where there are none; `small` sizes finish within seconds.
+    """What is checked: so many GPUs, or the CPU in sizes that take seconds. `options`: of train.py, the fastest so far.
 
-    shards, raw: folders with train/. options: of train.py, those found fastest so far.
+    shards, raw: folders with train/. batch: images a step and process. seconds: of measuring each throughput.
     """
 
-    gpus: int
-    small: bool
     shards: Path
     raw: Path
+    gpus: int = 0
+    device: str = "cpu"
+    processes: int = 2
+    width: float = 1 / 16
+    batch: int = 4
+    steps: int = 2
+    seconds: float = 0.3
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def device(self) -> str:
-        """`cuda` or `cpu`."""
-        return "cuda" if self.gpus else "cpu"
-
-    @property
-    def processes(self) -> int:
-        """As many as there are GPUs; on the CPU two."""
-        return self.gpus or 2
+    @classmethod
+    def of_gpus(cls, gpus: int, shards: Path, raw: Path) -> "Node":
+        """A node of at least one GPU, checked at full size."""
+        sizes: dict[str, Any] = {"processes": gpus, "width": 1.0, "batch": 128, "steps": 30, "seconds": 5.0}
+        return cls(shards=shards, raw=raw, gpus=gpus, device="cuda", **sizes)
 
     @property
     def threads(self) -> int:
         """Cores for each process."""
         return max(1, len(os.sched_getaffinity(0)) // self.processes)
 
-    @property
-    def width(self) -> float:
-        """Of the network."""
-        return 1 / 16 if self.small else 1.0
-
-    @property
-    def batch(self) -> int:
-        """Images a step and process."""
-        return 4 if self.small else 128
-
-    @property
-    def seconds(self) -> float:
-        """How long a throughput is measured."""
-        return 0.3 if self.small else 5.0
-
     def loaders(self) -> dict[str, dict[str, Any]]:
-        """Ways to decode → options of `DataConfig`. The first is what the others are compared with."""
+        """Ways to decode → options of `DataConfig`."""
         if not self.gpus:
             return {"cpu": {"device": "cpu"}, "cpu, whole DALI graph": {"device": "cpu", "fused": False}}
         gpu = {"device": "cuda", "decode": "gpu"}
@@ -110,16 +95,28 @@ class Finding:
     def compare(self, name: str, difference: float, limit: float, unit: str) -> None:
         """Note a difference; beyond the limit the finding `differs`."""
         self.figures[name] = difference
-        self.lines.append(f"{name}: {difference:.2g} {unit}" + (f", more than {limit:g}" * (difference > limit)))
+        self.lines.append(f"{name}: {difference:.2g} {unit}" + f", more than {limit:g}" * (difference > limit))
         if not difference <= limit:
             self.state = "differs"
+
+    def add_rate(self, name: str, work: Callable[[], int], seconds: float) -> None:
+        """Note the median images/s of `work`, which returns its images, for so long, after one that warms up."""
+        work()
+        end, rates = time.perf_counter() + seconds, list[tuple[float, float]]()
+        while not rates or time.perf_counter() < end:
+            cpu, start = cpu_seconds(), time.perf_counter()
+            images = work()
+            wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+            rates.append((images / wall, images / max(cpu, 1e-3)))
+        wall, cpu = np.median(rates, axis=0).tolist()
+        self.figures[name] = {"images_per_second": wall, "images_per_cpu_second": cpu}
+        self.lines.append(f"{name}: {wall:,.0f} images/s, {cpu:,.0f} per CPU-second")
 
 
 def environment(node: Node) -> Finding:
     """Driver, CUDA, DALI, compiler, topology."""
     here: dict[str, Any] = {
         "machine": machine(),
-        "host": platform.node(),
         "torch_cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "dali": dali.__version__,
@@ -127,11 +124,9 @@ def environment(node: Node) -> Finding:
         "compiler": next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         "python_headers": (Path(sysconfig.get_path("include")) / "Python.h").exists(),
     }
-    for name, arguments in {
-        "driver": ["--query-gpu=name,driver_version,memory.total,pcie.link.gen.max", "--format=csv"],
-        "topology": ["topo", "-m"],
-    }.items():
-        smi = shutil.which("nvidia-smi")
+    smi = shutil.which("nvidia-smi")
+    for name, arguments in {"driver": ["--query-gpu=name,driver_version,memory.total", "--format=csv"],
+                            "topology": ["topo", "-m"]}.items():  # fmt: skip
         ran = subprocess.run([smi, *arguments], capture_output=True, text=True, check=False) if smi else None
         here[name] = (ran.stdout + ran.stderr).strip() if ran else "no nvidia-smi"
     lines = [f"{name}: {here[name]}" for name in ("torch_cuda", "cudnn", "dali", "compiler", "python_headers")]
@@ -140,19 +135,18 @@ def environment(node: Node) -> Finding:
 
 def pixels(node: Node) -> Finding:
     """Does each way to decode give the pixels of the CPU's loader?"""
-    finding, reference = Finding(), None
-    for name, options in {"reference": {"device": "cpu"}, **node.loaders()}.items():
+    finding, reference, ids = Finding(), torch.empty(0), torch.empty(0)
+    for name, options in {"": {"device": "cpu"}, **node.loaders()}.items():
         config = DataConfig(recipe="paper", batch_size=node.batch, threads=node.threads, **options)
-        with Loader(ShardSet.open(node.shards / "train"), config) as loader:
+        with ShardSet.open(node.shards / "train") as shards, Loader(shards, config) as loader:
             batch = next(iter(loader.epoch(0)))
-            images, ids = batch.images.cpu().clone(), batch.ids.cpu().clone()
-        if reference is None:
-            reference = images, ids
+            images, batch_ids = batch.images.cpu().clone(), batch.ids.cpu().clone()
+        if not name:
+            reference, ids = images, batch_ids
             continue
-        if not torch.equal(ids, reference[1]):
+        if not torch.equal(ids, batch_ids):
             raise RuntimeError(f"{name}: another order of samples than on the CPU")
-        gaps = (images - reference[0]).abs()
-        exact = name.startswith("cpu")
+        gaps, exact = (images - reference).abs(), name.startswith("cpu")
         finding.compare(f"{name}, mean", float(gaps.mean()), PIXELS_SAME if exact else PIXELS_MEAN, "gray levels")
         finding.compare(f"{name}, largest", float(gaps.max()), PIXELS_SAME if exact else 255.0, "gray levels")
     return finding
@@ -172,9 +166,8 @@ def norms(node: Node) -> Finding:
 def _with_gradient(norm: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     y = norm(x)
-    y.sin().sum().backward()
-    assert x.grad is not None
-    return y.detach().cpu().double(), x.grad.cpu().double()
+    (gradient,) = torch.autograd.grad(y.sin().sum(), x)
+    return y.detach().cpu().double(), gradient.cpu().double()
 
 
 def step(node: Node) -> Finding:
@@ -183,15 +176,16 @@ def step(node: Node) -> Finding:
     loss, gradients = _first_step(node, "cpu", "float32")
     for precision in PRECISIONS:
         here, own = _first_step(node, node.device, precision)
-        finding.compare(f"loss, {precision}", abs(here - loss) / loss, LOSS if precision == "float32" else 0.1, "of it")
+        limit = LOSS if precision == "float32" else ROUGH_LOSS
+        finding.compare(f"loss, {precision}", abs(here - loss) / loss, limit, "of it")
         gap = max(float((own[name] - g).norm() / g.norm().clamp_min(1e-12)) for name, g in gradients.items())
         finding.compare(f"gradients, {precision}", gap, GRADIENTS[precision], "of their norm, the worst layer's")
     return finding
 
 
-def _first_step(node: Node, device: str, precision: Any) -> tuple[float, dict[str, Tensor]]:
+def _first_step(node: Node, device: Any, precision: Any) -> tuple[float, dict[str, Tensor]]:
     n = min(node.batch, 16)
-    config = TrainConfig(shards=Path(), run_dir=Path(), device=device, precision=precision, width=node.width)  # type: ignore[arg-type]
+    config = TrainConfig(shards=Path(), run_dir=Path(), device=device, precision=precision)
     set_up_torch(config)
     network = ParallelNetwork(ModelConfig(width=node.width), config, Mesh(device=torch.device(device)))
     images = 60 * torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -201,26 +195,60 @@ def _first_step(node: Node, device: str, precision: Any) -> tuple[float, dict[st
     return float(totals[0]) / n, gradients
 
 
-def _train(node: Node, folder: Path, steps: int, processes: int = 1) -> list[float]:
-    """The losses of the first steps of the run in `folder`, by one network on one process or two; it goes on there."""
-    options: dict[str, Any] = {
-        "shards": node.shards,
-        "run_dir": folder,
-        "device": node.device,
-        "width": 1 / 8 if node.gpus else node.width,
-        "batch_size": 2 * node.batch,
-        "model_parallel": str(processes),
-        "max_steps": steps,
-        "precision": "float32",
-        "deterministic": True,
-        "threads": node.threads,
-    }
-    if processes == 1:
-        train(TrainConfig(**options))
-    else:
-        torchrun(processes, ["train.py", *command_line(options)])
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+def loading(node: Node) -> Finding:
+    """How many images a second does the loader of one process give, with its share of the cores?"""
+    finding = Finding()
+    splits = {name: (node.shards, options) for name, options in node.loaders().items()}
+    splits["raw shards"] = (node.raw, node.loaders()["cpu"])
+    for name, (folder, options) in splits.items():
+        config = DataConfig(batch_size=node.batch, threads=node.threads, **options)
+        with ShardSet.open(folder / "train") as shards, Loader(shards, config) as loader:
+
+            def epoch(loader: Loader = loader) -> int:
+                images = sum(len(batch.labels) for batch in loader.epoch(0))
+                if node.gpus:
+                    torch.cuda.synchronize()
+                return images
+
+            finding.add_rate(name, epoch, node.seconds)
+    return finding
+
+
+def stepping(node: Node) -> Finding:
+    """How fast is a training step on one synthetic batch, at each precision, compiled or not?"""
+    finding = Finding()
+    for compiled in (False, True) if node.gpus else (False,):
+        for precision in PRECISIONS:
+            name = precision + ", compiled" * compiled
+            options = {"precision": precision, "compile": compiled}
+            set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), device=node.device, precision=precision))  # type: ignore[arg-type]
+            job = SteppingJob(width=node.width, batch=node.batch, steps=node.steps, options=options)
+            finding.add_rate(name, Stepping(job).work, node.seconds)
+            finding.figures[name]["options"] = options
+    if not node.gpus:
+        finding.lines.append("compiled: left out of the small run")
+    return finding
+
+
+def together(node: Node) -> Finding:
+    """How fast is training on the loader's batches, on one process and on all, unsplit and in pairs?"""
+    finding, most = Finding(), node.processes
+    layouts = {(1, 1), (most, 2 - most % 2)} | ({(most, 1)} if node.gpus else set())
+    for processes, pair in sorted(layouts):
+        sizes = {"width": node.width, "batch_size": node.batch * processes, "threads": node.threads}
+        options = {**node.options, "model_parallel": pair}
+        where = {"shards": node.shards, "device": node.device}
+        repeat = train_timed(processes, "loaded", node.steps, where | sizes | options)
+        rate, wait = repeat.images / repeat.seconds, sum(repeat.waits_seconds) / repeat.seconds
+        hours = IMAGENET_IMAGES / rate / 3600
+        name = f"{processes} process{'es' * (processes > 1)}{' in pairs' * (pair == 2)}"
+        finding.figures[name] = {"images_per_second": rate, "data_wait": wait, "epoch_hours": hours}
+        finding.figures[name] |= {"peak_bytes": repeat.peak_bytes, "options": options}
+        finding.lines.append(
+            f"{name}: {rate:,.0f} images/s, {wait:.0%} of the time waiting for data; "
+            f"an epoch of ImageNet {hours:.2f} h, {EPOCHS} epochs {EPOCHS * hours:.1f} h"
+        )
+    return finding
 
 
 def split(node: Node) -> Finding:
@@ -248,101 +276,17 @@ def resume(node: Node) -> Finding:
     return finding
 
 
-def loading(node: Node) -> Finding:
-    """How many images a second does the loader of one process give, with its share of the cores?"""
-    finding = Finding()
-    splits = {name: (node.shards, options) for name, options in node.loaders().items()}
-    splits["raw shards"] = (node.raw, next(iter(node.loaders().values())))
-    for name, (shards, options) in splits.items():
-        config = DataConfig(batch_size=node.batch, threads=node.threads, **options)
-        with Loader(ShardSet.open(shards / "train"), config) as loader:
-            _note_rate(finding, name, _repeats(lambda: _epochs(loader, node), node))
-    return finding
+def _train(node: Node, folder: Path, steps: int, processes: int = 1) -> list[float]:
+    """The losses of the first steps of the run in `folder`, by one network on one process or two; it goes on there."""
+    options: dict[str, Any] = {"shards": node.shards, "run_dir": folder, "device": node.device, "max_steps": steps}
+    options |= {"width": 1 / 16, "batch_size": 8, "model_parallel": str(processes), "threads": node.threads}
+    options |= {"precision": "float32", "deterministic": True}
+    if processes == 1:
+        train(TrainConfig(**options))
+    else:
+        torchrun(processes, ["train.py", *command_line(options)])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
 
 
-def _epochs(loader: Loader, node: Node) -> int:
-    images = sum(len(batch.labels) for batch in loader.epoch(0))
-    if node.gpus:
-        torch.cuda.synchronize()
-    return images
-
-
-def _repeats(work: Callable[[], int], node: Node) -> Iterator[Repeat]:
-    """Repeats of `work` until the node's seconds are over, after one that warms up."""
-    work()
-    end = time.perf_counter() + node.seconds
-    while True:
-        cpu, start = cpu_seconds(), time.perf_counter()
-        images = work()
-        yield Repeat(images=images, seconds=time.perf_counter() - start, cpu_seconds=cpu_seconds() - cpu)
-        if time.perf_counter() > end:
-            return
-
-
-def _note_rate(finding: Finding, name: str, repeats: Iterator[Repeat]) -> None:
-    rates = [(repeat.images / repeat.seconds, repeat.images / max(repeat.cpu_seconds, 1e-3)) for repeat in repeats]
-    wall, cpu = np.median(rates, axis=0)
-    finding.figures[name] = {"images_per_second": float(wall), "images_per_cpu_second": float(cpu)}
-    finding.lines.append(f"{name}: {wall:,.0f} images/s, {cpu:,.0f} per CPU-second")
-
-
-def stepping(node: Node) -> Finding:
-    """How fast is a training step on one synthetic batch, at each precision, compiled or not?"""
-    finding = Finding()
-    for compiled in (False,) if node.small else (False, True):
-        for precision in PRECISIONS:
-            name = precision + ", compiled" * compiled
-            options = {"precision": precision, "compile": compiled}
-            job = SteppingJob(width=node.width, batch=node.batch, steps=1 if node.small else 10, options=options)
-            set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), device=node.device, precision=precision))  # type: ignore[arg-type]
-            stepper = Stepping(job)
-            _note_rate(finding, name, _repeats(stepper.work, node))
-            finding.figures[name]["options"] = options
-    if node.small:
-        finding.lines.append("compiled: left out of the small run")
-    return finding
-
-
-def together(node: Node) -> Finding:
-    """How fast is training on the loader's batches, on one process and on all, unsplit and in pairs?"""
-    finding, all_processes = Finding(), node.processes
-    unsplit = [(1, 1)] if node.small or all_processes == 1 else [(1, 1), (all_processes, 1)]
-    for processes, pair in [*unsplit, *([(all_processes, 2)] if all_processes % 2 == 0 else [])]:
-        options = {
-            "shards": node.shards,
-            "device": node.device,
-            "width": node.width,
-            "batch_size": node.batch * processes,
-            "model_parallel": pair,
-            "threads": node.threads,
-            **node.options,
-        }
-        repeat = train_timed(processes, "loaded", 2 if node.small else 30, options)
-        name = f"{processes} process{'es' * (processes > 1)}{' in pairs' * (pair == 2)}"
-        rate, wait = repeat.images / repeat.seconds, sum(repeat.waits_seconds) / repeat.seconds
-        hours = IMAGENET_IMAGES / rate / 3600
-        finding.figures[name] = {
-            "images_per_second": rate,
-            "data_wait": wait,
-            "peak_bytes": repeat.peak_bytes,
-            "epoch_hours": hours,
-            "options": {**node.options, "model_parallel": pair},
-        }
-        finding.lines.append(
-            f"{name}: {rate:,.0f} images/s, {wait:.0%} of the time waiting for data; "
-            f"an epoch of ImageNet {hours:.2f} h, {EPOCHS} epochs {EPOCHS * hours:.1f} h"
-        )
-    return finding
-
-
-PARTS: tuple[Callable[[Node], Finding], ...] = (
-    environment,
-    pixels,
-    norms,
-    step,
-    loading,
-    stepping,
-    together,
-    split,
-    resume,
-)
+PARTS = (environment, pixels, norms, step, loading, stepping, together, split, resume)

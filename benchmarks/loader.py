@@ -8,16 +8,17 @@ Each loader has a process of its own, takes turns with the others, and was compa
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import data
 from benchmarks.measure import Case, interleave
-from benchmarks.peers import GPU, LIMIT, MODES, OURS, PEERS, RAW, Entry
-from benchmarks.peers.measured import Difference, Pictures, open_peer
+from benchmarks.peers import FFCV_RAW, GPU, LIMIT, MODES, OURS, PEERS, RAW, Entry
+from benchmarks.peers.measured import Pictures, difference_note, open_peer
 from benchmarks.peers.ours import RECIPE, SEED
-from benchmarks.peers.work import ROW, Job, write_files
+from benchmarks.peers.work import ROW, Job, made_once, write_files
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.results import write_tables
 from dali_pipelines.augmentation import draw
@@ -43,26 +44,33 @@ def run(quick: bool, out: Path) -> None:
     raw = data.shards(RAW_SAMPLES[quick], encoding="raw", samples_per_shard=in_shard)
     job = Job(split=jpeg.path, prepared=jpeg.path.parent / "peers")
     raw_job = dataclasses.replace(job, split=raw.path, epochs=samples // len(raw))
-    write_files(jpeg, job.files)
+    made_once(job.files, partial(write_files, jpeg))
     rows, root = augmentation_rows(jpeg), covariance_root(jpeg.statistics)
     with ExitStack() as stack:
         loaders = []
-        for entry in (LIMIT, *MODES, RAW, GPU, *PEERS):
-            entry_job = dataclasses.replace(raw_job if entry is RAW else job, options=entry.options)
+        for entry in (LIMIT, *MODES, RAW, FFCV_RAW, GPU, *PEERS):
+            entry_job = dataclasses.replace(raw_job if entry.raw else job, options=entry.options)
             worker = stack.enter_context(Worker(entry.name, open_peer, entry, entry_job, rows, root))
             loaders.append((entry, worker))
         for _, worker in loaders:
             worker.await_ready()
         differences = compare(loaders)
         measured = interleave([case_of(entry, worker, differences.get(entry.name, "")) for entry, worker in loaders])
+    others = {
+        "of libjpeg-turbo's limit": LIMIT.name,
+        "× FFCV": "FFCV",
+        "× torch's DataLoader with simplejpeg": "torch DataLoader + simplejpeg",
+    }
+    beside = {text: [row for row in measured if row.name == name] for text, name in others.items()}
+    ours = next(row for row in measured if row.name == OURS.name)
     write_tables(
         "loader",
         measured,
+        headlines=[ours.headline("float32 batches from the loader", beside)],
         out=out,
         title="Loaders: images per CPU-second for the same work",
         data_set=data.describe(jpeg),
         operations=OPERATIONS,
-        cache="warm page cache",
         quick=quick,
     )
 
@@ -89,7 +97,7 @@ def compare(loaders: list[tuple[Entry, Worker]]) -> dict[str, str]:
         theirs = dict(zip(able, pool.map(first_pictures, able.values())))
     ours = next(worker for entry, worker in loaders if entry is OURS)
     pictures = ours.call("pictures", frozenset().union(*theirs.values()))
-    return {name: str(Difference.between(found, pictures)) for name, found in theirs.items() if found}
+    return {name: difference_note(found, pictures) for name, found in theirs.items() if found}
 
 
 def first_pictures(worker: Worker) -> Pictures:
@@ -108,5 +116,5 @@ def case_of(entry: Entry, worker: Worker, difference: str) -> Case:
         missing=worker.missing,
         reference=entry.reference,
         note="" if worker.missing else "; ".join(part for part in (difference, worker.call("note")) if part),
-        details={"module": f"benchmarks.peers.{entry.module}", "options": entry.options},
+        details={"loader": f"benchmarks.peers.{entry.loader}", "options": entry.options},
     )

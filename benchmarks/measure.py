@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 MINIMUM_REPEATS = 5
+Clock = Literal["images_per_second", "images_per_cpu_second"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +43,13 @@ class Case:
     name: str
     repeat: Callable[[], Repeat] | None = None
     missing: str = ""
-    reference: str = ""
+    reference: Literal["limit", "ours", ""] = ""
     note: str = ""
     details: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.repeat is None) == (not self.missing):
             raise ValueError(f"case {self.name!r} needs either repeat or missing, and not both")
-        if self.reference not in ("", "limit", "ours"):
-            raise ValueError(f"case {self.name!r}: reference {self.reference!r} is none of '', 'limit', 'ours'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,23 @@ class Row:
     peak_bytes: int = 0
     wait_p99_seconds: float | None = None
     details: dict[str, object] = field(default_factory=dict)
+
+    def rate(self, clock: Clock = "images_per_cpu_second") -> Spread:
+        """The row's rate on a clock. Raises ValueError for a row that was not measured."""
+        spread: Spread | None = getattr(self, clock)
+        if spread is None:
+            raise ValueError(f"{self.name} was not measured: {self.missing}")
+        return spread
+
+    def headline(self, what: str, beside: dict[str, list["Row"]], clock: Clock = "images_per_cpu_second") -> dict:
+        """A figure for the README: images/s, and the ratio to the slowest of those rows that were measured."""
+        others = {text: [row for row in rows if row.images_per_second] for text, rows in beside.items()}
+        ratios = {
+            text: self.rate(clock).over(*(row.rate(clock) for row in rows)).median
+            for text, rows in others.items()
+            if rows
+        }
+        return {"what": what, "images_per_second": self.rate("images_per_second").median, "beside": ratios}
 
     def measured(self, repeats: Sequence[Repeat]) -> "Row":
         """This row with what the repeats gave, without ratios."""
@@ -158,37 +175,29 @@ def own_bytes() -> int:
     return int(lines["RssAnon"].split()[0]) * 1024
 
 
-class PeakWatch:
-    """While entered, looks at `peak_bytes` five times a second, since a child that has ended is not seen any more."""
-
-    def __init__(self) -> None:
-        self.peak_bytes = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def _look(self) -> None:
-        while not self._done.wait(0.2):
-            self.peak_bytes = max(self.peak_bytes, peak_bytes())
-
-    def __enter__(self) -> "PeakWatch":
-        forget_peaks()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.peak_bytes = max(self.peak_bytes, peak_bytes())
-
-
 def timed(work: Callable[[], int]) -> Repeat:
-    """Runs `work`, which returns the number of images it did, and measures it from outside."""
-    with PeakWatch() as watch:
+    """Runs `work`, which returns the number of images it did, and measures it from outside.
+
+    Memory is looked at five times a second, since a child that has ended is not seen any more.
+    """
+    peaks, done = [0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.2):
+            peaks.append(peak_bytes())
+
+    forget_peaks()
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
         cpu_before, start = cpu_seconds(), time.perf_counter()
         images = work()
         seconds = time.perf_counter() - start
         spent = cpu_seconds() - cpu_before
-    return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=watch.peak_bytes)
+    finally:
+        done.set()
+        watch.join()
+    return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=max(*peaks, peak_bytes()))
 
 
 def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1) -> list[Row]:
@@ -207,15 +216,8 @@ def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_ups: 
                 measured[case.name].append(repeat)
     rows = [Row(name=case.name, note=case.note, missing=case.missing, details=case.details) for case in cases]
     rows = [row.measured(measured[row.name]) if row.name in measured else row for row in rows]
-    limit, ours = (
-        next((row.images_per_cpu_second for case, row in zip(cases, rows) if case.reference == reference), None)
-        for reference in ("limit", "ours")
-    )
-    return [
-        replace(row, to_limit=_over(row.images_per_cpu_second, limit), to_ours=_over(row.images_per_cpu_second, ours))
-        for row in rows
-    ]
-
-
-def _over(rate: Spread | None, reference: Spread | None) -> Spread | None:
-    return None if rate is None or reference is None else rate.over(reference)
+    for reference in ("limit", "ours"):
+        base = next((row for case, row in zip(cases, rows) if case.reference == reference and not row.missing), None)
+        ratios = {row.name: row.rate().over(base.rate()) for row in rows if base and not row.missing}
+        rows = [replace(row, **{f"to_{reference}": ratios.get(row.name)}) for row in rows]  # type: ignore[arg-type]
+    return rows

@@ -11,8 +11,6 @@ Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture, the ratio 
 1.28 million samples into the index that orders them.
 """
 
-import io
-import logging
 import os
 import shutil
 import tempfile
@@ -22,8 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.data import Photographs, photographs
-from benchmarks.measure import Case, Repeat, Row, interleave, own_bytes, timed
+from benchmarks.data import photographs
+from benchmarks.measure import Case, Repeat, interleave, own_bytes, timed
 from benchmarks.results import write_tables
 from sharding import PackOptions, pack
 from sharding.pack_index import PackIndex, Sample
@@ -33,6 +31,10 @@ from sharding.shard import Encoding
 from sharding.worker import PartTask, pack_shard
 
 SAMPLES, SAMPLES_PER_SHARD = {False: 1_280_000, True: 4000}, 10_000
+OPERATIONS = (
+    "decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums mean image and "
+    "covariance, and writes through to the disk"
+)
 
 
 def run(quick: bool, out: Path) -> None:
@@ -44,7 +46,7 @@ def run(quick: bool, out: Path) -> None:
         repeated = repeat(files, times, work / "repeated")
         cases = [
             Case(name="the seed's way", repeat=partial(seed, files, work / "seed"), note="quality 75"),
-            Case(name="ours", repeat=partial(ours, files, work / "area"), reference="ours"),
+            Case(name="ours", repeat=partial(ours, files, work / "ours"), reference="ours"),
             Case(name="ours, lanczos", repeat=partial(ours, files, work / "lanczos", resample="lanczos")),
             Case(name="ours, raw", repeat=partial(ours, files, work / "raw", encoding="raw")),
         ]
@@ -53,20 +55,21 @@ def run(quick: bool, out: Path) -> None:
             for workers in worker_counts()
         ]
         rows = interleave(cases, repeats)
-        each = {case.name: mean_bytes(work / folder) for case, folder in zip(cases, ("seed", "area", "lanczos", "raw"))}
+        folders = {"the seed's way": "seed", "ours": "ours", "ours, lanczos": "lanczos", "ours, raw": "raw"}
         write_tables(
             "pack",
             rows,
+            headlines=[rows[1].headline("packing photographs, one process", {"× the seed's way": [rows[0]]})],
             out=out,
             title="Packing photographs into shards",
-            data_set=data_set(photos, files),
-            operations="decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums "
-            "mean image and covariance, and writes through to the disk",
-            cache="page cache warm",
+            data_set={"pictures": photos.what, "used": len(files)},
+            operations=OPERATIONS,
             quick=quick,
             extra={
-                "bytes_a_picture": each,
-                "times_the_seeds_images_per_cpu_second": ratios(rows),
+                "bytes_a_picture": {case: mean_bytes(work / folder) for case, folder in folders.items()},
+                "times_the_seeds_images_per_cpu_second": {
+                    row.name: round(row.rate().over(rows[0].rate()).median, 3) for row in rows
+                },
                 "simulated": index_cost(work / "index.sqlite", SAMPLES[quick]),
             },
         )
@@ -129,22 +132,17 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample = "area", enc
 
 def command(source: Path, work: Path, workers: int) -> Repeat:
     """The whole `pack` on `workers` worker processes."""
-    out = work / "command"
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(work / "command", ignore_errors=True)
     pictures = len(list(source.iterdir()))
-    options = PackOptions(source=source, out=out, workers=workers, samples_per_shard=max(8, pictures // 24))
+    options = PackOptions(
+        source=source, out=work / "command", workers=workers, samples_per_shard=max(8, pictures // 24)
+    )
 
     def packing() -> int:
         pack(options)
         return pictures
 
-    logger = logging.getLogger("sharding")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        return timed(packing)
-    finally:
-        logger.setLevel(level)
+    return timed(packing)
 
 
 def mean_bytes(folder: Path) -> float:
@@ -155,23 +153,6 @@ def mean_bytes(folder: Path) -> float:
     else:
         sizes = [int(line.split()[2]) for line in indexes[0].read_text().splitlines()[1:]]
     return sum(sizes) / len(sizes)
-
-
-def ratios(rows: list[Row]) -> dict[str, float]:
-    """Images per CPU-second of each case over the seed's, medians of rounds made side by side."""
-    seed_to_ours = {row.name: row.to_ours for row in rows if row.to_ours is not None}
-    base = seed_to_ours["the seed's way"].median
-    return {name: round(spread.median / base, 3) for name, spread in seed_to_ours.items()}
-
-
-def data_set(photos: Photographs, files: tuple[Path, ...]) -> dict[str, object]:
-    """What the photographs are, and how large."""
-    sizes = []
-    for file in files:
-        with Image.open(io.BytesIO(file.read_bytes())) as image:
-            sizes.append(image.size)
-    mean = [round(sum(size[axis] for size in sizes) / len(sizes)) for axis in (0, 1)]
-    return {"pictures": photos.what, "used": len(files), "mean_width_height": mean}
 
 
 def index_cost(path: Path, samples: int) -> dict[str, float]:

@@ -9,52 +9,36 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks.measure import Row, Spread
+from common.files import write_atomically
 
 LOGARITHMIC_FROM = 30  # times the smallest bar, above which a linear axis would show it as nothing
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = [
-    "torch",
-    "nvidia-dali-cuda130",
-    "nvidia-dali-cuda120",
-    "webdataset",
-    "numpy",
-    "pillow",
-    "scikit-learn",
-    "simplejpeg",
-    "numba",
-    "ffcv",
-    "spdl",
-]
+PACKAGES = ["torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "webdataset", "numpy", "pillow"]
+PACKAGES += ["simplejpeg", "numba", "ffcv", "spdl"]
 
 
 def machine() -> dict[str, object]:
     """Processor, usable cores, memory, operating system, Python and package versions, commit."""
-    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in cpu_lines if line.startswith("model name")), "?")
+    processors = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    installed = {found.metadata["Name"].lower(): found.version for found in metadata.distributions()}
     return {
-        "processor": model,
+        "processor": processors[0] if processors else "?",
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := installed(name))},
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
         "commit": commit(),
     }
-
-
-def installed(package: str) -> str | None:
-    """The installed version of a package, None where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def commit() -> str:
@@ -62,15 +46,11 @@ def commit() -> str:
 
     `unknown` outside git.
     """
-    head = _git("rev-parse", "--short", "HEAD")
-    if head.returncode:
-        return "unknown"
-    written = (":!benchmarks/results", ":!README.md")
-    return head.stdout.strip() + ("+changes" if _git("diff", "--quiet", "HEAD", "--", ".", *written).returncode else "")
-
-
-def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
+    head = git(["git", "rev-parse", "--short", "HEAD"])
+    written = (":!benchmarks/results", ":!README.md", ":!benchmarks/README.md")
+    differs = git(["git", "diff", "--quiet", "HEAD", "--", ".", *written]).returncode
+    return "unknown" if head.returncode else head.stdout.strip() + "+changes" * bool(differs)
 
 
 def write_tables(
@@ -81,13 +61,16 @@ def write_tables(
     title: str,
     data_set: dict[str, object],
     operations: str,
-    cache: str,
     quick: bool,
+    cache: str = "page cache warm",
     remarks: Sequence[str] = (),
+    headlines: Sequence[dict] = (),
     extra: dict[str, object] | None = None,
 ) -> None:
-    """Writes the three files of benchmark `name` into `out` and prints its table; `remarks` are lines below it."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Writes the three files of benchmark `name` into `out` and prints its table; `remarks` are lines below it.
+
+    headlines: figures for the README, by `Row.headline`.
+    """
     document = {
         "benchmark": name,
         "title": title,
@@ -98,6 +81,7 @@ def write_tables(
         "data_set": data_set,
         "cache": cache,
         "operations": operations,
+        "headlines": list(headlines),
         "rows": [dataclasses.asdict(row) for row in rows],
         **(extra or {}),
     }
@@ -109,10 +93,9 @@ def write_tables(
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file by way of a temporary one, so that a reader never sees half of it."""
-    temporary = path.with_suffix(path.suffix + ".part")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Writes a text file whole or not at all."""
+    with write_atomically(path) as file:
+        file.write(text.encode())
 
 
 def markdown(title: str, document: dict, rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
@@ -125,10 +108,7 @@ def markdown(title: str, document: dict, rows: Sequence[Row], remarks: Sequence[
         ("of the limit", lambda row: "" if row.to_limit is None else f"{row.to_limit.median:.2f}"),
         ("of ours", lambda row: "" if row.to_ours is None else f"{row.to_ours.median:.2f}"),
         ("peak MB", lambda row: f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else ""),
-        (
-            "p99 wait ms",
-            lambda row: "" if row.wait_p99_seconds is None else f"{1e3 * row.wait_p99_seconds:.1f}",
-        ),
+        ("p99 wait ms", lambda row: "" if row.wait_p99_seconds is None else f"{1e3 * row.wait_p99_seconds:.1f}"),
         ("note", lambda row: "; ".join(part for part in (row.note, row.missing) if part)),
     ]
     table = [[cell(row) for _, cell in columns] for row in rows]
@@ -163,14 +143,15 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
 
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         value = row.images_per_cpu_second
         if value is None:
-            axes.text(0, place, f" {row.missing}"[:80], va="center", fontsize=8, color="#777777")
+            axes.text(0, position, f" {row.missing}"[:80], va="center", fontsize=8, color="#777777")
             continue
         whisker = [[value.median - value.low], [value.high - value.median]]
-        axes.barh(place, value.median, xerr=whisker, color="#4477aa", ecolor="#222222", capsize=2)
-        axes.text(value.high, place, f"  {value.median:,.{0 if value.median >= 100 else 2}f}", va="center", fontsize=8)
+        axes.barh(position, value.median, xerr=whisker, color="#4477aa", ecolor="#222222", capsize=2)
+        digits = 0 if value.median >= 100 else 2
+        axes.text(value.high, position, f"  {value.median:,.{digits}f}", va="center", fontsize=8)
     medians = [row.images_per_cpu_second.median for row in rows if row.images_per_cpu_second]
     if medians and max(medians) > LOGARITHMIC_FROM * min(medians):
         axes.set_xscale("log")

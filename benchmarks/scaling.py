@@ -70,7 +70,6 @@ def run(quick: bool, out: Path) -> None:
             data_set=data.describe(shards),
             operations="train.py's trainer under torchrun: batch in, step, sums over all ranks, log; each repeat is a "
             f"start of its own, of which one epoch and {SKIPPED} steps of the next do not count, nor do checkpoints",
-            cache="page cache warm",
             quick=quick,
         )
 

@@ -1,18 +1,16 @@
-"""Splits of any size that take no room, to see what size alone costs: time and memory of everything but pixels.
+"""Splits of any size that take little room, to see what size alone costs: time and memory of everything but pixels.
 
 Enters: a number of shards and of samples in each. Leaves: a split whose shards are hard links to one small tar of
-tiny pictures, and the cost of opening it, ordering an epoch, and going through the epoch's steps.
+tiny pictures, and what it costs to open it, to order an epoch, and to go through the epoch's steps.
 """
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measure import Repeat, own_bytes, timed
-from benchmarks.processes import Worker
 from dali_pipelines import draw, epoch_order
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
@@ -59,34 +57,14 @@ def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
     return folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a split of `samples` costs: repeats of each operation, and the memory that was taken by the end of it."""
-
-    samples: int
-    repeats: dict[str, list[Repeat]]
-    memory_bytes: dict[str, int]
-
-
-def cost(split: Path, steps: int, repeats: int) -> Cost:
-    """Opens, orders and steps through `split` in a process of its own, `repeats` times after a warm-up (if not once).
-
-    `steps` steps spread over the epoch stand for all of them; their time is scaled to the whole.
-    """
-    with Worker(str(split), Walk, split, steps) as worker:
-        worker.await_ready()
-        samples, times, memory = worker.call("measure", repeats)
-    return Cost(samples=samples, repeats=times, memory_bytes=memory)
-
-
-class Walk:
+class SimulatedEpochs:
     """Epochs of a split without its pixels. `open`, `order` and `step` return how many samples their work was for."""
 
     def __init__(self, split: Path, steps: int) -> None:
-        self._split, self._epoch, self._steps = split, 0, steps
+        self._split, self._steps, self._epoch = split, steps, 0
 
-    def measure(self, repeats: int) -> tuple[int, dict[str, list[Repeat]], dict[str, int]]:
-        """Samples; repeats of each operation, after a warm-up if there are several; memory taken by the end of it."""
+    def measure(self, repeats: int) -> dict[str, tuple[list[Repeat], int]]:
+        """Of each operation: its repeats, after a warm-up if there are several, and memory taken by the end of it."""
         works = {"open": self.open, "order": self.order, "step through": self.step}
         times: dict[str, list[Repeat]] = {name: [] for name in works}
         memory: dict[str, int] = {}
@@ -94,32 +72,30 @@ class Walk:
         for self._epoch in range(warm_ups + repeats):
             for name, work in works.items():
                 repeat = timed(work)
-                if name not in memory:  # once: what gives memory back would make the next repeats ask for it anew
-                    memory[name] = own_bytes() - before
+                memory.setdefault(name, own_bytes() - before)  # once: what gives memory back makes the next ask anew
                 if self._epoch >= warm_ups:
                     times[name].append(repeat)
-            self.shards.close()
-        return len(self.shards), times, memory
+            self._shards.close()
+        return {name: (times[name], memory[name]) for name in works}
 
     def open(self) -> int:
-        """Opens the split and looks one sample of each shard up, which reads every index."""
-        self.shards = ShardSet.open(self._split)
-        self.shards.labels(np.cumsum(self.shards.shard_sizes) - 1)
-        return len(self.shards)
+        """Opens the split and looks one label of each shard up."""
+        self._shards = ShardSet.open(self._split)
+        self._shards.labels(np.cumsum(self._shards.shard_sizes) - 1)
+        return len(self._shards)
 
     def order(self) -> int:
         """The epoch's global permutation."""
-        self._order = epoch_order(self.shards.shard_sizes, 0, self._epoch)
-        return len(self.shards)
+        self._order = epoch_order(self._shards.shard_sizes, 0, self._epoch)
+        return len(self._shards)
 
     def step(self) -> int:
-        """What the loader does for a step before it decodes: ids, labels, views of the tars, augmentation."""
-        steps = min(self._steps, len(self._order) // BATCH)
-        firsts = np.linspace(0, len(self._order) - BATCH, steps).astype(np.int64)
-        for first in firsts:
+        """What the loader does for a step before it decodes: ids, labels, where pictures lie, augmentation."""
+        steps = min(self._steps, len(self._shards) // BATCH)
+        for first in np.linspace(0, len(self._shards) - BATCH, steps).astype(np.int64):
             positions = np.arange(first, first + BATCH)
             ids = self._order[positions]
-            self.shards.labels(ids)
-            self.shards.images(ids)
+            self._shards.labels(ids)
+            self._shards.addresses(ids)
             draw("paper", 0, self._epoch, ids, positions, STATISTICS)
         return steps * BATCH

@@ -16,14 +16,11 @@ from benchmarks.measure import Repeat, timed
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import RecipeName
 from model import AlexNet, ModelConfig
-from model.response_norm import SPATIAL_SCALE
 from sharding import ShardSet
 from training.config import TrainConfig
 from training.memory import keep_freed_memory
 from training.mesh import Mesh
 from training.step import ParallelNetwork
-
-Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +29,7 @@ class SteppingJob:
 
     norm: `ours`, `pytorch` or `none`. shards: where batches come from; None for one synthetic batch, the same again and
     again. network: False to take the batches and drop them. keep_memory: as train.py does; False for the C library's
-    default. options: of `TrainConfig`; data: of `DataConfig`.
+    default. options: of `TrainConfig`.
     """
 
     recipe: RecipeName = "original"
@@ -45,7 +42,6 @@ class SteppingJob:
     keep_memory: bool = True
     threads: int = 2
     options: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 class PyTorchNorm(nn.Module):
@@ -60,22 +56,12 @@ class PyTorchNorm(nn.Module):
         return torch.cat(towers, dim=1)
 
 
-class PyTorchSpatialNorm(nn.Module):
-    """The original's spatial response norm in PyTorch's operations; PyTorch ships none."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = F.avg_pool2d(x.square(), 5, stride=1, padding=2)
-        return x / (1 + 25 * SPATIAL_SCALE * means).pow(0.75)
-
-
 def replace_norms(net: AlexNet, norm: str) -> None:
-    """Put other response norms, or none, into a network."""
+    """Put other response norms, or none, into a network of the recipe `paper`, whose norms PyTorch has."""
     if norm == "none":
         net.norm1, net.norm2 = nn.Identity(), nn.Identity()
     if norm == "pytorch":
-        spatial = [PyTorchSpatialNorm()] if net.recipe.spatial_norm else []
-        scale = net.recipe.norm_scale
-        net.norm1, net.norm2 = PyTorchNorm(scale), nn.Sequential(PyTorchNorm(scale), *spatial)
+        net.norm1, net.norm2 = PyTorchNorm(net.recipe.norm_scale), PyTorchNorm(net.recipe.norm_scale)
 
 
 class Stepping:
@@ -91,7 +77,7 @@ class Stepping:
         classes = len(shards.classes) if shards else 1000
         self._loader: Loader | None = None
         if shards is not None:
-            settings = DataConfig(recipe=job.recipe, batch_size=job.batch, device=str(self._device), **job.data)
+            settings = DataConfig(recipe=job.recipe, batch_size=job.batch, device=str(self._device))
             self._loader = Loader(shards, settings)
         else:
             images = 60 * torch.randn(job.batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -120,10 +106,9 @@ class Stepping:
             torch.cuda.synchronize()
         return images
 
-    def _batches(self) -> Batches:
+    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
         if self._loader is None:
-            for _ in range(self._job.steps):
-                yield self._batch[0], self._batch[1], self._batch[2]
+            yield from [self._batch] * self._job.steps
             return
         for batch in self._loader.epoch(0):
             yield batch.images, batch.labels.to(self._device), batch.ids.to(self._device)

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from benchmarks.data import describe, shards
-from benchmarks.measure import Case, Repeat, interleave, timed
+from benchmarks.measure import Case, interleave, timed
 from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
@@ -45,32 +45,37 @@ def run(quick: bool, out: Path) -> None:
     images, batch, width, repeats = (12, 4, 0.25, 2) if quick else (50, 25, 1.0, 5)
     with shards(images) as data:
         config = ModelConfig(recipe=RECIPE, classes=len(data.classes), width=width)
-        network = AlexNet(config, seed=SEED).eval()
+        network, encoded = AlexNet(config, seed=SEED).eval(), encoded_batches(data, batch)
         context = multiprocessing.get_context("spawn")
         with context.Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
-            apart = gray_levels_apart(data, batch)
-            cases = [
-                Case(
-                    name="network alone, plain",
-                    repeat=partial(network_alone, network, images, batch),
-                    reference="limit",
-                ),
-                Case(name="network alone, a pass a core", repeat=partial(spread, network, images, batch)),
-                Case(name="ours", repeat=partial(ours, network, data, batch), reference="ours"),
-                Case(name="the seed's way", repeat=partial(seed, data, batch, pool), note=f"{cores()} processes"),
-            ]
-            rows = interleave(cases, repeats)
+            cases = {
+                "network alone, plain": partial(network_alone, network, images, batch),
+                "network alone, a pass a core": partial(spread, network, images, batch),
+                "ours": lambda: len(evaluate([Member(network, data.statistics, RECIPE)], data, batch_size=batch).ids),
+                # The pool gets encoded images, as it would file names.
+                "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, encoded)),
+            }
+            references = {"network alone, plain": "limit", "ours": "ours"}
+            rows = interleave(
+                [
+                    Case(name=name, repeat=partial(timed, work), reference=references.get(name, ""))  # type: ignore[arg-type]
+                    for name, work in cases.items()
+                ],
+                repeats,
+            )
+        alone, _, here, theirs = rows
+        beside = {"of the network alone": [alone], "× the seed's way": [theirs]}
         write_tables(
             "tenpatch",
             rows,
+            headlines=[here.headline("ten-patch evaluation", beside)],
             out=out,
             title="Ten-patch evaluation",
             data_set=describe(data),
             operations="decode, ten 224×224 views, minus the mean image, network in float32, average, score; "
-            f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views",
-            cache="page cache warm",
+            f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views; {cores()} processes",
             quick=quick,
-            extra={"gray_levels_apart_from_the_seed": apart},
+            extra={"gray_levels_apart_from_the_seed": gray_levels_apart(data, batch, encoded[0])},
         )
 
 
@@ -79,49 +84,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, batch: int) -> Repeat:
-    """A forward function on standardized views made before the clock starts."""
+def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, batch: int) -> int:
+    """A forward function on normalized views, the same for each batch."""
     views = torch.randn(batch * VIEWS, 3, CROP, CROP).mul_(60).contiguous(memory_format=torch.channels_last)
-
-    def work() -> int:
-        with torch.inference_mode():
-            for _ in range(images // batch):
-                forward(views)
-        return images // batch * batch
-
-    return timed(work)
+    with torch.inference_mode():
+        for _ in range(images // batch):
+            forward(views)
+    return images // batch * batch
 
 
-def spread(network: AlexNet, images: int, batch: int) -> Repeat:
+def spread(network: AlexNet, images: int, batch: int) -> int:
     """The network as `ours` runs it, without anything else."""
     with inference() as compute:
         return network_alone(partial(compute, network), images, batch)
 
 
-def ours(network: AlexNet, data: ShardSet, batch: int) -> Repeat:
-    """The evaluation as the command does it."""
-    return timed(lambda: len(evaluate([Member(network, data.statistics, RECIPE)], data, batch_size=batch).ids))
-
-
-def seed(data: ShardSet, batch: int, pool: multiprocessing.pool.Pool) -> Repeat:
-    """The pool gets encoded images, as it would file names."""
-
-    def work() -> int:
-        return sum(len(best) for best, _ in pool.imap(answers, encoded_batches(data, batch)))
-
-    return timed(work)
-
-
 def encoded_batches(data: ShardSet, batch: int) -> list[list[bytes]]:
     """The JPEG bytes of all images, `batch` images together."""
-    starts = range(0, len(data), batch)
-    return [
-        [view.tobytes() for view in data.images(np.arange(start, min(start + batch, len(data))))] for start in starts
-    ]
+    encoded = [view.tobytes() for view in data.images(np.arange(len(data)))]
+    return [encoded[start : start + batch] for start in range(0, len(encoded), batch)]
 
 
-def gray_levels_apart(data: ShardSet, batch: int) -> dict[str, float]:
-    """Before timing: mean and largest difference between our views and the seed's of one batch, in gray levels.
+def gray_levels_apart(data: ShardSet, batch: int, encoded: list[bytes]) -> dict[str, float]:
+    """Mean and largest difference between our views and the seed's of the first batch, in gray levels.
 
     The decoders may differ by a few levels here and there; a view cut in the wrong place differs by tens on average.
     """
@@ -130,8 +115,7 @@ def gray_levels_apart(data: ShardSet, batch: int) -> dict[str, float]:
     order = [VIEW_OFFSETS.index(corner) + mirrored * len(CORNERS) for corner in CORNERS for mirrored in (1, 0)]
     with Loader(data, config) as loader:
         own = next(iter(loader.epoch(0))).images.unflatten(0, (-1, VIEWS))[:, order]
-        theirs = torch.stack([ten_views(content, mean) for content in encoded_batches(data, batch)[0]])
-        apart = (own - theirs).abs()
+        apart = (own - torch.stack([ten_views(content, mean) for content in encoded])).abs()
     return {"mean": float(apart.mean()), "largest": float(apart.max())}
 
 

@@ -4,47 +4,45 @@ All do the same work on the same JPEG bytes (`work.py`), so that only how they d
 picture, decode it, crop 224×224, mirror, subtract the mean image's crop, add a color offset, deliver float32
 batches of 128. Each peer is written as somebody who knows that library well would write it.
 
-    loader.py ──▶ processes.Worker ──pipe──▶ measured.py ──▶ torch_pillow, ffcv, …: Peer(job, table).epoch()
+    loader.py ──▶ processes.Worker ──pipe──▶ measured.py ──▶ torch_loader, ffcv, …: Peer(job, table).epoch()
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
-    """A loader to measure: the `module` of this package that has it, its class, and its options."""
+    """A loader to measure: its class, `module:name` in this package, and its options.
+
+    compared: whether its first batch is held against ours, pixel by pixel. raw: it reads pixels in place of JPEG.
+    """
 
     name: str
-    module: str
-    loader: str = "Peer"
+    loader: str
     options: dict[str, object] = field(default_factory=dict)
-    reference: str = ""
-    compared: bool = True
-    """Whether its first batch is held against ours, pixel by pixel."""
+    reference: Literal["limit", "ours", ""] = ""
+    compared: bool = False
+    raw: bool = False
 
 
-LIMIT = Entry(
-    name="limit: libjpeg-turbo (simplejpeg), one thread",
-    module="ours",
-    loader="DecodingLimit",
-    reference="limit",
-    compared=False,
-)
-OURS = Entry(name="ours, float32", module="ours", reference="ours", compared=False)
+LIMIT = Entry("limit: libjpeg-turbo (simplejpeg), one thread", "ours:DecodingLimit", reference="limit")
+OURS = Entry("ours, float32", "ours:Ours", reference="ours")
 MODES = (
     OURS,
-    Entry(name="ours, float32, window of 2 shards", module="ours", options={"window": 2}, compared=False),
-    Entry(name="ours, float32, whole graph in DALI", module="ours", options={"fused": False}, compared=False),
-    Entry(name="ours, uint8", module="ours", options={"output": "uint8"}, compared=False),
+    Entry("ours, float32, window of 2 shards", "ours:Ours", {"window": 2}),
+    Entry("ours, float32, whole graph in DALI", "ours:Ours", {"fused": False}),
+    Entry("ours, uint8", "ours:Ours", {"output": "uint8"}),
 )
-RAW = Entry(name="ours, float32, raw shards", module="ours", compared=False)
-GPU = Entry(name="ours, float32, GPU", module="ours", options={"device": "cuda"}, compared=False)
+RAW = Entry("ours, float32, raw shards", "ours:Ours", raw=True)
+FFCV_RAW = Entry("FFCV, raw mode", "ffcv:Ffcv", raw=True)
+GPU = Entry("ours, float32, GPU", "ours:Ours", {"device": "cuda"})
 PEERS = (
-    Entry(name="torch DataLoader + Pillow, as the seed", module="torch_pillow"),
-    Entry(name="torch DataLoader + simplejpeg", module="torch_fast"),
-    Entry(name="webdataset + simplejpeg", module="webdataset"),
-    Entry(name="FFCV", module="ffcv"),
-    Entry(name="SPDL (FFmpeg)", module="spdl", options={"decoder": "ffmpeg"}),
-    Entry(name="SPDL + simplejpeg", module="spdl", options={"decoder": "simplejpeg"}),
-    Entry(name="DALI fn.readers.webdataset, as its tutorials", module="dali_tutorial"),
+    Entry("torch DataLoader + Pillow, as the seed", "torch_loader:AsTheSeed", compared=True),
+    Entry("torch DataLoader + simplejpeg", "torch_loader:Simplejpeg", compared=True),
+    Entry("webdataset + simplejpeg", "webdataset:Webdataset", compared=True),
+    Entry("FFCV", "ffcv:Ffcv", compared=True),
+    Entry("SPDL (FFmpeg)", "spdl:Spdl", {"decoder": "ffmpeg"}, compared=True),
+    Entry("SPDL + simplejpeg", "spdl:Spdl", {"decoder": "simplejpeg"}, compared=True),
+    Entry("DALI fn.readers.webdataset, as its tutorials", "dali_tutorial:DaliTutorial", compared=True),
 )

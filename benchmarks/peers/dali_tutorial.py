@@ -1,7 +1,7 @@
 """DALI as its tutorials write it: `fn.readers.webdataset`, the fused decoder, operators, `DALIGenericIterator`.
 
-The reader's shuffle is local, its order has no ids, and its place cannot be told or set; so the pixels are compared
-on a pipeline that reads in order and takes crops and colors from the plan, and the timed one draws its own.
+The reader's shuffle is local, its order has no ids, and its position cannot be read or set; so the pixels are
+compared on a pipeline that reads in order and takes crops and colors from the table; the timed one draws its own.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job
+from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job, Peer
 
 LAPS = 2  # times through the reader in one go, since what it has ready at the start is not counted
 Node = Any  # DALI's graph nodes have no useful type
@@ -30,7 +30,7 @@ def _graph(job: Job, root: np.ndarray, table: np.ndarray | None) -> tuple[Node, 
         name="reader",
     )
     encoded, labels = read
-    left, top, mirror, offset = _drawn(root) if table is None else _told(table, job.batch_size)
+    left, top, mirror, offset = _drawn(root) if table is None else _from_table(table, job.batch_size)
     where = {"crop": (CROP, CROP), "crop_pos_x": left, "crop_pos_y": top}
     crop = fn.flip(fn.decoders.image_crop(encoded, **where), horizontal=mirror)
     mean = fn.flip(fn.crop(types.Constant(job.mean_image()), **where), horizontal=mirror)
@@ -43,49 +43,36 @@ def _drawn(root: np.ndarray) -> tuple[Node, ...]:
     return left, top, fn.random.coin_flip(), fn.reductions.sum(noise, axes=[1])
 
 
-def _told(table: np.ndarray, batch_size: int) -> tuple[Node, ...]:
+def _from_table(table: np.ndarray, batch_size: int) -> tuple[Node, ...]:
     def feed() -> Iterator[list[np.ndarray]]:
         while True:
             for start in range(0, len(table) - batch_size + 1, batch_size):
                 rows = table[start : start + batch_size]
-                places = [(rows[name] / (IMAGE - CROP)).astype(np.float32) for name in ("crop_x", "crop_y")]
-                yield [*places, rows["mirror"].astype(np.int32), rows["rgb_offset"].copy()]
+                corners = [(rows[name] / (IMAGE - CROP)).astype(np.float32) for name in ("crop_x", "crop_y")]
+                yield [*corners, rows["mirror"].astype(np.int32), rows["rgb_offset"].copy()]
 
     return tuple(fn.external_source(source=feed(), num_outputs=4))
 
 
-class Peer:
+class DaliTutorial(Peer):
     """The tutorials' graph, shuffled by the reader."""
 
-    note = "shuffles locally, no place to resume from"
+    note = "shuffles locally, no position to resume from"
     ahead = 3  # two in its queue, one in the iterator
 
     def __init__(self, job: Job, table: AugmentationTable) -> None:
-        self._job, self._root = job, table.covariance_root
-        first = self._iterator(table.rows)
-        images = next(first)[0]["images"].clone().permute(0, 3, 1, 2)
+        super().__init__(job, table)
+        self._root = table.covariance_root
+        images = next(self._iterator(self.rows))[0]["images"].clone().permute(0, 3, 1, 2)
         self.compared = Delivered(images=images, ids=torch.arange(job.batch_size))
-        del first
         self._timed = self._iterator(None)
 
     def epoch(self) -> Iterator[Delivered]:
         for (batch,) in itertools.chain(*[self._timed] * LAPS):
-            yield Delivered(images=batch["images"].permute(0, 3, 1, 2), ids=torch.full([self._job.batch_size], -1))
+            yield Delivered(images=batch["images"].permute(0, 3, 1, 2), ids=torch.full([self.job.batch_size], -1))
 
     def _iterator(self, table: np.ndarray | None) -> DALIGenericIterator:
-        graph = _graph(
-            self._job,
-            self._root,
-            table,
-            batch_size=self._job.batch_size,
-            num_threads=self._job.workers,
-            device_id=None,
-            seed=0,
-        )
-        return DALIGenericIterator(
-            graph,
-            ["images", "labels"],
-            reader_name="reader",
-            auto_reset=True,
-            last_batch_policy=LastBatchPolicy.DROP,
-        )
+        sizes = {"batch_size": self.job.batch_size, "num_threads": self.job.workers}
+        graph = _graph(self.job, self._root, table, device_id=None, seed=0, **sizes)
+        outputs, drop = ["images", "labels"], LastBatchPolicy.DROP
+        return DALIGenericIterator(graph, outputs, reader_name="reader", auto_reset=True, last_batch_policy=drop)

@@ -25,11 +25,10 @@ from ffcv.pipeline.state import State
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
 
-from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job, made_once
+from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job, Peer, made_once
 from sharding import ShardSet
 
-LAPS = 4
-LAP_SAMPLES = 1024
+LAPS, LAP_SAMPLES = 4, 1024
 
 
 class _EncodedField(RGBImageField):
@@ -59,38 +58,28 @@ class _Normalize(Operation):
     def __init__(self, mean_image: np.ndarray, table: np.ndarray) -> None:
         super().__init__()
         self._mean = mean_image
-        self._plan = tuple(np.ascontiguousarray(table[name]) for name in table.dtype.names or ())
+        self._columns = tuple(np.ascontiguousarray(table[name]) for name in table.dtype.names or ())
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (CROP, CROP, 3), np.dtype(np.float32)
         return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
 
     def generate_code(self) -> Callable[..., np.ndarray]:
-        parallel_range, mean, (crop_y, crop_x, mirror, rgb_offset) = (
-            Compiler.get_iterator(),
-            self._mean,
-            self._plan,
-        )
+        parallel_range, mean, (crop_y, crop_x, mirror, rgb_offset) = Compiler.get_iterator(), self._mean, self._columns
 
         def normalize(images: np.ndarray, out: np.ndarray, indices: np.ndarray) -> np.ndarray:
-            for place in parallel_range(len(indices)):
-                number = indices[place]
+            for position in parallel_range(len(indices)):
+                number = indices[position]
                 top, left = crop_y[number], crop_x[number]
+                first, stride = (left + CROP - 1, -1) if mirror[number] else (left, 1)
                 red, green, blue = rgb_offset[number]
                 for line in range(CROP):
-                    source, average, target = images[place, top + line], mean[top + line], out[place, line]
-                    if mirror[number]:
-                        for column in range(CROP):
-                            origin = left + CROP - 1 - column
-                            target[column, 0] = source[origin, 0] - average[origin, 0] + red
-                            target[column, 1] = source[origin, 1] - average[origin, 1] + green
-                            target[column, 2] = source[origin, 2] - average[origin, 2] + blue
-                    else:
-                        for column in range(CROP):
-                            origin = left + column
-                            target[column, 0] = source[origin, 0] - average[origin, 0] + red
-                            target[column, 1] = source[origin, 1] - average[origin, 1] + green
-                            target[column, 2] = source[origin, 2] - average[origin, 2] + blue
+                    source, average, target = images[position, top + line], mean[top + line], out[position, line]
+                    for column in range(CROP):
+                        origin = first + stride * column
+                        target[column, 0] = source[origin, 0] - average[origin, 0] + red
+                        target[column, 1] = source[origin, 1] - average[origin, 1] + green
+                        target[column, 2] = source[origin, 2] - average[origin, 2] + blue
             return out[: len(indices)]
 
         normalize.is_parallel = True  # type: ignore[attr-defined]
@@ -98,31 +87,31 @@ class _Normalize(Operation):
         return normalize
 
 
-class Peer:
-    """`ffcv.loader.Loader` in random order from the page cache."""
+class Ffcv(Peer):
+    """`ffcv.loader.Loader` in random order from the page cache; JPEG bytes, or pixels where the split has them.
+
+    FFCV allocates half a gigabyte anew for each epoch: several laps in one make that as small as in a real run.
+    """
 
     note = "threads"
-    ahead = 0
 
     def __init__(self, job: Job, table: AugmentationTable) -> None:
-        beton = job.prepared / "train.beton"
+        super().__init__(job, table)
+        beton = job.prepared / f"{job.shards().encoding}.beton"
         made_once(beton, lambda part: _write_beton(job, part))
+        samples = len(self.rows)
+        normalize = _Normalize(self.mean_image, self.rows)
         self._loader = Loader(
             str(beton),
             batch_size=job.batch_size,
             num_workers=job.workers,
             order=OrderOption.RANDOM,
             os_cache=True,
-            indices=np.tile(np.arange(len(table.rows)), laps(len(table.rows))),
+            indices=np.tile(np.arange(samples), LAPS if samples >= LAP_SAMPLES else 1),
             drop_last=True,
             custom_fields={"image": RGBImageField},
             pipelines={
-                "image": [
-                    SimpleRGBImageDecoder(),
-                    _Normalize(job.mean_image(), table.rows),
-                    ToTensor(),
-                    ToTorchImage(),
-                ],
+                "image": [SimpleRGBImageDecoder(), normalize, ToTensor(), ToTorchImage()],
                 "id": [IntDecoder(), ToTensor(), Squeeze()],
             },
         )
@@ -132,14 +121,8 @@ class Peer:
             yield Delivered(images=images, ids=ids)
 
 
-def laps(samples: int) -> int:
-    """How often an epoch goes through the samples (in a quick run, once).
-
-    FFCV allocates half a gigabyte anew for each epoch: a longer one makes that as small as in a real run.
-    """
-    return max(1, min(LAPS, samples // LAP_SAMPLES))
-
-
 def _write_beton(job: Job, path: Path) -> None:
-    fields = {"image": _EncodedField(), "id": IntField()}
-    DatasetWriter(str(path), fields, num_workers=job.workers).from_indexed_dataset(_Samples(job.shards()))
+    shards = job.shards()
+    image = RGBImageField(write_mode="raw") if shards.encoding == "raw" else _EncodedField()
+    fields = {"image": image, "id": IntField()}
+    DatasetWriter(str(path), fields, num_workers=job.workers).from_indexed_dataset(_Samples(shards))

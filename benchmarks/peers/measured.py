@@ -3,14 +3,13 @@
 import importlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from benchmarks.measure import Repeat, cpu_seconds, forget_peaks, peak_bytes
 from benchmarks.peers import Entry
-from benchmarks.peers.work import AugmentationTable, Batch, Job, Peer
+from benchmarks.peers.work import AugmentationTable, Delivered, Job, Peer
 
 COMPARED = 16  # pictures of the first batch
 SAME = 1e-2  # gray levels: float32 sums in another order
@@ -22,7 +21,8 @@ def open_peer(entry: Entry, job: Job, rows: np.ndarray, covariance_root: np.ndar
     torch.set_num_threads(1)
     table = AugmentationTable(len(job.shards()), covariance_root)
     table.rows[:] = rows[: len(table.rows)]
-    peer = getattr(importlib.import_module(f"benchmarks.peers.{entry.module}"), entry.loader)(job, table)
+    module, _, name = entry.loader.partition(":")
+    peer = getattr(importlib.import_module(f"benchmarks.peers.{module}"), name)(job, table)
     return MeasuredPeer(peer, table, job.epochs)
 
 
@@ -66,7 +66,7 @@ class MeasuredPeer:
             waits_seconds=tuple(waits),
         )
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Delivered]:
         for _ in range(self._epochs):
             self._table.draw(self._random)
             yield from self._peer.epoch()
@@ -74,8 +74,7 @@ class MeasuredPeer:
     def pictures(self, ids: frozenset[int] | None) -> Pictures:
         """Pictures float32 [224, 224, 3] of one epoch as the table has them: those of `ids`, or of the first batch."""
         pictures: Pictures = {}
-        compared = getattr(self._peer, "compared", None)
-        for batch in self._peer.epoch() if compared is None else [compared]:
+        for batch in [self._peer.compared] if self._peer.compared else self._peer.epoch():
             numbers = batch.ids.tolist()
             if ids is None:
                 ids = frozenset(numbers[:COMPARED])
@@ -86,25 +85,13 @@ class MeasuredPeer:
         return pictures
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How far a peer's pictures are from ours, in gray levels, over `pictures` of the same ids and crops."""
+def difference(theirs: Pictures, ours: Pictures) -> tuple[float, float]:
+    """Mean and largest difference, in gray levels, of their pictures from ours of the same ids."""
+    gaps = np.stack([np.abs(picture - ours[number]) for number, picture in theirs.items()])
+    return float(gaps.mean()), float(gaps.max())
 
-    pictures: int
-    mean: float
-    highest: float
 
-    @classmethod
-    def between(cls, theirs: Pictures, ours: Pictures) -> "Difference":
-        """Over the ids of `theirs`, which must all be in `ours`."""
-        gaps = [np.abs(picture - ours[number]) for number, picture in theirs.items()]
-        return cls(
-            pictures=len(gaps),
-            mean=float(np.mean([gap.mean() for gap in gaps])),
-            highest=float(max(gap.max() for gap in gaps)),
-        )
-
-    def __str__(self) -> str:
-        if self.highest <= SAME:
-            return "same pixels"
-        return f"PIXELS DIFFER by {self.mean:.2f} gray levels, at most {self.highest:.0f}"
+def difference_note(theirs: Pictures, ours: Pictures) -> str:
+    """What the table says of it."""
+    mean, largest = difference(theirs, ours)
+    return "same pixels" if largest <= SAME else f"PIXELS DIFFER by {mean:.2f} gray levels, at most {largest:.0f}"

@@ -7,7 +7,7 @@ from typing import Any
 import simplejpeg
 import torch
 
-from benchmarks.peers.work import AugmentationTable, Batch, Delivered, Job
+from benchmarks.peers.work import AugmentationTable, Delivered, Job, Peer
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import RecipeName
 
@@ -15,37 +15,34 @@ SEED = 2012
 RECIPE: RecipeName = "paper"
 
 
-class Peer:
+class Ours(Peer):
     """`dali_pipelines.Loader`, recipe `paper`; its options are those of `DataConfig`. It draws its own crops."""
 
-    note = ""
-    ahead = 0
-
     def __init__(self, job: Job, table: AugmentationTable) -> None:
-        options: dict[str, Any] = dict(job.options)
+        super().__init__(job, table)
+        options: dict[str, Any] = {"batch_size": job.batch_size, "threads": job.workers, **job.options}
         if options.get("device") == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("no GPU here")
-        config = DataConfig(recipe=RECIPE, seed=SEED, batch_size=job.batch_size, threads=job.workers, **options)
-        self._loader = Loader(job.shards(), config)
+        self._loader = Loader(job.shards(), DataConfig(recipe=RECIPE, seed=SEED, **options))
         self._epochs = itertools.count()
 
-    def epoch(self) -> Iterator[Batch]:
-        return self._loader.epoch(next(self._epochs))
+    def epoch(self) -> Iterator[Delivered]:
+        for batch in self._loader.epoch(next(self._epochs)):
+            yield Delivered(images=batch.images, ids=batch.ids)
 
 
-class DecodingLimit:
+class DecodingLimit(Peer):
     """Decodes every sample's bytes to 256×256 RGB, one thread; delivers the last picture of each batch."""
 
     note = "decodes 256×256, no crop, nothing kept"
-    ahead = 0
 
     def __init__(self, job: Job, table: AugmentationTable) -> None:
-        shards = job.shards()
-        self._encoded = [view.tobytes() for view in shards.images(range(len(shards)))]
-        self._batch_size = job.batch_size
+        super().__init__(job, table)
+        self._encoded = [view.tobytes() for view in job.shards().images(range(len(self.rows)))]
 
     def epoch(self) -> Iterator[Delivered]:
-        for start in range(0, len(self._encoded) - self._batch_size + 1, self._batch_size):
-            for encoded in self._encoded[start : start + self._batch_size]:
+        size = self.job.batch_size
+        for start in range(0, len(self._encoded) - size + 1, size):
+            for encoded in self._encoded[start : start + size]:
                 pixels = simplejpeg.decode_jpeg(encoded)
-            yield Delivered(images=torch.from_numpy(pixels)[None], ids=torch.arange(start, start + self._batch_size))
+            yield Delivered(images=torch.from_numpy(pixels)[None], ids=torch.arange(start, start + size))

@@ -14,17 +14,7 @@ import spdl.io
 import torch
 from spdl.pipeline import PipelineBuilder
 
-from benchmarks.peers.work import (
-    CROP,
-    IMAGE,
-    AugmentationTable,
-    Decoder,
-    Delivered,
-    Job,
-    Normalizer,
-    turbo,
-    write_files,
-)
+from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Decoder, Delivered, Job, Peer, turbo
 
 AHEAD = 2
 
@@ -36,21 +26,18 @@ def _ffmpeg(encoded: bytes, buffer: np.ndarray) -> np.ndarray:
 DECODERS: dict[object, Decoder] = {"ffmpeg": _ffmpeg, "simplejpeg": turbo}
 
 
-class Peer:
+class Spdl(Peer):
     """`PipelineBuilder().add_source(ids).pipe(batch, concurrency=2).add_sink()`."""
 
     note = "threads"
-    ahead = 0
 
     def __init__(self, job: Job, table: AugmentationTable) -> None:
-        write_files(job.shards(), job.files)
-        self._job, self._rows = job, table.rows
+        super().__init__(job, table)
         self._decode = DECODERS[job.options["decoder"]]
         try:
             self._decode(job.read(0), np.empty((IMAGE, IMAGE, 3), np.uint8))
         except RuntimeError as error:
             raise RuntimeError(f"no FFmpeg for SPDL (Debian: apt-get install ffmpeg): {error}") from error
-        self._normalize = Normalizer(job.mean_image())
         self._random = np.random.default_rng(0)
         self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         for _ in range(job.workers + AHEAD + 2):
@@ -60,9 +47,9 @@ class Peer:
         builder: Any = PipelineBuilder()
         pipeline = (
             builder.add_source(self._batches())
-            .pipe(self._batch, concurrency=self._job.workers)
+            .pipe(self._batch, concurrency=self.job.workers)
             .add_sink(AHEAD)
-            .build(num_threads=self._job.workers)
+            .build(num_threads=self.job.workers)
         )
         with pipeline.auto_stop():
             for images, ids in pipeline:
@@ -70,11 +57,11 @@ class Peer:
                 self._free.put(images)
 
     def _batches(self) -> Iterator[np.ndarray]:
-        size, order = self._job.batch_size, self._random.permutation(len(self._rows))
+        size, order = self.job.batch_size, self._random.permutation(len(self.rows))
         for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]
 
     def _batch(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = self._free.get()
-        self._normalize.batch(map(self._job.read, ids), self._rows[ids], images, self._decode)
+        self.normalize(map(self.job.read, ids), self.rows[ids], images, self._decode)
         return images, ids

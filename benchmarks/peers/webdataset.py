@@ -1,6 +1,6 @@
 """webdataset on our own tars, which it reads unchanged: shuffled shards, a shuffle buffer, two workers, simplejpeg.
 
-Samples stay encoded in the buffer; where webdataset collates a batch, it is decoded and standardized straight into
+Samples stay encoded in the buffer; where webdataset collates a batch, it is decoded and normalized straight into
 memory that the worker shares with the main process.
 """
 
@@ -9,29 +9,26 @@ from collections.abc import Iterator
 import torch
 import webdataset as wds
 
-from benchmarks.peers.torch_fast import AHEAD, SharedRing
-from benchmarks.peers.work import AugmentationTable, Delivered, Job, Normalizer, turbo
+from benchmarks.peers.torch_loader import AHEAD, SharedRing
+from benchmarks.peers.work import AugmentationTable, Delivered, Job, Peer, turbo
 from sharding.shard import SUFFIX, read_keys
 
 SHUFFLE_BUFFER = 1000
 
 
-class Peer:
+class Webdataset(Peer):
     """`wds.WebDataset(…).shuffle(…).to_tuple(…).batched(…)` behind a `wds.WebLoader`."""
 
     note = "worker processes; shuffles locally"
-    ahead = 0
 
     def __init__(self, job: Job, table: AugmentationTable) -> None:
-        shards = job.shards()
-        indexes = [(job.split / name).with_suffix(".idx") for name in shards.shard_names]
-        keys = [key for index in indexes for key in read_keys(index, SUFFIX["jpeg"])]
+        super().__init__(job, table)
+        tars = [job.split / name for name in job.shards().shard_names]
+        keys = [key for tar in tars for key in read_keys(tar.with_suffix(".idx"), SUFFIX["jpeg"])]
         self._ids = {key: number for number, key in enumerate(keys)}
-        self._rows, self._ring = table.rows, SharedRing(job.workers, job.batch_size)
-        self._normalize = Normalizer(job.mean_image())
-        urls = [str(job.split / name) for name in shards.shard_names]
+        self._ring = SharedRing(job.workers, job.batch_size)
         samples = (
-            wds.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
+            wds.WebDataset([str(tar) for tar in tars], shardshuffle=len(tars), empty_check=False)
             .shuffle(SHUFFLE_BUFFER)
             .to_tuple("__key__", "jpg")
             .batched(job.batch_size, collation_fn=self._batch, partial=False)
@@ -46,11 +43,11 @@ class Peer:
         )
 
     def epoch(self) -> Iterator[Delivered]:
-        for place, ids in self._loader:
-            yield self._ring.delivered(place, ids)
+        for slot, ids in self._loader:
+            yield self._ring.delivered(slot, ids)
 
     def _batch(self, samples: list[tuple[str, bytes]]) -> tuple[tuple[int, int], torch.Tensor]:
         ids = [self._ids[key] for key, _ in samples]
-        place, out = self._ring.take()
-        self._normalize.batch((encoded for _, encoded in samples), self._rows[ids], out, turbo)
-        return place, torch.tensor(ids)
+        slot, out = self._ring.take()
+        self.normalize((encoded for _, encoded in samples), self.rows[ids], out, turbo)
+        return slot, torch.tensor(ids)

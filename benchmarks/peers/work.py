@@ -8,7 +8,6 @@ import mmap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import simplejpeg
@@ -52,34 +51,12 @@ class Job:
             return file.read()
 
 
-class Batch(Protocol):
+@dataclass(kw_only=True)
+class Delivered:
     """What a peer's epoch yields: images [n, 3, 224, 224] and the samples' ids, valid until the next one."""
 
     images: torch.Tensor
     ids: torch.Tensor
-
-
-@dataclass(kw_only=True)
-class Delivered:
-    """A `Batch` of a peer that has no such thing of its own."""
-
-    images: torch.Tensor
-    ids: torch.Tensor
-
-
-class Peer(Protocol):
-    """A loader under measurement. It may raise ImportError, OSError or RuntimeError when it is made.
-
-    One whose epochs cannot follow the table has a `compared` batch that did, for the comparison of pixels.
-    """
-
-    note: str
-    """What a reader of the table should know of it."""
-    ahead: int
-    """Batches that it has ready before an epoch is asked for (because it runs on into the next epoch)."""
-
-    def epoch(self) -> Iterator[Batch]:
-        """Once through the samples, shuffled, in whole batches."""
 
 
 class AugmentationTable:
@@ -101,43 +78,47 @@ class AugmentationTable:
         self.rows["rgb_offset"] = random.standard_normal((samples, 3)) @ self.covariance_root.T
 
 
-class Normalizer:
-    """Pixels → standardized crop, as fast as NumPy and torch do it: no pass over bytes that the crop drops.
+class Peer:
+    """A loader under measurement. It may raise ImportError, OSError or RuntimeError when it is made.
 
-    NumPy's mirrored views of three-channel pixels cost 0.3 to 1 ms a picture; torch's `flip` of the uint8 crop
-    and rows taken as flat arrays 0.15 ms.
+    note: what a reader of the table should know. ahead: batches that it has ready before an epoch is asked for, because
+    it runs on into the next one. compared: where epochs cannot follow the table, a batch that did.
     """
 
-    def __init__(self, mean_image: np.ndarray) -> None:
-        flat = (IMAGE, IMAGE * 3)
-        self._means = (mean_image.reshape(flat), np.ascontiguousarray(mean_image[:, ::-1]).reshape(flat))
+    note = ""
+    ahead = 0
+    compared: Delivered | None = None
 
-    def batch(self, encoded: Iterable[bytes], rows: np.ndarray, out: np.ndarray, decode: Decoder) -> None:
-        """JPEG files and their rows → `out` float32 [n, 224, 224, 3], written in place."""
+    def __init__(self, job: Job, table: AugmentationTable) -> None:
+        self.job, self.rows, self.mean_image = job, table.rows, job.mean_image()
+        flat, mirrored = (IMAGE, IMAGE * 3), np.ascontiguousarray(self.mean_image[:, ::-1])
+        self._means = self.mean_image.reshape(flat), mirrored.reshape(flat)
+
+    def epoch(self) -> Iterator[Delivered]:
+        """Once through the samples, shuffled, in whole batches."""
+        raise NotImplementedError
+
+    def normalize(self, encoded: Iterable[bytes], rows: np.ndarray, out: np.ndarray, decode: Decoder) -> None:
+        """JPEG files and their rows → `out` float32 [n, 224, 224, 3], in place, as fast as NumPy and torch do it.
+
+        NumPy's mirrored views of three-channel pixels cost 0.3 to 1 ms a picture; torch's `flip` of the uint8 crop
+        and rows taken as flat arrays 0.15 ms.
+        """
         buffer = np.empty((IMAGE, IMAGE, 3), np.uint8)
         for data, row, target in zip(encoded, rows, out):
-            self._normalize(decode(data, buffer), row, target)
-
-    def _normalize(self, pixels: np.ndarray, row: np.void, out: np.ndarray) -> None:
-        """`pixels` uint8 [256, 256, 3] → `out` float32 [224, 224, 3], written in place."""
-        top, left, mirror = int(row["crop_y"]), int(row["crop_x"]), bool(row["mirror"])
-        crop = torch.from_numpy(pixels)[top : top + CROP, left : left + CROP]
-        crop = crop.flip(1) if mirror else crop.contiguous()
-        start = IMAGE - CROP - left if mirror else left
-        mean = self._means[mirror][top : top + CROP, 3 * start : 3 * (start + CROP)]
-        flat = out.reshape(CROP, CROP * 3)
-        np.subtract(crop.numpy().reshape(CROP, CROP * 3), mean, out=flat)
-        flat += np.tile(row["rgb_offset"], CROP)
+            top, left, mirror = int(row["crop_y"]), int(row["crop_x"]), bool(row["mirror"])
+            crop = torch.from_numpy(decode(data, buffer))[top : top + CROP, left : left + CROP]
+            crop = crop.flip(1) if mirror else crop.contiguous()
+            start = IMAGE - CROP - left if mirror else left
+            mean = self._means[mirror][top : top + CROP, 3 * start : 3 * (start + CROP)]
+            flat = target.reshape(CROP, CROP * 3)
+            np.subtract(crop.numpy().reshape(CROP, CROP * 3), mean, out=flat)
+            flat += np.tile(row["rgb_offset"], CROP)
 
 
 def turbo(encoded: bytes, buffer: np.ndarray) -> np.ndarray:
     """Decodes with libjpeg-turbo into `buffer`: fresh memory costs a page fault for each 4 KB of pixels."""
     return simplejpeg.decode_jpeg(encoded, buffer=buffer)
-
-
-def write_files(shards: ShardSet, folder: Path) -> None:
-    """Each sample's JPEG bytes as `folder/000000.jpg` on, made once."""
-    made_once(folder, lambda part: _write_all(shards, part))
 
 
 def made_once(path: Path, make: Callable[[Path], None]) -> None:
@@ -150,7 +131,8 @@ def made_once(path: Path, make: Callable[[Path], None]) -> None:
     part.rename(path)
 
 
-def _write_all(shards: ShardSet, folder: Path) -> None:
+def write_files(shards: ShardSet, folder: Path) -> None:
+    """Each sample's JPEG bytes as `folder/000000.jpg` on."""
     folder.mkdir(exist_ok=True)
     for number in range(len(shards)):
         (folder / f"{number:06d}.jpg").write_bytes(shards.images([number])[0].tobytes())

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    return Node(gpus=0, small=True, shards=tmp_path / "nowhere", raw=tmp_path / "nowhere")
+    return Node(shards=tmp_path / "nowhere", raw=tmp_path / "nowhere")
 
 
 def test_the_whole_check_runs_on_the_cpu(
@@ -68,7 +68,7 @@ def test_a_difference_beyond_its_limit_or_not_a_number_differs() -> None:
 
 
 def test_the_fastest_options_are_those_of_the_best_rates(tmp_path: Path) -> None:
-    node = Node(gpus=2, small=False, shards=tmp_path, raw=tmp_path)
+    node = Node.of_gpus(2, shards=tmp_path, raw=tmp_path)
     figures = {
         "slow": {"images_per_second": 10.0, "options": {"precision": "float32", "compile": False}},
         "fast": {"images_per_second": 30.0, "options": {"precision": "bfloat16", "compile": True}},
@@ -90,5 +90,5 @@ def test_every_precision_has_a_limit() -> None:
 
 def test_ways_to_decode_on_a_gpu_are_options_of_the_loader(tmp_path: Path) -> None:
     names = {item.name for item in fields(DataConfig)}
-    node = Node(gpus=1, small=False, shards=tmp_path, raw=tmp_path)
+    node = Node.of_gpus(1, shards=tmp_path, raw=tmp_path)
     assert {name for options in node.loaders().values() for name in options} <= names | {"decode"}

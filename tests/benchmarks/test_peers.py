@@ -9,6 +9,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from PIL import Image
 
 from benchmarks import data, loader
 from benchmarks.loader import augmentation_rows, covariance_root
-from benchmarks.peers import LIMIT, OURS, PEERS, Entry
-from benchmarks.peers.measured import Difference, MeasuredPeer, open_peer
-from benchmarks.peers.work import ROW, AugmentationTable, Delivered, Job, Normalizer, made_once, write_files
+from benchmarks.peers import FFCV_RAW, LIMIT, OURS, PEERS, Entry
+from benchmarks.peers.measured import MeasuredPeer, difference, difference_note, open_peer
+from benchmarks.peers.work import ROW, AugmentationTable, Delivered, Job, Peer, made_once, write_files
 from benchmarks.processes import Worker, WorkerError
 from sharding import PackOptions, ShardSet, pack
 
@@ -40,7 +41,7 @@ def split(tmp_path_factory: pytest.TempPathFactory, sample_photos: Path) -> Shar
 @pytest.fixture(scope="module")
 def job(split: ShardSet) -> Job:
     job = Job(split=split.path, prepared=split.path.parent / "made", batch_size=BATCH)
-    write_files(split, job.files)
+    made_once(job.files, partial(write_files, split))
     return job
 
 
@@ -68,26 +69,44 @@ def expected(split: ShardSet, job: Job, number: int) -> np.ndarray:
     return (crop[:, ::-1] if row["mirror"] else crop) + row["rgb_offset"]
 
 
-@pytest.mark.parametrize("entry", [OURS, *PEERS], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [entry for entry in (OURS, *PEERS) if not entry.raw], ids=lambda entry: entry.name)
 def test_pixels_are_those_of_numpy_or_the_row_says_why_not(
     entry: Entry, started: Callable[..., Worker], split: ShardSet, job: Job
 ) -> None:
     worker = started(entry)
     if worker.missing:
-        assert entry.module in ("ffcv", "spdl"), worker.missing
+        module = entry.loader.partition(":")[0]
+        assert module in ("ffcv", "spdl"), worker.missing
         advice = "make bench-peers" in worker.missing, "apt-get install ffmpeg" in worker.missing
-        assert advice == ((True, False) if importlib.util.find_spec(entry.module) is None else (False, True))
+        assert advice == ((True, False) if importlib.util.find_spec(module) is None else (False, True))
         return
     pictures = worker.call("pictures", None)
     assert BATCH / 2 < len(pictures) <= BATCH  # FFCV goes through the samples several times in one epoch
-    gap = Difference.between(pictures, {number: expected(split, job, number) for number in pictures})
+    by_hand = {number: expected(split, job, number) for number in pictures}
+    mean, largest = difference(pictures, by_hand)
     allowed = INEXACT.get(entry.name, 0.0)
-    assert gap.mean <= allowed or gap.highest < 1e-2
-    assert ("PIXELS DIFFER" in str(gap)) == (allowed > 0)
+    assert mean <= allowed or largest < 1e-2
+    assert ("PIXELS DIFFER" in difference_note(pictures, by_hand)) == (allowed > 0)
     repeat = worker.call("repeat")
     assert repeat.images > 0 and repeat.images % BATCH == 0
     assert len(repeat.waits_seconds) == repeat.images // BATCH
     assert repeat.cpu_seconds > 0 and repeat.peak_bytes > 2**20
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed (make bench-peers)")
+def test_ffcv_in_raw_mode_gives_the_pixels_of_raw_shards(
+    started: Callable[..., Worker], split: ShardSet, sample_photos: Path, tmp_path: Path
+) -> None:
+    pack(PackOptions(source=sample_photos, out=tmp_path, split="train", encoding="raw", workers=1))
+    with ShardSet.open(tmp_path / "train") as raw:
+        worker = started(FFCV_RAW, Job(split=raw.path, prepared=tmp_path / "made", batch_size=BATCH))
+        pictures, rows = worker.call("pictures", None), augmentation_rows(split)
+        assert len(pictures) == BATCH
+        for number, picture in pictures.items():
+            top, left = rows[number]["crop_y"], rows[number]["crop_x"]
+            crop = (raw.images([number])[0] - raw.statistics.mean_image)[top : top + 224, left : left + 224]
+            crop = (crop[:, ::-1] if rows[number]["mirror"] else crop) + rows[number]["rgb_offset"]
+            assert np.abs(picture - crop).max() < 1e-2
 
 
 def test_the_limit_decodes_every_sample(started: Callable[..., Worker]) -> None:
@@ -102,7 +121,7 @@ def test_pictures_of_given_ids_from_a_whole_epoch(started: Callable[..., Worker]
 
 
 def test_a_peer_that_is_not_installed_is_a_reason(started: Callable[..., Worker]) -> None:
-    worker = started(Entry(name="nobody's", module="nobodys"))
+    worker = started(Entry("nobody's", "nobodys:Peer"))
     assert "nobodys" in worker.missing and "make bench-peers" in worker.missing
 
 
@@ -120,12 +139,12 @@ def test_a_process_that_dies_is_a_reason_with_its_last_line(
 def test_the_normalizer_against_numpy(top: int, left: int, mirror: bool, job: Job) -> None:
     random = np.random.default_rng(top)
     pixels = random.integers(0, 256, (256, 256, 3)).astype(np.uint8)
-    mean = random.uniform(0, 255, (256, 256, 3)).astype(np.float32)
     rows = np.zeros(1, ROW)
     rows[0] = (top, left, mirror, (1.5, -2.25, 30.0))
     out = np.empty((1, 224, 224, 3), np.float32)
-    Normalizer(mean).batch([b""], rows, out, lambda encoded, buffer: pixels)
-    crop = (pixels.astype(np.float64) - mean)[top : top + 224, left : left + 224]
+    peer = Peer(job, AugmentationTable(1, np.eye(3)))
+    peer.normalize([b""], rows, out, lambda encoded, buffer: pixels)
+    crop = (pixels.astype(np.float64) - peer.mean_image)[top : top + 224, left : left + 224]
     crop = (crop[:, ::-1] if mirror else crop) + np.array([1.5, -2.25, 30.0])
     np.testing.assert_allclose(out[0], crop, atol=1e-4)
 
@@ -150,10 +169,9 @@ def test_a_table_is_drawn_over_its_whole_range_and_shared_with_forked_workers() 
     np.testing.assert_allclose(np.cov(rows["rgb_offset"].T), root @ root.T, atol=0.8)
 
 
-class Counted:
+class Counted(Peer):
     """Three batches of 4, 4 and 2 an epoch; the first is ready before it is asked for."""
 
-    note = ""
     ahead = 1
 
     def epoch(self) -> Iterator[Delivered]:
@@ -161,8 +179,9 @@ class Counted:
             yield Delivered(images=torch.zeros(size, 3, 1, 1), ids=torch.arange(size))
 
 
-def test_batches_that_were_ready_are_not_counted() -> None:
-    measured = MeasuredPeer(Counted(), AugmentationTable(10, np.eye(3)), epochs=2)
+def test_batches_that_were_ready_are_not_counted(job: Job) -> None:
+    table = AugmentationTable(10, np.eye(3))
+    measured = MeasuredPeer(Counted(job, table), table, epochs=2)
     repeat = measured.repeat()
     assert repeat.images == 16
     assert len(repeat.waits_seconds) == 5
@@ -172,11 +191,10 @@ def test_batches_that_were_ready_are_not_counted() -> None:
 def test_difference_of_pictures() -> None:
     ours = {3: np.zeros((2, 2, 3)), 5: np.full((2, 2, 3), 10.0), 7: np.ones((2, 2, 3))}
     theirs = {3: np.zeros((2, 2, 3)), 5: np.full((2, 2, 3), 10.0)}
-    assert str(Difference.between(theirs, ours)) == "same pixels"
+    assert difference_note(theirs, ours) == "same pixels"
     theirs[5][0, 0, 0] -= 6
-    gap = Difference.between(theirs, ours)
-    assert (gap.pictures, gap.mean, gap.highest) == (2, 6 / 24, 6)
-    assert str(gap) == "PIXELS DIFFER by 0.25 gray levels, at most 6"
+    assert difference(theirs, ours) == (6 / 24, 6)
+    assert difference_note(theirs, ours) == "PIXELS DIFFER by 0.25 gray levels, at most 6"
 
 
 def test_what_is_made_once_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -193,14 +211,22 @@ def test_files_hold_the_shards_bytes(split: ShardSet, job: Job) -> None:
 
 
 def test_quick_run_publishes_every_row_with_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    peers = (PEERS[1], Entry(name="nobody's", module="nobodys"))
+    peers = (PEERS[1], Entry("nobody's", "nobodys:Peer"))
     monkeypatch.setattr(data, "WORK", tmp_path / "work")
     monkeypatch.setattr(loader, "MODES", (OURS,))
     monkeypatch.setattr(loader, "PEERS", peers)
     loader.run(quick=True, out=tmp_path / "out")
     document = json.loads((tmp_path / "out" / "loader.json").read_text())
     rows = {row["name"]: row for row in document["rows"]}
-    assert list(rows) == [LIMIT.name, OURS.name, loader.RAW.name, loader.GPU.name, peers[0].name, "nobody's"]
+    names = [
+        LIMIT.name,
+        OURS.name,
+        loader.RAW.name,
+        loader.FFCV_RAW.name,
+        loader.GPU.name,
+        *(peer.name for peer in peers),
+    ]
+    assert list(rows) == names
     assert rows[LIMIT.name]["to_limit"]["median"] == 1 and rows[OURS.name]["to_ours"]["median"] == 1
     assert rows[peers[0].name]["note"].startswith("same pixels")
     assert "make bench-peers" in rows["nobody's"]["missing"]
