@@ -5,15 +5,15 @@ one whose type is `tuple[T, ...]` takes one value or more.
 """
 
 import argparse
-import importlib.metadata
 import os
 import sys
-import tomllib
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from common import __version__
 
 Config = TypeVar("Config")
 _METAVARS: dict[type, str] = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
@@ -34,31 +34,12 @@ def as_typed(options: str) -> str:
     return f"ARGS='{options}'" if "MAKELEVEL" in os.environ else options
 
 
-def version() -> str:
-    """The version of this checkout, else that of the installed package."""
-    pyproject = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    if pyproject.is_file():
-        return str(tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"])
-    return importlib.metadata.version("alexnet-2012")
-
-
-class _PrintVersion(argparse.Action):
-    """Reads the version only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
-        sys.stdout.write(f"alexnet-2012 {version()}\n")
-        parser.exit()
-
-
 class Parser(argparse.ArgumentParser):
     """A parser that knows --version, and ends a wrong command line with one line and exit status 2."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.add_argument(
-            "--version", action=_PrintVersion, nargs=0, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
-            help="print the version and stop",
-        )  # fmt: skip
+        self.add_argument("--version", action="version", version=f"alexnet-2012 {__version__}")
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"error: {message} ({self.prog} --help lists the options)\n")

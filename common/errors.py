@@ -48,7 +48,5 @@ def _drop_unread_output() -> bool:
         streams.register(descriptor, 0)
     gone = [descriptor for descriptor, event in streams.poll(0) if event & select.POLLERR]
     for descriptor in gone:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     return bool(gone)

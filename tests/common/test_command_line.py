@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from common import __version__
 from common.command_line import Parser, add_options, option, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,14 +80,15 @@ def test_help_tells_defaults_and_what_is_required(capsys: pytest.CaptureFixture[
         "--names TEXT [TEXT ...] parts",
         "--device {cpu,cuda} where (default: cpu)",
         "--dry-run only say",
-        "--version print the version and stop",
+        "--version show program's version number and exit",
     ):
         assert line in text
     assert "None" not in text and "()" not in text
 
 
-def test_the_version_is_that_of_pyproject(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse("--version")
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert ended.value.code == 0 and capsys.readouterr().out == f"alexnet-2012 {version}\n"
+    assert ended.value.code == 0 and capsys.readouterr().out == f"alexnet-2012 {__version__}\n"
+    dynamic = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]
+    assert dynamic["version"] == {"attr": "common.__version__"} and __version__.count(".") == 2
