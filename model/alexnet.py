@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.dropout import DropoutKey
 from model.recipe import LAYERS, Recipe, recipe
-from model.response_norm import ResponseNorm, SpatialNorm
+from model.response_norm import NormLayer, response_norm, spatial_norm
 
 # Krizhevsky 2012 §3.5, for one of the two towers
 WIDTHS = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192, "conv5": 128, "fc6": 2048, "fc7": 2048}
@@ -135,8 +135,8 @@ class Towers(nn.Module):
         """What follows conv1 and conv2."""
         if "norms" in self.config.ablate:
             return nn.Identity(), nn.Identity()
-        first, second = (ResponseNorm(self.recipe.norm_scale, self.towers) for _ in range(2))
-        return first, nn.Sequential(second, SpatialNorm()) if self.recipe.spatial_norm else second
+        norm = NormLayer(response_norm, scale=self.recipe.norm_scale, towers=self.towers)
+        return norm, nn.Sequential(norm, NormLayer(spatial_norm)) if self.recipe.spatial_norm else norm
 
     def exchange(self, x: Tensor) -> Tensor:
         """What both towers hold, [n, both towers' channels, …], from what the towers here hold."""

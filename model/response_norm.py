@@ -179,19 +179,12 @@ class _Fused(torch.autograd.Function):
         return dx, None, None, None
 
 
-class ResponseNorm(nn.Module):
-    """`response_norm` as a layer."""
+class NormLayer(nn.Module):
+    """`response_norm` or `spatial_norm` with its options as a layer."""
 
-    def __init__(self, scale: float, towers: int) -> None:
+    def __init__(self, norm: Callable[..., Tensor], **options: float) -> None:
         super().__init__()
-        self.scale, self.towers = scale, towers
+        self.norm, self.options = norm, options
 
     def forward(self, x: Tensor) -> Tensor:
-        return response_norm(x, self.scale, self.towers)
-
-
-class SpatialNorm(nn.Module):
-    """`spatial_norm` as a layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return spatial_norm(x)
+        return self.norm(x, **self.options)

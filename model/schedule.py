@@ -22,15 +22,13 @@ Steps = tuple[tuple[int, float], ...]  # (first epoch at the rate, rate), epochs
 class TrainingLog:
     """What was done by hand in one of the original's trainings, epochs counted from 1.
 
-    epochs: how many there were. noise_off: the first epoch without color noise (and the division by 1.1); noise_again:
-    the first of later ones that had it again, and the first after them. conv1 apart: it was frozen before the others.
+    epochs: how many there were. rates: by kind of parameter, conv1's apart, since it was frozen before the others.
+    noise_off: the first epoch without color noise (and the division by 1.1); noise_again: the first of later ones that
+    had it again, and the first after them.
     """
 
     epochs: int
-    weights: Steps
-    conv1_weights: Steps
-    biases: Steps
-    conv1_biases: Steps
+    rates: dict[str, Steps]
     noise_off: int
     noise_again: tuple[int, int] | None = None
 
@@ -39,19 +37,23 @@ class TrainingLog:
 # rates (epsB); that they were 0.02 at first and fell with the first drop is inferred (docs/fidelity.md).
 FIRST = TrainingLog(
     epochs=93,
-    weights=((1, 1e-2), (23, 1e-3), (51, 1e-4), (78, 1e-5)),
-    conv1_weights=((1, 1e-2), (23, 1e-3), (51, 1e-4), (68, 1e-5), (72, 0.0)),
-    biases=((1, 2e-2), (23, 2e-3)),
-    conv1_biases=((1, 2e-2), (23, 2e-3), (72, 0.0)),
+    rates={
+        "weight": ((1, 1e-2), (23, 1e-3), (51, 1e-4), (78, 1e-5)),
+        "conv1.weight": ((1, 1e-2), (23, 1e-3), (51, 1e-4), (68, 1e-5), (72, 0.0)),
+        "bias": ((1, 2e-2), (23, 2e-3)),
+        "conv1.bias": ((1, 2e-2), (23, 2e-3), (72, 0.0)),
+    },
     noise_off=68,
 )
 # The notes in layer-params-145.cfg, net #145 on ILSVRC-2012: killed at epoch 91, then "pushing learning rate back up".
 SECOND = TrainingLog(
     epochs=135,
-    weights=((1, 1e-2), (25, 1e-3), (51, 1e-4), (79, 1e-5), (91, 1e-3), (107, 1e-4), (124, 1e-5)),
-    conv1_weights=((1, 1e-2), (25, 1e-3), (51, 1e-4), (67, 1e-5), (72, 0.0)),
-    biases=((1, 2e-2),),
-    conv1_biases=((1, 2e-2), (72, 0.0)),
+    rates={
+        "weight": ((1, 1e-2), (25, 1e-3), (51, 1e-4), (79, 1e-5), (91, 1e-3), (107, 1e-4), (124, 1e-5)),
+        "conv1.weight": ((1, 1e-2), (25, 1e-3), (51, 1e-4), (67, 1e-5), (72, 0.0)),
+        "bias": ((1, 2e-2),),
+        "conv1.bias": ((1, 2e-2), (72, 0.0)),
+    },
     noise_off=67,
     noise_again=(91, 124),
 )
@@ -120,12 +122,11 @@ class OriginalSchedule(Schedule):
 
     def rates(self, epoch: int) -> dict[str, float]:
         """The rate of each parameter; past the last epoch, those of the last step of the schedule."""
-        table = {name: self.log.weights if name.endswith("weight") else self.log.biases for name in NAMES}
-        table |= {"conv1.weight": self.log.conv1_weights, "conv1.bias": self.log.conv1_biases}
-        return {
-            name: [rate for start, rate in steps if self.scaled_epoch(start) <= epoch][-1]
-            for name, steps in table.items()
+        now = {
+            kind: [rate for start, rate in steps if self.scaled_epoch(start) <= epoch][-1]
+            for kind, steps in self.log.rates.items()
         }
+        return {name: now.get(name, now[name.partition(".")[2]]) for name in NAMES}
 
 
 class PaperSchedule(Schedule):
@@ -136,9 +137,7 @@ class PaperSchedule(Schedule):
     def __init__(self, epochs: int, plateau: str, patience: int | None) -> None:
         self.watched = f"{plateau}_error"
         self.patience = patience or max(1, round(PAPER_PATIENCE * epochs / PAPER_EPOCHS))
-        self.best = math.inf
-        self.stale_epochs = 0
-        self.drops = 0
+        self.best, self.stale_epochs, self.drops = math.inf, 0, 0
 
     def rates(self, epoch: int) -> dict[str, float]:
         """The present rate of each parameter; `epoch` plays no part."""
@@ -148,8 +147,7 @@ class PaperSchedule(Schedule):
         """Count epochs without an improvement; lower the rate after more than `patience` of them."""
         error = float(figures[self.watched])
         if error < self.best * (1 - IMPROVEMENT):
-            self.best = error
-            self.stale_epochs = 0
+            self.best, self.stale_epochs = error, 0
             return
         self.stale_epochs += 1
         if self.stale_epochs > self.patience and self.drops < PAPER_DROPS:
