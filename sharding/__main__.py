@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     level = logging.WARNING if getattr(options, "quiet", False) else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     interrupted = f"\ninterrupted; {_GO_ON}: run the same command again to carry on" if command == "pack" else ""
     return run_command(lambda: _run(options), interrupted or "\ninterrupted")
 
