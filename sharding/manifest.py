@@ -93,7 +93,7 @@ class Manifest:
         """Raise ValueError that names the field in which this is no manifest of a packed split."""
         shards, labels = self.shards, [entry.label for entry in self.classes]
         names = [shard.name for shard in shards]
-        _check("encoding", self.encoding, self.encoding in SUFFIX, f"one of {', '.join(SUFFIX)}")
+        _check("encoding", self.encoding, self.encoding in tuple(SUFFIX), f"one of {', '.join(SUFFIX)}")
         _check("shards", names[:3], names and len(set(names)) == len(names), "at least one, none twice")
         _check("classes", labels[:3], labels and len(set(labels)) == len(labels), "at least one, no label twice")
         _check("classes", min(labels), min(labels) >= 0, "labels from 0 on")
