@@ -19,9 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status; a wrong line exits with 2 before anything heavy is imported."""
     config = parse_arguments(arguments, __doc__.splitlines()[0])
     rank, world = os.environ.get("RANK", "0"), int(os.environ.get("WORLD_SIZE", "1"))
-    level = logging.INFO if rank == "0" else logging.WARNING
+    level = logging.INFO if rank == "0" and not config.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-    return run_command(lambda: run(config), who=f" on process {rank}" if world > 1 else "")
+    status = run_command(lambda: run(config), who=f" on process {rank}" if world > 1 else "")
+    if status and world > 1:  # at its exit Python would wait for kernels and threads that wait for a lost rank
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def run(config: TrainConfig) -> int:

@@ -126,7 +126,7 @@ def metrics(steps_per_epoch: int, epochs: int = 3) -> list[dict[str, object]]:
             lines.append(
                 {
                     "step": step,
-                    "epoch": epoch,
+                    "epoch": epoch + 1,
                     "loss": 2 / step,
                     "top1_error": 1 / step,
                     "top5_error": 0.5 / step,
@@ -136,5 +136,5 @@ def metrics(steps_per_epoch: int, epochs: int = 3) -> list[dict[str, object]]:
                 }
             )
         figures = {"loss": 1.5 / (epoch + 1), "top1_error": 0.6 / (epoch + 1), "top5_error": 0.1, "images": 13}
-        lines.append({"step": (epoch + 1) * steps_per_epoch, "epoch": epoch, "validation": figures})
+        lines.append({"step": (epoch + 1) * steps_per_epoch, "epoch": epoch + 1, "validation": figures})
     return lines

@@ -5,13 +5,19 @@ others.
 """
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from common.errors import UserError
-from training.mesh import Mesh
+from training.mesh import Mesh, open_meshes
+
+logger = logging.getLogger(__name__)
+NAMING_SECONDS = 5.0  # so long may a rank take to notice that another is lost
 
 
 class LostRankError(UserError):
@@ -27,12 +33,34 @@ def noticing_lost_ranks(advice: str = "") -> Iterator[None]:
     """Turn the errors of a collective whose peer has gone into LostRankError with `advice`; let all others pass."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, LostRankError) as error:
         text = str(error).strip()
-        if isinstance(error, dist.DistError) or any(word in text.lower() for word in _LOST):
+        known = isinstance(error, dist.DistError | LostRankError)
+        if known or any(word in text.lower() for word in _LOST):
             cause = text.splitlines()[0] if text else type(error).__name__
-            raise LostRankError(f"another process is gone or does not answer: {cause}{advice}") from error
+            raise LostRankError(f"{_lost_ranks()} gone or does not answer: {cause}{advice}") from error
         raise
+
+
+def _lost_ranks() -> str:
+    """`process 3 is`, as the main rank finds out: each that has noticed says in the store that it lives."""
+    for mesh in open_meshes:
+        missing: list[str] = []
+        if mesh.store is None:
+            continue
+        try:
+            mesh.store.set(f"alive {mesh.rank}", "")
+            end = time.monotonic() + NAMING_SECONDS
+            for rank in range(mesh.world if mesh.is_main else 0):
+                with contextlib.suppress(dist.DistStoreError):
+                    mesh.store.wait([f"alive {rank}"], timedelta(seconds=max(0.1, end - time.monotonic())))
+                    continue
+                missing.append(str(rank))
+        except RuntimeError as error:  # the store's host has gone
+            logger.warning("cannot ask which process is lost: %s", str(error).splitlines()[0])
+        if missing:
+            return f"process {', '.join(missing)} is"
+    return "another process is"
 
 
 class Control:

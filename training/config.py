@@ -55,9 +55,12 @@ class TrainConfig:
     checkpoint_minutes: float = option("a checkpoint at least so often; 0: after every step", 10.0)
     keep_every: int = option("keep the checkpoint of every n-th epoch; 0: of none", 10)
     log_every: int = option("steps from one line of metrics.jsonl to the next", 1)
-    precision: Literal["float32", "bfloat16"] = option(
-        "bfloat16: forward pass in mixed precision", "float32", identity=True
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = option(
+        "tf32: of a GPU's convolutions and matrix products; bfloat16: mixed precision; auto: tf32 on a GPU",
+        "auto",
+        identity=True,
     )
+    decode: Literal["gpu", "cpu"] = option("what decodes JPEG for a GPU; cpu: its cores, uint8 crops travel", "gpu")
     compile: bool = option("compile the network (torch.compile)", False)
     scale_rate: Literal["none", "sqrt", "linear"] = option(
         "adapt the rates to a batch that is not 128", "none", identity=True
@@ -68,21 +71,28 @@ class TrainConfig:
     )
     deterministic: bool = option("only repeatable algorithms on the GPU, slower", False)
     threads: int | None = option("threads a process computes with; none: torch's choice", None)
-    timeout_seconds: float = option("how long a process waits for the others before it gives up", 60.0)
+    timeout_seconds: float | None = option(
+        "how long a process waits for the others before it gives up; none: 300 on GPUs, else 60", None
+    )
+    profile: int | None = option("write a torch.profiler trace of so many steps, after a few to warm up", None)
+    quiet: bool = option("print only warnings and errors", False)
 
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{flag(name)} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("epochs", "patience", "max_steps", "batch_size", "accumulate", "window", "log_every", "threads"):
+        for name in ("epochs", "patience", "max_steps", "batch_size", "accumulate", "window"):
+            self._at_least(name, 1)
+        for name in ("log_every", "threads", "profile"):
             self._at_least(name, 1)
         for name in ("seed", "keep_every", "checkpoint_minutes"):
             self._at_least(name, 0)
         for name in ("width", "timeout_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{flag(name)} is above 0, got {getattr(self, name)}")
         for name, most in (("seed", MOST_SEED), ("width", MOST_WIDTH), ("timeout_seconds", MOST_TIMEOUT_SECONDS)):
-            if getattr(self, name) > most:
+            if (getattr(self, name) or 0) > most:
                 raise ValueError(f"{flag(name)} is at most {most}, got {getattr(self, name)}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")

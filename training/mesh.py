@@ -19,8 +19,14 @@ import torch.distributed as dist
 
 from common.errors import UserError
 
-DEFAULT_TIMEOUT_SECONDS = 60.0
+# On GPUs ranks compile kernels and choose algorithms in their first steps, not all in the same time.
+TIMEOUT_SECONDS = {"cpu": 60.0, "cuda": 300.0}
 SAVING_TIMEOUT_SECONDS = 1800.0
+WATCHDOG_MARGIN_SECONDS = 60.0  # NCCL's watchdog kills the process without advice: it comes after our own clock
+
+
+# The meshes that `make_mesh` made and `close_mesh` has not closed: as process groups are, of the whole process.
+open_meshes: list["Mesh"] = []
 
 
 class MeshError(UserError):
@@ -43,6 +49,8 @@ class Mesh:
     control_group: dist.ProcessGroup | None = None
     saving_group: dist.ProcessGroup | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    timeout_seconds: float = TIMEOUT_SECONDS["cpu"]
+    store: dist.Store | None = None
 
     @property
     def is_main(self) -> bool:
@@ -71,11 +79,12 @@ def coordinates(rank: int, world: int, model_world: int) -> tuple[int, int]:
     return divmod(rank, model_world)
 
 
-def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Mesh:
+def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: float | None = None) -> Mesh:
     """The mesh of the processes that torchrun started, or of this one alone.
 
     `model_parallel`: 1, 2, or "auto" (2 if the number of processes is even). A rank that waits longer than
-    `timeout_seconds` for another gives up with an error, half an hour while a checkpoint is written. Raises MeshError.
+    `timeout_seconds` (None: `TIMEOUT_SECONDS`) for another gives up with an error, half an hour while a checkpoint is
+    written. Raises MeshError.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model_world = (1 if world % 2 else 2) if model_parallel == "auto" else int(model_parallel)
@@ -83,34 +92,45 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
     device = _device(device_type)
     if world == 1:
         return Mesh(device=device)
-    timeout = timedelta(seconds=timeout_seconds)
-    cuda = device.type == "cuda"
+    timeout_seconds = timeout_seconds or TIMEOUT_SECONDS[device.type]
+    timeout, cuda = timedelta(seconds=timeout_seconds), device.type == "cuda"
+    nccl_timeout = timeout + timedelta(seconds=WATCHDOG_MARGIN_SECONDS if cuda else 0.0)
+    # A backward pass uses two communicators: the pair's exchange and DDP's sums. Their kernels run on streams of their
+    # own, and two ranks whose GPUs began them in different orders would wait for each other. All ranks run the same
+    # program, so NCCL may keep the order in which the host asked (from 2.26 on; older ones ignore the variable).
+    os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
+    store = None
     if not dist.is_initialized():
+        store = _store(rank, world, timeout)
         dist.init_process_group(
             "nccl" if cuda else "gloo",
-            store=_store(rank, world, timeout),
+            store=store,
             rank=rank,
             world_size=world,
-            timeout=timeout,
+            timeout=nccl_timeout,
             device_id=device if cuda else None,
         )
     data_world = world // model_world
     towers = [[data * model_world + tower for data in range(data_world)] for tower in range(model_world)]
     pairs = [[data * model_world + tower for tower in range(model_world)] for data in range(data_world)]
-    return Mesh(
+    mesh = Mesh(
         rank=rank,
         world=world,
         data_rank=data_rank,
         data_world=data_world,
         model_rank=model_rank,
         model_world=model_world,
-        data_group=_own_group(towers, model_rank, timeout),
-        model_group=_own_group(pairs, data_rank, timeout),
-        exchange_group=_own_group(pairs, data_rank, timeout),
+        data_group=_own_group(towers, model_rank, nccl_timeout),
+        model_group=_own_group(pairs, data_rank, nccl_timeout),
+        exchange_group=_own_group(pairs, data_rank, nccl_timeout),
         control_group=dist.new_group(backend="gloo", timeout=timeout),
         saving_group=dist.new_group(backend="gloo", timeout=max(timeout, timedelta(seconds=SAVING_TIMEOUT_SECONDS))),
         device=device,
+        timeout_seconds=timeout_seconds,
+        store=store,
     )
+    open_meshes.append(mesh)
+    return mesh
 
 
 def _store(rank: int, world: int, timeout: timedelta) -> dist.Store:
@@ -147,5 +167,6 @@ def _own_group(members: list[list[int]], own: int, timeout: timedelta) -> dist.P
 
 def close_mesh() -> None:
     """Leave the process group, if there is one."""
+    open_meshes.clear()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -37,7 +37,10 @@ def decoding_coordinates(mesh: Mesh) -> tuple[int, int]:
 
 
 class PairedLoader:
-    """Wraps a loader of this rank's `decoding_coordinates`, of output uint8 on a pair, else float32."""
+    """Wraps a loader of this rank's `decoding_coordinates`.
+
+    It delivers uint8 for a pair, and where the CPU decodes for a GPU: normalized here, on the device; else float32.
+    """
 
     def __init__(self, loader: Loader, normalize: Normalize, mesh: Mesh) -> None:
         self.loader, self.normalize, self.mesh = loader, normalize, mesh
@@ -48,27 +51,38 @@ class PairedLoader:
         return self.loader.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DeviceBatch]:
-        """The batches of an epoch from `start_step` on; all ranks take the same number."""
-        device = self.mesh.device
+        """The batches of an epoch from `start_step` on; all ranks take the same number.
+
+        Nothing here waits for a GPU: what comes from the CPU is pinned, and its copies are queued like kernels.
+        """
+        mesh = self.mesh
         for batch in self.loader.epoch(epoch, start_step):
-            images, labels, ids = batch.images, batch.labels, batch.ids
-            if self.mesh.exchange_group is not None:
-                images, labels, ids = self._both_halves(batch)
+            images, augmentation = batch.images.to(mesh.device, non_blocking=True), batch.augmentation
+            labels, ids = batch.labels, batch.ids
+            if mesh.exchange_group is not None:
+                images = gather_pair_images(images, self._half_sizes(batch), mesh)
+                arrays = self.loader.slice_metadata(batch.epoch, batch.step, mesh.data_rank, mesh.data_world)
+                ids, labels, augmentation = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), arrays[2]
+            if images.dtype == torch.uint8:
+                images = self.normalize(images, augmentation)
             yield DeviceBatch(
                 images=images,
-                labels=labels.to(device, non_blocking=True),
-                ids=ids.to(device, non_blocking=True),
+                labels=self._on_device(labels),
+                ids=self._on_device(ids),
                 samples=batch.samples,
                 wait_seconds=batch.wait_seconds,
             )
 
-    def _both_halves(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _half_sizes(self, batch: Batch) -> tuple[int, int]:
         mesh = self.mesh
         halves = [slice_range(batch.samples, 2 * mesh.data_rank + half, 2 * mesh.data_world) for half in (0, 1)]
-        sizes = (halves[0].stop - halves[0].start, halves[1].stop - halves[1].start)
-        images = gather_pair_images(batch.images.to(mesh.device), sizes, mesh)
-        ids, labels, augmentation = self.loader.slice_metadata(batch.epoch, batch.step, mesh.data_rank, mesh.data_world)
-        return self.normalize(images, augmentation), torch.from_numpy(labels), torch.from_numpy(ids)
+        return halves[0].stop - halves[0].start, halves[1].stop - halves[1].start
+
+    def _on_device(self, numbers: torch.Tensor) -> torch.Tensor:
+        device = self.mesh.device
+        if device.type == "cuda" and numbers.device.type == "cpu" and not numbers.is_pinned():
+            numbers = numbers.pin_memory()
+        return numbers.to(device, non_blocking=True)
 
     def close(self) -> None:
         """Let go of the loader's threads and buffers."""

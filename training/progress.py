@@ -1,4 +1,4 @@
-"""Progress: each step's sums on each rank in; metrics lines, the bar, and the hours that remain out.
+"""Progress: each step's sums on each rank in; metrics lines, and a bar or plain lines with the time left out.
 
 A step's sums stay on the device until the next step has been queued, so that a GPU never waits for the log.
 """
@@ -9,21 +9,23 @@ import resource
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm import tqdm
 
 from common.errors import UserError
 from model.alexnet import Towers
+from model.response_norm import implementation
 from model.scores import Figures
 from training.checkpoints import TrainState
+from training.collectives import LostRankError
 from training.mesh import Mesh
 from training.run_folder import RunFolder
-from training.step import ParallelNetwork
+from training.step import ParallelNetwork, precision_on
 
 logger = logging.getLogger(__name__)
-STEPS_BEFORE_ESTIMATE = 20
+LINE_SECONDS = 30.0
 
 
 class NotFiniteError(UserError):
@@ -32,7 +34,7 @@ class NotFiniteError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step that has been queued; `step` counts it, from 1; `totals` are `ParallelNetwork.step`'s."""
+    """One step that has been queued: the `step`-th, from 1, in `epoch`, from 0. totals: `ParallelNetwork.step`'s."""
 
     step: int
     epoch: int
@@ -43,26 +45,42 @@ class Step:
 
 
 class Progress:
-    """`folder`: rank 0's, None elsewhere. `first`, `last`: steps done at the start and at the end of the run."""
+    """`folder`: rank 0's, None elsewhere. `first`, `last`: steps done at the start and at the end of the run.
+
+    On a terminal a bar; elsewhere one plain line every `LINE_SECONDS`, and one at the end.
+    """
 
     def __init__(self, mesh: Mesh, folder: RunFolder | None, first: int, last: int, log_every: int) -> None:
         self.mesh, self.folder, self.log_every = mesh, folder, log_every
-        self._queued: deque[Step] = deque()
+        self._queued: deque[tuple[Step, torch.cuda.Event | None]] = deque()
         self._lag = 1 if mesh.device.type == "cuda" else 0
         self._images, self._wait, self._since = 0, 0.0, time.monotonic()
-        self._timed_steps, self._timed_from, self._last = 0, 0.0, last
-        interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm(
-            total=last, initial=first, unit="step", disable=folder is None, mininterval=interval, dynamic_ncols=True
-        )
+        self._last, self._line, self._line_step, self._line_time = last, "", first, time.monotonic()
+        hidden = folder is None or not sys.stderr.isatty() or not logger.isEnabledFor(logging.INFO)
+        self._bar = tqdm(total=last, initial=first, unit="step", disable=hidden, dynamic_ncols=True)
 
     def add(self, step: Step) -> None:
-        """A step has been queued."""
-        self._queued.append(step)
+        """A step has been queued: its sums begin to travel to the CPU when the GPU has done it, without waiting."""
+        event = torch.cuda.Event() if self._lag else None
+        totals = step.totals.to("cpu", non_blocking=True)  # into pinned memory
+        if event is not None:
+            event.record()
+        self._queued.append((replace(step, totals=totals), event))
 
     def pop_ready(self, flush: bool = False) -> Step | None:
-        """The oldest step not reported yet, once a later one is queued behind it on a GPU (or with `flush`)."""
-        return self._queued.popleft() if len(self._queued) > (0 if flush else self._lag) else None
+        """The oldest step not reported yet, once a later one is queued behind it on a GPU (or with `flush`).
+
+        Raises LostRankError if the GPU does not get through it: it waits for another rank's.
+        """
+        if len(self._queued) <= (0 if flush else self._lag):
+            return None
+        step, event = self._queued.popleft()
+        end = time.monotonic() + self.mesh.timeout_seconds
+        while event is not None and not event.query():
+            if self.mesh.world > 1 and time.monotonic() > end:
+                raise LostRankError(f"step {step.step} is not done after {self.mesh.timeout_seconds:g} seconds")
+            time.sleep(0.0002)
+        return step
 
     def own_sums(self, step: Step | None) -> list[float]:
         """What this rank adds to the global sums of a step: seconds waited, loss, top-1 and top-5 errors."""
@@ -73,32 +91,32 @@ class Progress:
 
     def report(self, step: Step, sums: list[float]) -> None:
         """Log a step by the sums over all ranks of `own_sums`. Raises NotFiniteError for a loss that is not finite."""
-        wait_seconds, *totals = sums
-        self._report(step, [total / step.samples for total in totals], wait_seconds)
-
-    def _report(self, step: Step, means: list[float], wait: float) -> None:
-        loss, top1_error, top5_error = means
+        wait_seconds, loss, top1_error, top5_error = sums[0], *(total / step.samples for total in sums[1:])
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss of step {step.step} is {loss}")
         self._images += step.samples
-        self._wait += wait
+        self._wait += wait_seconds
         if self.folder is None:
             return
-        self._estimate(step)
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
         speed, waiting = self._images / seconds, min(self._wait / seconds, 1.0)
-        self._bar.set_postfix_str(
-            f"epoch {step.epoch}, loss {loss:.3f}, error {top1_error:.1%}, {speed:.0f} images/s, "
-            f"data wait {waiting:.0%}",
-            refresh=False,
+        self._line = (
+            f"epoch {step.epoch + 1}, loss {loss:.3f}, error {top1_error:.1%}, {speed:.0f} images/s, "
+            f"data wait {waiting:.0%}"
         )
+        self._bar.set_postfix_str(self._line, refresh=False)
         self._bar.update(step.step - self._bar.n)
+        if step.step == self._last:
+            self._log_line(step.step, "")
+        elif now - self._line_time >= LINE_SECONDS:
+            seconds_left = (self._last - step.step) * (now - self._line_time) / (step.step - self._line_step)
+            self._log_line(step.step, f", {in_words(seconds_left)} left without validation")
         if step.step % self.log_every == 0:
             self._images, self._wait, self._since = 0, 0.0, now
             line = {
                 "step": step.step,
-                "epoch": step.epoch,
+                "epoch": step.epoch + 1,
                 "loss": loss,
                 "top1_error": top1_error,
                 "top5_error": top5_error,
@@ -109,20 +127,10 @@ class Progress:
             }
             self.folder.log(line)
 
-    def _estimate(self, step: Step) -> None:
-        """Say once how long the rest takes, from the steps after the first, which is slow."""
-        if self._timed_steps == 0:
-            self._timed_from = time.monotonic()
-        if self._timed_steps == STEPS_BEFORE_ESTIMATE:
-            seconds = (time.monotonic() - self._timed_from) / self._timed_steps
-            remaining = (self._last - step.step) * seconds
-            logger.info(
-                "%s for the remaining %s steps (%.3g s a step), without validation",
-                in_words(remaining),
-                f"{self._last - step.step:,}",
-                seconds,
-            )
-        self._timed_steps += 1
+    def _log_line(self, step: int, left: str) -> None:
+        if self._bar.disable:
+            logger.info("step %s of %s: %s%s", f"{step:,}", f"{self._last:,}", self._line, left)
+        self._line_step, self._line_time = step, time.monotonic()
 
     def log_validation(self, step: int, epoch: int, figures: Figures) -> None:
         """Log the scores of an epoch's validation, and say them."""
@@ -130,10 +138,10 @@ class Progress:
             return
         errors = {"top1_error": figures["top1_error"], "top5_error": figures["top5_error"]}
         validation = {"loss": figures["log_loss"], **errors, "images": figures["images"]}
-        self.folder.log({"step": step, "epoch": epoch, "validation": validation})
+        self.folder.log({"step": step, "epoch": epoch + 1, "validation": validation})
         logger.info(
             "epoch %d: validation loss %.4f, top-1 error %.2f %%, top-5 error %.2f %%, %s images",
-            epoch,
+            epoch + 1,
             figures["log_loss"],
             100 * figures["top1_error"],
             100 * figures["top5_error"],
@@ -171,10 +179,11 @@ def log_run_summary(
     config, model = network.config, network.net.config
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in Towers(model, model.towers).parameters())
+    precision = precision_on(network.mesh.device.type, config)
     lines = [
-        network.mesh.describe(),
+        f"{network.mesh.describe()}; response norms: {implementation(network.mesh.device)}",
         f"AlexNet, recipe {model.recipe}, width {model.width:g}, {parameters:,} parameters, {model.classes:,} classes, "
-        f"{config.precision}" + (f", without {', '.join(config.ablate)}" if config.ablate else ""),
+        f"{precision}" + (f", without {', '.join(config.ablate)}" if config.ablate else ""),
         f"{images:,} training images, batch {config.batch_size}: {steps_per_epoch:,} steps an epoch; "
         f"{max(last_step - state.step, 0):,} of {last_step:,} steps to do",
         f"{validated:,} validation images" if validated else "no val/: no validation, and no best.pt",
@@ -182,6 +191,6 @@ def log_run_summary(
     if not validated and model.recipe == "paper":
         lines.append("recipe paper lowers its rate by the validation error: without val/ the rate stays")
     if state.step:
-        lines.append(f"going on after step {state.step:,} in epoch {state.epoch}")
+        lines.append(f"going on after step {state.step:,} in epoch {state.epoch + 1}")
     for line in lines:
         logger.info("%s", line)

@@ -1,6 +1,6 @@
 """A run's folder: what happened in; `config.json`, `metrics.jsonl` and TensorBoard events out.
 
-Only rank 0 writes. `metrics.jsonl` has one object a line; steps count from 1, epochs from 0. When a run goes on from
+Only rank 0 writes. `metrics.jsonl` has one object a line; steps and epochs count from 1. When a run goes on from
 a checkpoint, lines of later steps are cut off, a line torn by a kill too, so that no step stands twice.
 """
 
@@ -140,14 +140,14 @@ class RunFolder:
 
 
 def cut_back(metrics: Path, step: int, epoch: int) -> None:
-    """Keep the training lines of steps up to `step` and the validation lines of epochs before `epoch`."""
+    """Keep the training lines of the first `step` steps and the validation lines of the first `epoch` epochs."""
     if not metrics.exists():
         return
     done_lines = []
     for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-            done = entry["epoch"] < epoch if "validation" in entry else entry["step"] <= step
+            done = entry["epoch"] <= epoch if "validation" in entry else entry["step"] <= step
         except (ValueError, KeyError, TypeError):
             done = False  # torn by a kill
         if done:

@@ -7,17 +7,18 @@ rank's loss is its sum over the global batch's size, times the number of data ra
 
 import contextlib
 import os
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.errors import UserError
 from dali_pipelines.order import slice_range
 from model.alexnet import AlexNet, ModelConfig
 from model.dropout import DropoutKey
 from model.optimizer import make_optimizer
+from model.response_norm import missing_for_triton
 from model.two_tower import TwoTowerAlexNet
 from training.config import TrainConfig
 from training.memory import keep_freed_memory
@@ -25,7 +26,10 @@ from training.mesh import Mesh
 
 
 def set_up_torch(config: TrainConfig) -> str:
-    """Set what holds for the whole process: freed memory, threads, repeatability. Returns the type of device to use."""
+    """Set what holds for the whole process: freed memory, threads, repeatability, precision. Returns the device's type.
+
+    Raises UserError for --compile on a GPU without what its compiler needs.
+    """
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -33,9 +37,24 @@ def set_up_torch(config: TrainConfig) -> str:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with it
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not config.deterministic
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    device_type = config.device
+    if device_type == "auto":
+        device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    # PyTorch's own default is neither: cuDNN's convolutions in TF32, matrix products in float32.
+    tf32 = precision_on(device_type, config) != "float32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    missing = missing_for_triton() if config.compile and device_type == "cuda" else []
+    if missing:
+        raise UserError(f"--compile needs {' and '.join(missing)}; install it, or leave --compile out")
+    return device_type
+
+
+def precision_on(device_type: str, config: TrainConfig) -> str:
+    """What --precision is on this type of device: `float32`, `tf32` or `bfloat16`."""
+    if config.precision in ("auto", "tf32"):
+        return "tf32" if device_type == "cuda" else "float32"
+    return config.precision
 
 
 class ParallelNetwork:
@@ -86,27 +105,26 @@ class ParallelNetwork:
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
         scale = self.mesh.data_world / samples
-        for part, last in self._passes(len(labels)):
-            context = contextlib.nullcontext() if last else self._no_sync()
-            with context:
-                key = DropoutKey(self.config.seed, step, ids[part])
+        sizes = self._pass_sizes(len(labels))
+        parts = zip(images.split(sizes), labels.split(sizes), ids.split(sizes))
+        for index, (pixels, answers, numbers) in enumerate(parts, 1):
+            with contextlib.nullcontext() if index == len(sizes) else self._no_sync():
+                key = DropoutKey(self.config.seed, step, numbers)
                 with self._autocast():
-                    logits = self._forward(images[part], dropout=key)
-                    loss = F.cross_entropy(logits, labels[part], reduction="sum")
+                    logits = self._forward(pixels, dropout=key)
+                    loss = F.cross_entropy(logits, answers, reduction="sum")
                 (loss * scale).backward()
             best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
-            wrong = (best != labels[part, None]).cumprod(dim=1).sum(dim=0)
+            wrong = (best != answers.unsqueeze(1)).cumprod(dim=1).sum(dim=0)
             totals += torch.stack([loss.detach(), wrong[0], wrong[-1]]).double()
         self.optimizer.step()
         return totals
 
-    def _passes(self, n: int) -> Iterator[tuple[slice, bool]]:
-        """The parts of n samples that are computed one after the other, without empty ones before the last."""
-        passes = self.config.accumulate
-        for index in range(passes):
-            part = slice_range(n, index, passes)
-            if part.start < part.stop or index == passes - 1:
-                yield part, index == passes - 1
+    def _pass_sizes(self, n: int) -> list[int]:
+        """How many of n samples are computed together, one group after the other; no empty one before the last."""
+        parts = [slice_range(n, index, self.config.accumulate) for index in range(self.config.accumulate)]
+        sizes = [part.stop - part.start for part in parts]
+        return [size for size in sizes[:-1] if size] + sizes[-1:]
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         if isinstance(self._forward, DistributedDataParallel):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from training.collectives import Control
 from training.config import TrainConfig
 from training.mesh import Mesh, make_mesh
 from training.pairs import PairedLoader, decoding_coordinates
+from training.profiling import profiling
 from training.progress import NotFiniteError, Progress, Step, log_run_summary
 from training.run_folder import RunError, RunFolder, RunLock
 from training.signals import StopSignals
@@ -43,12 +45,15 @@ def open_data(config: TrainConfig) -> tuple[ShardSet, ShardSet | None]:
     return train, val
 
 
-def make_loader(shards: ShardSet, data: DataConfig, mesh: Mesh, statistics: Statistics) -> PairedLoader:
-    """This rank's batches of `shards`."""
+def make_loader(
+    shards: ShardSet, data: DataConfig, mesh: Mesh, statistics: Statistics, decode: str = "gpu"
+) -> PairedLoader:
+    """This rank's batches of `shards`; with --decode cpu a GPU's are decoded and cropped on the CPU."""
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads = max(1, len(os.sched_getaffinity(0)) // local_world)
-    data = replace(data, threads=threads, device=str(mesh.device))
-    if mesh.model_world > 1:
+    on_cpu = mesh.device.type == "cpu" or decode == "cpu"
+    data = replace(data, threads=threads, device="cpu" if on_cpu else str(mesh.device))
+    if mesh.model_world > 1 or (on_cpu and mesh.device.type != "cpu"):
         data = replace(data, output="uint8")
     data_rank, data_world = decoding_coordinates(mesh)
     loader = Loader(shards, data, data_rank, data_world, statistics)
@@ -78,6 +83,7 @@ class Trainer:
     val_loader: PairedLoader | None
     last_step: int
     progress: Progress
+    step_done: Callable[[], None]
 
     def run(self) -> bool:
         """Train to the end. Returns False if a signal to any rank stopped it before."""
@@ -122,6 +128,7 @@ class Trainer:
                     totals=totals,
                 )
             )
+            self.step_done()
         self._report_all()
         return True
 
@@ -253,10 +260,10 @@ def make_trainer(config: TrainConfig, stack: contextlib.ExitStack) -> Trainer:
         state = checkpoints.load(source, read_matching(source, config, description["dataset"]))
     network.distribute()
     signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
-    loader = stack.enter_context(contextlib.closing(make_loader(train_set, data, mesh, statistics)))
+    loader = stack.enter_context(contextlib.closing(make_loader(train_set, data, mesh, statistics, config.decode)))
     val_loader = None
     if val_set is not None:
-        val_loader = make_loader(val_set, replace(data, training=False), mesh, statistics)
+        val_loader = make_loader(val_set, replace(data, training=False), mesh, statistics, config.decode)
         stack.enter_context(contextlib.closing(val_loader))
     last_step = min(config.epochs * loader.steps_per_epoch, config.max_steps or sys.maxsize)
     log_run_summary(network, state, len(train_set), len(val_set or ()), loader.steps_per_epoch, last_step)
@@ -278,6 +285,7 @@ def make_trainer(config: TrainConfig, stack: contextlib.ExitStack) -> Trainer:
         val_loader=val_loader,
         last_step=last_step,
         progress=stack.enter_context(contextlib.closing(progress)),
+        step_done=stack.enter_context(profiling(config, mesh)),
     )
 
 

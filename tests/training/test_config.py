@@ -24,6 +24,7 @@ CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
         ({"window": 0}, "--window is at least 1, got 0"),
         ({"log_every": 0}, "--log-every is at least 1, got 0"),
         ({"threads": 0}, "--threads is at least 1, got 0"),
+        ({"profile": 0}, "--profile is at least 1, got 0"),
         ({"seed": -1}, "--seed is at least 0, got -1"),
         ({"seed": 2**63}, f"--seed is at most {2**63 - 1}, got {2**63}"),
         ({"timeout_seconds": 1e300}, r"--timeout-seconds is at most 1000000.0, got 1e\+300"),
@@ -35,7 +36,7 @@ CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
         ({"width": float("inf")}, "--width is above 0, got inf"),
         ({"timeout_seconds": 0.0}, "--timeout-seconds is above 0, got 0.0"),
         ({"recipe": "seed"}, "--recipe is one of original, paper, got 'seed'"),
-        ({"precision": "float16"}, "--precision is one of float32, bfloat16, got 'float16'"),
+        ({"precision": "float16"}, "--precision is one of auto, float32, tf32, bfloat16, got 'float16'"),
         ({"model_parallel": "3"}, "--model-parallel is one of auto, 1, 2, got '3'"),
     ],
 )
@@ -50,11 +51,11 @@ def test_each_field_is_an_option_of_the_command_line() -> None:
         "batch_size": "32", "accumulate": "4", "seed": "3", "device": "cpu", "model_parallel": "2", "window": "5",
         "resume_from": "f.pt", "checkpoint_minutes": "2.5", "keep_every": "1", "log_every": "10",
         "precision": "bfloat16", "scale_rate": "sqrt", "augment": "off", "threads": "2", "timeout_seconds": "7.5",
-        "plateau": "top5", "patience": "3",
+        "plateau": "top5", "patience": "3", "decode": "cpu", "profile": "3",
     }  # fmt: skip
     line = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
-    config = parse_arguments([*line, "--compile", "--deterministic"], "")
-    others = {"compile", "deterministic", "ablate", "schedule"}
+    config = parse_arguments([*line, "--compile", "--deterministic", "--quiet"], "")
+    others = {"compile", "deterministic", "quiet", "ablate", "schedule"}
     assert given.keys() | others == {item.name for item in fields(TrainConfig)}
     for name, text in given.items():
         value = getattr(config, name)

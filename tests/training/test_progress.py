@@ -44,6 +44,19 @@ def logged(run: Path) -> list[float]:
 
 def test_on_a_gpu_a_step_is_read_when_the_next_has_been_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one step of lag the log never waits for the GPU; a flush reads what is left."""
+    happened: list[str] = []
+
+    class Event:
+        """Stands for a GPU's: recorded behind a step, done when asked twice in a row."""
+
+        def record(self) -> None:
+            happened.append("record")
+
+        def query(self) -> bool:
+            happened.append("query")
+            return happened[-2] == "query"
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     mesh = Mesh(device=torch.device("cuda"))
     folder = RunFolder(tmp_path, 0, 0)
     progress = Progress(mesh, folder, 0, 9, 1)
@@ -54,6 +67,7 @@ def test_on_a_gpu_a_step_is_read_when_the_next_has_been_queued(tmp_path: Path, m
         assert logged(tmp_path) == known
     report_next(progress, flush=True)
     assert logged(tmp_path) == [1.0, 2.0, 3.0]
+    assert happened == ["record"] * 2 + ["query"] * 2 + ["record"] + ["query"] * 3
     progress.add(queued(4, float("nan")))
     with pytest.raises(NotFiniteError, match="the loss of step 4 is nan"):
         report_next(progress, flush=True)
@@ -61,23 +75,26 @@ def test_on_a_gpu_a_step_is_read_when_the_next_has_been_queued(tmp_path: Path, m
     folder.close()
 
 
-def test_remaining_time_is_logged_once_it_is_known(
+def test_without_a_terminal_a_plain_line_comes_every_half_minute_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = iter(range(0, 1000, 10))
-    monkeypatch.setattr("training.progress.time.monotonic", lambda: float(next(now)) / 2)
-    monkeypatch.setattr("training.progress.STEPS_BEFORE_ESTIMATE", 3)
-    mesh = Mesh()
-    folder = RunFolder(tmp_path, 0, 0)
-    progress = Progress(mesh, folder, 0, 1004, 1)
+    clock = [0.0]
+    monkeypatch.setattr("training.progress.time.monotonic", lambda: clock[0])
+    folder = RunFolder(tmp_path, 100, 0)
+    progress = Progress(Mesh(), folder, 100, 109, 1)
     with caplog.at_level(logging.INFO):
-        for number in range(1, 9):
+        for number in range(101, 110):
+            clock[0] += 12
             progress.add(queued(number, 1.0))
             report_next(progress)
     progress.close()
     folder.close()
-    messages = [record.getMessage() for record in caplog.records if "remaining" in record.getMessage()]
-    assert len(messages) == 1 and "for the remaining 1,000 steps" in messages[0]
+    line = "epoch 1, loss 1.000, error 50.0%, 0 images/s, data wait 0%"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"step 103 of 109: {line}, about 72 seconds left without validation",
+        f"step 106 of 109: {line}, about 36 seconds left without validation",
+        f"step 109 of 109: {line}",
+    ]
 
 
 @pytest.mark.parametrize(("age_minutes", "rank", "is_due"), [(9.9, 0, False), (10.1, 0, True), (10.1, 1, False)])

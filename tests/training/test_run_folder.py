@@ -21,7 +21,7 @@ def validation(number: int, epoch: int) -> str:
     return json.dumps({"step": number, "epoch": epoch, "validation": {"loss": 1.0}})
 
 
-LINES = [step(1, 0), step(2, 0), validation(2, 0), step(3, 1), step(4, 1), validation(4, 1), '{"step": 5, "ep']
+LINES = [step(1, 1), step(2, 1), validation(2, 1), step(3, 2), step(4, 2), validation(4, 2), '{"step": 5, "ep']
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,8 @@ def test_run_writes_config_metrics_events_and_checkpoints(
         f"{IMAGES} training images, batch {BATCH}: {STEPS_PER_EPOCH} steps an epoch; 10 of 10 steps to do",
         f"{VALIDATED} validation images",
         "epoch 1: validation loss",
+        "epoch 2: validation loss",
+        "step 10 of 10: epoch 2, loss ",
         "done after step 10",
     ):
         assert expected in log

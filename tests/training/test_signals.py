@@ -76,7 +76,7 @@ def test_rank_that_dies_or_hangs_stops_the_other_with_an_error(
     ranks.processes[1].kill()
     ranks.wait()
     message = ranks.text().splitlines()[-1]
-    assert message.startswith("error on process 0: another process is gone or does not answer")
+    assert message.startswith("error on process 0: process 1 is gone or does not answer")
     assert message.endswith("; give the same command again to go on")
     assert "Traceback" not in ranks.text()
 

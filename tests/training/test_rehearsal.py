@@ -1,0 +1,168 @@
+"""A GPU rank's step on a machine without one: every tensor fake, with the device cuda:0.
+
+What it finds: operands on two devices, and transfers that would wait for the GPU. What it cannot: PyTorch without CUDA
+has no autograd engine for it, so that gradients stand in for the backward pass; and no kernel runs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dali_pipelines import Normalize
+from dali_pipelines.augmentation import draw
+from model import ModelConfig, make_optimizer
+from sharding import Statistics
+from training import collectives
+from training.config import TrainConfig
+from training.mesh import Mesh
+from training.pairs import PairedLoader
+from training.step import ParallelNetwork
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the step itself")
+GPU = torch.device("cuda", 0)
+SAMPLES = 6
+
+
+class Transfers(TorchDispatchMode):
+    """Records what moves between devices, or from a tensor to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: list[str] = []
+        self.waiting: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        options = options or {}
+        result = function(*arguments, **options)
+        name, first = function.__name__, arguments[0] if arguments else None
+        if name.startswith("_local_scalar_dense") and first.device == GPU:
+            self.waiting.append(name)
+        if name.startswith(("_to_copy", "copy_")) and isinstance(first, torch.Tensor):
+            source = arguments[1] if name.startswith("copy_") else first
+            if source.device != result.device:
+                self.between.append(f"{source.device.type} → {result.device.type}")
+                if not (options.get("non_blocking") or arguments[2:3] == (True,)):
+                    self.waiting.append(f"{name} {list(source.shape)} {self.between[-1]}")
+        return result
+
+
+def indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+    """`tensor[index]` by operators: Python's brackets ask for a CUDA that this build does not have."""
+    chosen: list[torch.Tensor | None] = []
+    for part in index if isinstance(index, tuple) else (index,):
+        if part is None:
+            tensor = tensor.unsqueeze(len(chosen))
+        elif isinstance(part, slice):
+            start, stop, _ = part.indices(tensor.shape[len(chosen)])
+            tensor = tensor.narrow(len(chosen), start, stop - start)
+        if isinstance(part, int):
+            tensor = tensor.select(len(chosen), part)
+        else:
+            chosen.append(part if isinstance(part, torch.Tensor) else None)
+    return torch.ops.aten.index(tensor, chosen) if any(part is not None for part in chosen) else tensor
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of two that sends nothing, and what else this build lacks."""
+
+    def backward(loss: torch.Tensor) -> None:
+        assert loss.device == GPU and loss.ndim == 0
+        for parameter in parameters:
+            parameter.grad = torch.empty_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr(torch.Tensor, "__getitem__", indexed)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(dist, "all_gather", lambda _parts, _own, group: None)
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)  # C++ asks for its version
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+    parameters.clear()
+
+
+parameters: list[nn.Parameter] = []
+
+
+def network_on_gpu(config: TrainConfig, towers: int) -> ParallelNetwork:
+    """The trainer's network, its parameters fake and on the GPU; one of two towers if `towers` is 2."""
+    mesh = Mesh()
+    if towers == 2:
+        group = dist.group.WORLD
+        mesh = Mesh(world=2, model_world=2, model_group=group, exchange_group=group)
+    return ParallelNetwork(ModelConfig(recipe=config.recipe, classes=9, width=1 / 16), config, mesh)
+
+
+def move(network: ParallelNetwork) -> None:
+    for module in network.net.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=GPU)))
+    parameters.extend(network.net.parameters())
+    network.mesh = replace(network.mesh, device=GPU)
+    network.optimizer = make_optimizer(network.net, network.config.recipe)
+
+
+class CpuLoader:
+    """What `--decode cpu` makes: uint8 crops in the CPU's memory, of both halves of a pair or of all."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, recipe: Any, statistics: Statistics, own: int) -> None:
+        ids = np.arange(SAMPLES)
+        self.augmentation = draw(recipe, 0, 0, ids, ids, statistics)
+        self._own = own
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        count, numbers = self._own, torch.arange(self._own)
+        images = torch.empty(count, 224, 224, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        fields = {"labels": numbers, "ids": numbers, "augmentation": self.augmentation, "samples": SAMPLES}
+        yield type("Batch", (), {"images": images, "epoch": 0, "step": 0, "wait_seconds": 0.0, **fields})()
+
+    def slice_metadata(self, *_unused: int) -> tuple[Any, Any, Any]:
+        return np.arange(SAMPLES), np.arange(SAMPLES), self.augmentation
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("recipe", ["original", "paper"])
+def test_step_of_a_gpu_rank_mixes_no_devices_and_waits_for_nothing(
+    recipe: Any, towers: int, stand_ins: None, tmp_path: Path
+) -> None:
+    config = TrainConfig(shards=tmp_path, run_dir=tmp_path, recipe=recipe, accumulate=2)
+    network = network_on_gpu(config, towers)
+    mean = np.full((256, 256, 3), 100.0)
+    statistics = Statistics(
+        mean_image=mean, rgb_mean=mean[0, 0], rgb_covariance=np.eye(3), eigenvalues=np.ones(3),
+        eigenvectors=np.eye(3), images=9,
+    )  # fmt: skip
+    loader = CpuLoader(recipe, statistics, SAMPLES // towers)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        move(network)
+        feed = PairedLoader(loader, Normalize(statistics, recipe, GPU), network.mesh)  # type: ignore[arg-type]
+        with torch.no_grad(), Transfers() as arrival:
+            (batch,) = feed.epoch(0)
+        with torch.no_grad(), Transfers() as transfers:
+            totals = network.step(batch.images, batch.labels, batch.ids, step=3, samples=SAMPLES)
+            sums = totals.to("cpu", non_blocking=True)
+    assert {tensor.device for tensor in (batch.images, batch.labels, batch.ids, totals)} == {GPU}
+    assert batch.images.dtype == torch.float32 and batch.images.shape == (SAMPLES, 3, 224, 224)
+    assert sums.device.type == "cpu" and {value.device for value in network.optimizer.velocities().values()} == {GPU}
+    assert transfers.between == ["cuda → cpu"] and not transfers.waiting
+    assert set(arrival.between) == {"cpu → cuda"} and len(arrival.between) >= 3
+    assert len(arrival.waiting) <= 4  # `Normalize`'s offsets, mirrors and colors of the crops; not the images
+
+
+def test_pair_images_of_wrong_number_are_refused_on_a_gpu_too(stand_ins: None) -> None:
+    mesh = Mesh(world=2, model_world=2, exchange_group=dist.group.WORLD, device=GPU)
+    with FakeTensorMode(), pytest.raises(ValueError, match="should hold 2 of 3 samples"):
+        collectives.gather_pair_images(torch.empty(1, 3, 224, 224, dtype=torch.uint8, device=GPU), (2, 1), mesh)
