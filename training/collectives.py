@@ -115,7 +115,7 @@ def gather_pair_images(images: torch.Tensor, sizes: tuple[int, int], mesh: Mesh)
         raise ValueError(f"rank {mesh.model_rank} of a pair should hold {rows} of {sum(sizes)} samples: {len(images)}")
     pixels = images.permute(0, 2, 3, 1)  # contiguous: no copy
     message = torch.zeros(max(sizes), *pixels.shape[1:], dtype=torch.uint8, device=images.device)
-    message[:rows] = pixels
+    message[:rows].copy_(pixels)
     both = [torch.empty_like(message) for _ in sizes]
     dist.all_gather(both, message, group=mesh.exchange_group)
     return torch.cat([part[:size] for part, size in zip(both, sizes)]).permute(0, 3, 1, 2)
