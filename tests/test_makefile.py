@@ -94,6 +94,7 @@ def test_quick_and_extra_arguments_reach_the_benchmarks() -> None:
     assert "--quick" not in make("-n", "bench").stdout
 
 
+@pytest.mark.slow
 def test_setup_installs_the_project_for_scripts_elsewhere(tmp_path: Path) -> None:
     """A script outside the checkout imports every room, with its types (py.typed), and the two programs."""
     assert "pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ." in MAKEFILE

@@ -13,7 +13,7 @@ from benchmarks.simulated import BATCH, SimulatedEpochs, simulate
 from dali_pipelines import epoch_order
 from sharding import ShardSet
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

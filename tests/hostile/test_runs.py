@@ -125,6 +125,7 @@ def test_second_training_into_one_folder_is_refused_and_names_the_first(
     RunLock(run).close()  # free again after the run
 
 
+@pytest.mark.slow
 def test_dead_process_of_this_machine_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import os, pathlib, signal, sys; from training.run_folder import RunLock; "
     program += "RunLock(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"

@@ -67,6 +67,7 @@ def of_class_tars(second: bytes) -> bytes:
     return tar([("n00000001.tar", first), ("n00000002.tar", second), ("n00000003.tar", third)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -47,6 +47,7 @@ def run_snippet(*arguments: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_the_documented_lines_classify_as_the_network_does(recipe: str, tmp_path: Path) -> None:
     net, mean = make_run(tmp_path / "run", recipe)

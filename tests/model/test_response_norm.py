@@ -217,6 +217,7 @@ def test_inside_torch_compile_the_plain_formula_gives_the_same(norm: torch.nn.Mo
         assert_close(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_many_shapes_stay_within_the_limit_of_recompilations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten batch sizes and three sizes of picture, through torch.compile as on a GPU; one shape too many raises."""
     monkeypatch.setattr("model.response_norm.implementation", lambda _device: "compiled")

@@ -183,6 +183,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_every_rank_gets_the_sum(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)

@@ -115,6 +115,7 @@ def test_a_users_mistake(
     assert not (tmp_path / "OUT" / "train").exists()
 
 
+@pytest.mark.slow
 def test_as_a_command_with_worker_processes(class_folders: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "sharding", *map(str, arguments)]
@@ -143,6 +144,7 @@ def test_help_and_a_wrong_option_need_no_heavy_import() -> None:
     assert done.stdout.startswith("alexnet-2012 ")
 
 
+@pytest.mark.slow
 def test_a_full_disk(class_folders: Path, tmp_path: Path) -> None:
     """On a file system of its own, of 300 kB; skipped where mounting is not allowed."""
     disk = tmp_path / "disk"

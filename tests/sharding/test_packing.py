@@ -41,6 +41,7 @@ def whole(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return found
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_number_of_workers(
     class_folders: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ pack(PackOptions(source={source!r}, out={out!r}, split="train", samples_per_shar
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "number", "whole_shards"),
     [
