@@ -30,12 +30,13 @@ class EvaluationOptions(CheckpointOptions):
     run_dir: tuple[Path, ...] = option("the run's folder; several: their networks are averaged", metavar="DIR")
     split: Literal["val", "test"] = option("which split", "val")
     batch_size: int | None = option("images a step and process; none: 25, on a GPU what fits, at most 128", None)
+    decode: Literal["gpu", "cpu"] = option("what decodes JPEG for a GPU; cpu: its cores, uint8 crops travel", "gpu")
+    quiet: bool = option("no progress bar", False)
     predict: tuple[Path, ...] = option("name what these pictures show, in place of evaluating", (), metavar="IMAGE")
 
     def __post_init__(self) -> None:
         self.check_from_one("batch_size")
-        several = len(self.run_dir) > 1
-        if several and (self.predict or self.checkpoint not in ("last", "best")):
+        if len(self.run_dir) > 1 and (self.predict or self.checkpoint not in ("last", "best")):
             raise ValueError("--predict and --checkpoint FILE take one --run-dir, got several")
         if len(set(self.run_dir)) < len(self.run_dir):
             raise ValueError("--run-dir names a folder twice; networks are averaged that differ")
@@ -55,27 +56,26 @@ def run(options: EvaluationOptions) -> int:
     from evaluation.prediction import predict
     from evaluation.results import describe, write_results
     from evaluation.tables import error_table
-    from evaluation.ten_patch import Member, default_batch_size, evaluate, gather
+    from evaluation.ten_patch import default_batch_size, evaluate, gather
     from evaluation.trained_run import TrainedRun, choose_device, open_common_split
+    from evaluation.views import Classifier
     from training.collectives import noticing_lost_ranks
     from training.mesh import close_mesh, make_mesh
 
-    runs, device = (
-        [TrainedRun.open(path, options.checkpoint) for path in options.run_dir],
-        choose_device(options.device),
-    )
+    runs = [TrainedRun.open(path, options.checkpoint) for path in options.run_dir]
+    device, folder = choose_device(options.device), runs[0].path / "average" if len(runs) > 1 else runs[0].path
     if options.predict:
         return predict(runs[0], options.predict, device, options.shards)
-    folder = runs[0].path / "average" if len(runs) > 1 else runs[0].path
     with noticing_lost_ranks(), open_common_split(runs, options.split, options.shards) as shards:
         mesh, start = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS), time.perf_counter()
         part = evaluate(
-            [Member(run.network(mesh.device), run.statistics, run.recipe) for run in runs],
+            [Classifier(run.network(mesh.device), run.statistics, run.recipe, mesh.device) for run in runs],
             shards,
             batch_size=(options.batch_size or default_batch_size(mesh.device)) * mesh.world,
             rank=mesh.rank,
             world=mesh.world,
-            device=str(mesh.device),
+            decode=options.decode,
+            quiet=options.quiet,
         )
         evaluation = gather(part, len(shards), mesh.control_group)
         if evaluation is not None:

@@ -29,7 +29,8 @@ from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
 from evaluation.inference import inference
-from evaluation.ten_patch import Member, evaluate
+from evaluation.ten_patch import evaluate
+from evaluation.views import Classifier
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 
@@ -46,12 +47,13 @@ def run(quick: bool, out: Path) -> None:
     with shards(images) as data:
         config = ModelConfig(recipe=RECIPE, classes=len(data.classes), width=width)
         network, encoded = AlexNet(config, seed=SEED).eval(), encoded_batches(data, batch)
+        member = Classifier(network, data.statistics, RECIPE, torch.device("cpu"))
         context = multiprocessing.get_context("spawn")
         with context.Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
             cases = {
                 "network alone, plain": partial(network_alone, network, images, batch),
                 "network alone, a pass a core": partial(spread, network, images, batch),
-                "ours": lambda: len(evaluate([Member(network, data.statistics, RECIPE)], data, batch_size=batch).ids),
+                "ours": lambda: len(evaluate([member], data, batch_size=batch).rows),
                 # The pool gets encoded images, as it would file names.
                 "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, encoded)),
             }

@@ -63,16 +63,13 @@ def describe(
     figures, and `gain`, by how much its error is above the mean's.
     """
     run, references = runs[0], references_for(runs[0].challenge, shards.split)
-    average = evaluation.scores["ten_patch"].figures()
-    members = [
-        {
-            "file": str(member.checkpoint),
-            "sha256": member.checksum(),
-            "ten_patch": figures,
-            "gain": {name: figures[name] - average[name] for name in ("top1_error", "top5_error", "log_loss")},
-        }
-        for member, figures in zip(runs, [scores.figures() for scores in evaluation.members])
-    ]
+    average: dict[str, Any] = dict(evaluation.scores["ten_patch"].figures())
+    members: list[dict[str, Any]] = []
+    for member, scores in zip(runs, evaluation.members):
+        figures: dict[str, Any] = dict(scores.figures())
+        gain = {name: figures[name] - average[name] for name in ("top1_error", "top5_error", "log_loss")}
+        file = {"file": str(member.checkpoint), "sha256": member.checksum()}
+        members.append({**file, "ten_patch": figures, "gain": gain})
     if len(runs) > 1 and run.challenge == AVERAGES[0].challenge:
         references = [*AVERAGES, *references]
     return {
@@ -80,12 +77,12 @@ def describe(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "name": f"{run.challenge} {shards.split}" if run.challenge else None,
         "split": shards.split,
-        "images": len(evaluation.ids),
+        "images": len(evaluation.rows),
         "classes": len(shards.classes),
         **{method: scores.figures() for method, scores in evaluation.scores.items()},
-        "members": members if len(runs) > 1 else [],
+        "members": members,
         "references": [asdict(item) for item in references],
-        "reference_note": reference_note(run.challenge, shards.split, len(evaluation.ids)),
+        "reference_note": reference_note(run.challenge, shards.split, len(evaluation.rows)),
         "model": run.state["model_config"],
         "checkpoint": {
             "file": str(run.checkpoint),
@@ -97,7 +94,7 @@ def describe(
         "training_dataset": {key: run.state["dataset"][key] for key in ("shards", "fingerprint", "samples")},
         "machine": machine,
         "seconds": round(seconds, 3),
-        "images_per_second": round(len(evaluation.ids) / seconds, 3),
+        "images_per_second": round(len(evaluation.rows) / seconds, 3),
         "versions": versions(),
     }
 
@@ -105,9 +102,8 @@ def describe(
 def write_results(folder: Path, run: TrainedRun, evaluation: Evaluation, report: dict[str, Any]) -> None:
     """Write the three files into `folder`, report.json last."""
     rows = io.BytesIO()
-    np.savez_compressed(
-        rows, ids=evaluation.ids, labels=evaluation.labels, best=evaluation.best, probability=evaluation.probability
-    )
+    columns: dict[str, Any] = {name: evaluation.rows[name] for name in evaluation.rows.dtype.names or ()}
+    np.savez_compressed(rows, **columns)
     for name, content in (
         (CLASS_ERRORS, class_errors_csv(run.classes, evaluation.scores["ten_patch"]).encode()),
         (PREDICTIONS, rows.getvalue()),

@@ -9,21 +9,20 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from dali_pipelines import DataConfig, Loader, Normalize
-from dali_pipelines.augmentation import VIEWS, RecipeName
+from dali_pipelines import DataConfig, Loader
+from dali_pipelines.augmentation import VIEWS
 from evaluation.inference import inference
 from evaluation.tables import METHODS
-from evaluation.views import average_networks, average_views
-from model import AlexNet
+from evaluation.views import Classifier, average_networks, average_views
 from model.scores import ScoreError, Scores
-from sharding import ShardSet, Statistics
+from sharding import ShardSet
 
 BEST = 5
 CPU_BATCH, MOST_BATCH = 25, 128  # images a step and process
@@ -34,47 +33,36 @@ BYTES_PER_IMAGE = 5 * 6_021_120 + 4 * 11_616_000
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What one rank, or all of them, found; the arrays have a row for each image.
+    """What one rank, or all of them, found.
 
     scores: by method; of several networks those of their mean, and the ten-patch ones of each in `members`.
-
-    ids, labels int64 [n]; best int32 [n, k] and probability float32 [n, k]: the k best classes of the ten-patch mean.
+    rows: a record for each image: ids, labels int64; best int32 [k] and probability float32 [k]: the k best classes of
+    the ten-patch mean.
     """
 
     scores: dict[str, Scores]
     members: list[Scores] = field(default_factory=list)
-    ids: np.ndarray
-    labels: np.ndarray
-    best: np.ndarray
-    probability: np.ndarray
+    rows: np.ndarray
 
     @classmethod
     def joined(cls, parts: Sequence["Evaluation"], images: int) -> "Evaluation":
         """All ranks' parts in the split's order. Raises ScoreError unless every image 0..images-1 is there once."""
-        ids = np.concatenate([part.ids for part in parts])
-        order = np.argsort(ids, kind="stable")
-        if not np.array_equal(ids[order], np.arange(images)):
-            different = len(np.unique(ids))
-            raise ScoreError(f"expected each image 0..{images - 1} once, got {len(ids)} answers for {different} images")
+        rows = np.concatenate([part.rows for part in parts])
+        rows = rows[np.argsort(rows["ids"], kind="stable")]
+        if not np.array_equal(rows["ids"], np.arange(images)):
+            got = f"{len(rows)} answers for {len(np.unique(rows['ids']))} images"
+            raise ScoreError(f"expected each image 0..{images - 1} once, got {got}")
         first = copy.deepcopy(parts[0])
         for part in parts[1:]:
-            for method, total in first.scores.items():
-                total.merge(part.scores[method])
-            for total, member in zip(first.members, part.members, strict=True):
-                total.merge(member)
-        columns = {
-            name: np.concatenate([getattr(part, name) for part in parts])[order]
-            for name in ("ids", "labels", "best", "probability")
-        }
-        return cls(scores=first.scores, members=first.members, **columns)
+            for total, scores in zip([*first.scores.values(), *first.members], [*part.scores.values(), *part.members]):
+                total.merge(scores)
+        return cls(scores=first.scores, members=first.members, rows=rows)
 
 
-class Member(NamedTuple):
-    """A network on the device, in evaluation mode, with the statistics and the recipe that it was trained with."""
-
-    network: AlexNet
-    statistics: Statistics
-    recipe: RecipeName
+def record_type(guesses: int) -> np.dtype:
+    """The type of `Evaluation.rows`."""
+    best = [("best", np.int32, (guesses,)), ("probability", np.float32, (guesses,))]
+    return np.dtype([("ids", np.int64), ("labels", np.int64), *best])
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -86,63 +74,54 @@ def default_batch_size(device: torch.device) -> int:
 
 
 def evaluate(
-    members: Sequence[Member],
+    members: Sequence[Classifier],
     shards: ShardSet,
     *,
     batch_size: int,
     rank: int = 0,
     world: int = 1,
-    device: str = "cpu",
+    decode: Literal["gpu", "cpu"] = "gpu",
+    quiet: bool = False,
 ) -> Evaluation:
     """This rank's part of the split `shards`, each image decoded once and seen in ten views by each network.
 
-    `batch_size` counts images over all ranks.
+    All `members` are on one device; `batch_size` counts images over all ranks. decode: "cpu" decodes for a GPU on the
+    CPU. What one network's own device decodes arrives normalized, faster; else each normalizes by its own mean image.
     """
-    classes = len(shards.classes)
-    guesses = min(BEST, classes)
-    several = len(members) > 1  # each of them normalizes the pixels by its own mean image
+    first, classes = members[0], len(shards.classes)
+    normalized = len(members) == 1 and decode == "gpu"
     scores = {method: Scores(classes) for method in METHODS}
-    member_scores = [Scores(classes) for _ in members] if several else []
-    rows: dict[str, list[np.ndarray]] = {
-        "ids": [np.zeros(0, np.int64)],
-        "labels": [np.zeros(0, np.int64)],
-        "best": [np.zeros((0, guesses), np.int32)],
-        "probability": [np.zeros((0, guesses), np.float32)],
-    }
-    _, statistics, recipe = members[0]
-    normalizers = [Normalize(member.statistics, member.recipe, torch.device(device)) for member in members]
+    member_scores = [Scores(classes) for _ in members] if len(members) > 1 else []
+    rows = [np.zeros(0, record_type(min(BEST, classes)))]
     config = DataConfig(
-        recipe=recipe,
+        recipe=first.recipe,
         batch_size=batch_size,
-        device=device,
+        device=str(first.device) if decode == "gpu" else "cpu",
         training=False,
         views=VIEWS,
-        output="uint8" if several else "float32",
+        output="float32" if normalized else "uint8",
     )
-    hidden = rank != 0 or not sys.stderr.isatty()
-    with Loader(shards, config, rank, world, statistics=statistics) as loader, inference() as compute:
+    hidden = quiet or rank != 0 or not sys.stderr.isatty()
+    with Loader(shards, config, rank, world, statistics=first.statistics) as loader, inference() as compute:
         steps = tqdm(loader.epoch(0), total=loader.steps_per_epoch, unit="batch", disable=hidden, desc="ten patches")
         for batch in steps:
             if not len(batch.labels):
                 continue  # this rank has no part of the last batch
             answers, labels = [], batch.labels.cpu()
-            for member, normalize in zip(members, normalizers):
-                views = normalize(batch.images, batch.augmentation) if several else batch.images
+            for member in members:
+                views = batch.images if normalized else member.normalize(batch.images, batch.augmentation)
                 answers.append(average_views(compute(member.network, views)))
             for member_score, answer in zip(member_scores, answers):
-                member_score.add(answer.probabilities, labels)
-            answer = average_networks(answers)
-            scores["ten_patch"].add(answer.probabilities, labels)
-            scores["ten_patch_mean_logits"].add_logits(answer.mean_logits, labels)
-            scores["center_crop"].add_logits(answer.center_logits, labels)
-            top = answer.probabilities.cpu().topk(guesses, dim=1)
-            rows["ids"].append(batch.ids.numpy().copy())
-            rows["labels"].append(labels.numpy().copy())
-            rows["best"].append(top.indices.numpy().astype(np.int32))
-            rows["probability"].append(top.values.numpy().astype(np.float32))
-    return Evaluation(
-        scores=scores, members=member_scores, **{name: np.concatenate(parts) for name, parts in rows.items()}
-    )
+                member_score.add(answer["ten_patch"], labels)
+            average = average_networks(answers)
+            for method, score in scores.items():
+                (score.add if method == "ten_patch" else score.add_logits)(average[method], labels)
+            rows.append(np.zeros(len(labels), rows[0].dtype))
+            top = average["ten_patch"].cpu().topk(rows[0]["best"].shape[1], dim=1)
+            columns = {"ids": batch.ids, "labels": labels, "best": top.indices, "probability": top.values}
+            for name, values in columns.items():
+                rows[-1][name] = values.numpy()
+    return Evaluation(scores=scores, members=member_scores, rows=np.concatenate(rows))
 
 
 def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Evaluation | None:

@@ -5,7 +5,6 @@ cuts the same views.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,39 +20,24 @@ CENTER_VIEW = 2  # of the ten: the third crop, not mirrored
 VIEWS_IN_MEMORY = 250
 
 
-@dataclass(frozen=True, kw_only=True)
-class TenPatch:
-    """One batch, three ways to an answer for each image.
+def average_views(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Logits [n·10, classes], ten consecutive rows an image → three ways to an answer: float64 [n, classes] each.
 
-    probabilities: float64 [n, classes], the mean of the ten views' softmax outputs (Krizhevsky 2012 §4.1).
-    mean_logits: float64 [n, classes], the mean of their logits (the seed). center_logits: those of the center crop.
+    `ten_patch`: the mean of the ten views' softmax outputs (Krizhevsky 2012 §4.1), probabilities. `center_crop` and
+    `ten_patch_mean_logits`: logits, those of the center crop and the mean of all ten (the seed). On the same device.
     """
-
-    probabilities: torch.Tensor
-    mean_logits: torch.Tensor
-    center_logits: torch.Tensor
-
-
-def average_views(logits: torch.Tensor) -> TenPatch:
-    """Combine logits [n·10, classes], ten consecutive rows an image. On the device of `logits`, in float64."""
     views = logits.double().unflatten(0, (-1, VIEWS))
-    return TenPatch(
-        probabilities=views.softmax(dim=2).mean(dim=1),
-        mean_logits=views.mean(dim=1),
-        center_logits=views[:, CENTER_VIEW],
-    )
+    probabilities, center = views.softmax(dim=2).mean(dim=1), views[:, CENTER_VIEW]
+    return {"ten_patch": probabilities, "ten_patch_mean_logits": views.mean(dim=1), "center_crop": center}
 
 
-def average_networks(answers: Sequence[TenPatch]) -> TenPatch:
+def average_networks(answers: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The mean of several networks' answers for a batch: of probabilities, of logits, of center-crop probabilities."""
     if len(answers) == 1:
         return answers[0]
-    center = torch.stack([answer.center_logits.softmax(dim=1) for answer in answers]).mean(dim=0)
-    return TenPatch(
-        probabilities=torch.stack([answer.probabilities for answer in answers]).mean(dim=0),
-        mean_logits=torch.stack([answer.mean_logits for answer in answers]).mean(dim=0),
-        center_logits=center.clamp_min(torch.finfo(center.dtype).tiny).log(),
-    )
+    means = {method: torch.stack([answer[method] for answer in answers]).mean(dim=0) for method in answers[0]}
+    center = torch.stack([answer["center_crop"].softmax(dim=1) for answer in answers]).mean(dim=0)
+    return means | {"center_crop": center.clamp_min(torch.finfo(center.dtype).tiny).log()}
 
 
 def pixels_of(shards: ShardSet, ids: np.ndarray) -> np.ndarray:
@@ -93,20 +77,24 @@ class Classifier:
     """A network with the statistics and the recipe that it was trained with, on one device."""
 
     def __init__(self, network: AlexNet, statistics: Statistics, recipe: RecipeName, device: torch.device) -> None:
-        self._network = network.to(device).eval()
-        self._device = device
+        self.network = network.to(device).eval()
+        self.statistics, self.recipe, self.device = statistics, recipe, device
         self._normalize = Normalize(statistics, recipe, device)
+
+    def normalize(self, views: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+        """Views uint8 [n, 3, 224, 224] from any device → the network's inputs float32 on its own."""
+        return self._normalize(views.to(self.device, non_blocking=True), augmentation)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3], n at least 1."""
         with inference() as compute:
-            parts = [average_views(compute(self._network, views)).probabilities for views in self._views(pixels, VIEWS)]
+            parts = [average_views(compute(self.network, views))["ten_patch"] for views in self._views(pixels, VIEWS)]
         return torch.cat(parts).cpu().numpy()
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """Outputs of fc7 for the center crops of pictures uint8 [n, 256, 256, 3]: float32 [n, width of fc7]."""
         with inference() as compute:
-            parts = [compute(self._network.features, views) for views in self._views(pixels, 1)]
+            parts = [compute(self.network.features, views) for views in self._views(pixels, 1)]
         return torch.cat(parts).float().cpu().numpy()
 
     def _views(self, pixels: np.ndarray, views: int) -> Iterator[torch.Tensor]:
@@ -115,4 +103,4 @@ class Classifier:
         for start in range(0, len(pixels), count):
             some = pixels[start : start + count]
             augmentation = fixed_views(len(some), views)
-            yield self._normalize(torch.from_numpy(cut(some, augmentation)).to(self._device), augmentation)
+            yield self.normalize(torch.from_numpy(cut(some, augmentation)), augmentation)

@@ -16,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from dali_pipelines.augmentation import RecipeName
 from eval_tenpatch import main
 from evaluation import ten_patch
-from evaluation.ten_patch import Evaluation, Member, evaluate
+from evaluation.ten_patch import Evaluation, default_batch_size, evaluate, record_type
 from evaluation.trained_run import TrainedRun
-from evaluation.views import TenPatch, average_views
+from evaluation.views import Classifier, average_views
 from model import AlexNet, ModelConfig
 from model.scores import ScoreError, Scores
-from sharding import ShardSet, prepare_image
-from sharding.resize import decode_stored
+from sharding import PackOptions, ShardSet, pack
 from tests.handmade import WIDTH, make_run
 from tests.training.ranks import start
 
@@ -172,16 +172,13 @@ def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: i
     """Three ranks, one after the other in this process: 7 images in global batches of 4 leave 3, of 2 leave 1."""
     network, parts = AlexNet(ModelConfig(classes=3, width=WIDTH), seed=0).eval(), []
     with ShardSet.open(jpeg_shards / "val") as shards:
+        member = Classifier(network, shards.statistics, "paper", CPU)
         for rank in range(3):
-            parts.append(
-                evaluate(
-                    [Member(network, shards.statistics, "paper")], shards, batch_size=batch_size, rank=rank, world=3
-                )
-            )
+            parts.append(evaluate([member], shards, batch_size=batch_size, rank=rank, world=3))
         whole = Evaluation.joined(parts, len(shards))
-        alone = evaluate([Member(network, shards.statistics, "paper")], shards, batch_size=3)
-        assert sorted(len(part.ids) for part in parts)[0] < 7 / 3
-        np.testing.assert_array_equal(whole.labels, shards.labels(np.arange(7)))
+        alone = evaluate([member], shards, batch_size=3)
+        assert sorted(len(part.rows) for part in parts)[0] < 7 / 3
+        np.testing.assert_array_equal(whole.rows["labels"], shards.labels(np.arange(7)))
     for method in METHODS:
         assert whole.scores[method].images == 7
         one, other = whole.scores[method].figures(), alone.scores[method].figures()
@@ -191,15 +188,11 @@ def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: i
 
 def test_an_image_counted_twice_or_never_is_refused() -> None:
     def part(ids: list[int]) -> Evaluation:
-        return Evaluation(
-            scores={method: Scores(3) for method in METHODS},
-            ids=np.array(ids),
-            labels=np.zeros(len(ids), np.int64),
-            best=np.zeros((len(ids), 3), np.int32),
-            probability=np.zeros((len(ids), 3), np.float32),
-        )
+        rows = np.zeros(len(ids), record_type(3))
+        rows["ids"] = ids
+        return Evaluation(scores={method: Scores(3) for method in METHODS}, rows=rows)
 
-    assert Evaluation.joined([part([2]), part([0, 1])], 3).ids.tolist() == [0, 1, 2]
+    assert Evaluation.joined([part([2]), part([0, 1])], 3).rows["ids"].tolist() == [0, 1, 2]
     for ids in ([[0, 1], [1]], [[0], [1]], [[0, 1, 2], [2]], [[0, 1], [3]]):
         with pytest.raises(ScoreError, match=r"each image 0\.\.2 once"):
             Evaluation.joined([part(some) for some in ids], 3)
@@ -211,7 +204,7 @@ def test_a_network_that_knows_nothing_is_at_chance(jpeg_shards: Path) -> None:
         network.fc8.weight.zero_()
         network.fc8.bias.fill_(0.25)
     with ShardSet.open(jpeg_shards / "val") as shards:
-        found = evaluate([Member(network, shards.statistics, "original")], shards, batch_size=5)
+        found = evaluate([Classifier(network, shards.statistics, "original", CPU)], shards, batch_size=5)
     for method in METHODS:
         figures = found.scores[method].figures()
         assert figures["top1_error"] == pytest.approx(2 / 3, abs=1e-12)  # ties: a third of an image right each
@@ -222,11 +215,29 @@ def test_a_network_that_knows_nothing_is_at_chance(jpeg_shards: Path) -> None:
 def test_averages_of_views() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (3, 10, 4))
-    found: TenPatch = average_views(torch.tensor(logits.reshape(30, 4)))
+    found = average_views(torch.tensor(logits.reshape(30, 4)))
     powers = np.exp(logits)
-    np.testing.assert_allclose(found.probabilities, (powers / powers.sum(2, keepdims=True)).mean(1), atol=1e-12)
-    np.testing.assert_allclose(found.mean_logits, logits.mean(axis=1), atol=1e-12)
-    np.testing.assert_array_equal(found.center_logits, logits[:, 2])
+    np.testing.assert_allclose(found["ten_patch"], (powers / powers.sum(2, keepdims=True)).mean(1), atol=1e-12)
+    np.testing.assert_allclose(found["ten_patch_mean_logits"], logits.mean(axis=1), atol=1e-12)
+    np.testing.assert_array_equal(found["center_crop"], logits[:, 2])
+
+
+@pytest.mark.parametrize("recipe", ["original", "paper"])
+def test_pictures_decoded_apart_from_the_network_give_the_same_answers(raw_shards: Path, recipe: RecipeName) -> None:
+    network = AlexNet(ModelConfig(recipe=recipe, classes=7, width=WIDTH), seed=0)
+    with ShardSet.open(raw_shards / "val") as shards:
+        member = Classifier(network, shards.statistics, recipe, CPU)
+        one, other = (evaluate([member], shards, batch_size=4, decode=decode) for decode in ("gpu", "cpu"))
+    np.testing.assert_array_equal(one.rows["best"], other.rows["best"])
+    np.testing.assert_allclose(one.rows["probability"], other.rows["probability"], atol=1e-6, rtol=0)
+
+
+def test_the_batch_is_what_half_of_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 1)
+    for free_gigabytes, images in ((80, 128), (24, 128), (8, 52), (1, 6), (0.01, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free_gigabytes: (int(free * 1e9), 10**11))
+        assert default_batch_size(gpu) == images
+    assert default_batch_size(CPU) == 25
 
 
 def test_shards_may_name_the_folder_or_one_split_in_it(evaluated: tuple[Path, str], raw_shards: Path) -> None:
@@ -309,7 +320,7 @@ def test_a_wrong_command_line_is_exit_2(arguments: list[str], capsys: pytest.Cap
 
 
 def test_predict_names_five_classes_of_any_picture(
-    evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    evaluated: tuple[Path, str], raw_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = evaluated[0]
     picture = tmp_path / "wide.webp"
@@ -319,13 +330,19 @@ def test_predict_names_five_classes_of_any_picture(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(picture) and len(lines) == 6
     # the same answer as that of a split in which this picture stands
-    opened = TrainedRun.open(run)
-    stored = decode_stored(prepare_image(picture.read_bytes(), encoding="raw"), "raw")
-    assert stored.shape == (256, 256, 3)
-    with opened.open_split("val") as shards:
-        shards.images = lambda ids: [stored for _ in ids]  # type: ignore[method-assign]
-        found = evaluate([Member(opened.network(CPU), opened.statistics, "original")], shards, batch_size=1)
-    for line, label, probability in zip(lines[1:], found.best[0], found.probability[0]):
+    opened, source = TrainedRun.open(run), tmp_path / "source" / "class-0"
+    source.mkdir(parents=True)
+    picture.rename(source / picture.name)
+    table = raw_shards / "train" / "manifest.json"
+    pack(
+        PackOptions(
+            source=source.parent, out=tmp_path / "shards", split="val", classes=table, encoding="raw", workers=1
+        )
+    )
+    member = Classifier(opened.network(CPU), opened.statistics, "original", CPU)
+    with opened.open_split("val", shards) as split:
+        found = evaluate([member], split, batch_size=1)
+    for line, label, probability in zip(lines[1:], found.rows["best"][0], found.rows["probability"][0]):
         shown, _, name = line.strip().partition(" %  ")
         assert name == f"class-{label}"
         assert float(shown) == pytest.approx(100 * probability, abs=0.02)

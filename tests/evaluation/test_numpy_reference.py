@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from evaluation.ten_patch import Evaluation, Member, evaluate, gather
+from evaluation.ten_patch import Evaluation, evaluate, gather
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
 from tests.handmade import make_run
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest, raw_shards: Path, tmp_path_factory: pyt
     mean = run.state["statistics"]["mean_image"].numpy()
     with run.open_split("val") as shards:
         pixels, labels = pixels_of(shards, np.arange(IMAGES)), shards.labels(np.arange(IMAGES))
-        found = evaluate([Member(run.network(CPU), run.statistics, recipe)], shards, batch_size=4)
+        found = evaluate([Classifier(run.network(CPU), run.statistics, recipe, CPU)], shards, batch_size=4)
         whole = gather(found, len(shards), None)
     logits = np.stack([network(ten_views(picture, mean, recipe), weights, recipe) for picture in pixels])
     return {"run": run, "whole": whole, "logits": logits, "labels": labels, "pixels": pixels}
@@ -71,11 +71,11 @@ def test_the_fixed_network_tells_images_and_views_apart(case: dict) -> None:
 def test_ten_patch_probabilities_equal_numpy(case: dict) -> None:
     table = softmax(case["logits"]).mean(axis=1)
     whole: Evaluation = case["whole"]
-    assert whole.ids.tolist() == list(range(IMAGES))
-    np.testing.assert_array_equal(whole.labels, case["labels"])
+    assert whole.rows["ids"].tolist() == list(range(IMAGES))
+    np.testing.assert_array_equal(whole.rows["labels"], case["labels"])
     order = np.argsort(-table, axis=1)[:, :5]
-    np.testing.assert_array_equal(whole.best, order)
-    np.testing.assert_allclose(whole.probability, np.take_along_axis(table, order, axis=1), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(whole.rows["best"], order)
+    np.testing.assert_allclose(whole.rows["probability"], np.take_along_axis(table, order, axis=1), atol=1e-5, rtol=0)
 
 
 def test_errors_of_all_methods_equal_numpy_and_scikit_learn(case: dict) -> None:
@@ -118,7 +118,7 @@ def test_single_pictures_get_the_same_probabilities_and_features(
 def test_the_batch_size_changes_nothing(case: dict, batch_size: int) -> None:
     run, whole = case["run"], case["whole"]
     with run.open_split("val") as shards:
-        other = evaluate([Member(run.network(CPU), run.statistics, run.recipe)], shards, batch_size=batch_size)
-    np.testing.assert_array_equal(other.best, whole.best)
-    np.testing.assert_allclose(other.probability, whole.probability, atol=1e-5, rtol=0)
+        other = evaluate([Classifier(run.network(CPU), run.statistics, run.recipe, CPU)], shards, batch_size=batch_size)
+    np.testing.assert_array_equal(other.rows["best"], whole.rows["best"])
+    np.testing.assert_allclose(other.rows["probability"], whole.rows["probability"], atol=1e-5, rtol=0)
     assert other.scores["ten_patch"].figures()["top1_error"] == whole.scores["ten_patch"].figures()["top1_error"]
