@@ -53,6 +53,13 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
         _add_option(parser, item, hints[item.name])
 
 
+def path(text: str) -> Path:
+    """A path of the command line. ValueError for an empty one (a shell's unset variable), which would mean `.`."""
+    if not text:
+        raise ValueError("a path without a name")
+    return Path(text)
+
+
 def _add_option(parser: argparse.ArgumentParser, item: "Field[Any]", hint: Any) -> None:
     required = item.default is MISSING
     if get_origin(hint) in (Union, types.UnionType):
@@ -66,7 +73,7 @@ def _add_option(parser: argparse.ArgumentParser, item: "Field[Any]", hint: Any) 
     elif get_origin(hint) is Literal:
         arguments["choices"] = get_args(hint)
     else:
-        arguments |= {"type": hint, "metavar": item.metadata.get("metavar", _METAVARS[hint])}
+        arguments |= {"type": path if hint is Path else hint, "metavar": item.metadata.get("metavar", _METAVARS[hint])}
     if item.metadata.get("positional"):
         parser.add_argument(item.name, **arguments)
         return

@@ -52,6 +52,8 @@ class PackOptions:
             value = getattr(self, name)
             if value not in get_args(kind) and not (name == "split" and value is None):
                 raise ValueError(f"{flag(name)} {value}: must be one of {', '.join(get_args(kind))}")
+        if self.scheduler is not None and "://" not in self.scheduler:
+            raise ValueError(f"--scheduler {self.scheduler}: must be an address, as tcp://node1:8786")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise ValueError(f"--val-fraction {self.val_fraction}: must lie between 0 and 1, as 0.1 does")
         for name in ("split", "ground_truth"):

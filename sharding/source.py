@@ -19,8 +19,8 @@ def open_source(source: Path, layout: Layout, split: Split) -> Source:
 
     Raises ShardError if the split is not there in that layout, or if there is more than one layout.
     """
-    for folder in (source, split_folder(source, split)):
-        if folder and folder.is_dir():
+    for folder in (source if source.is_dir() else source.parent, split_folder(source, split)):
+        if folder:
             refuse_packed(folder)
     found = _find_layout(source, split) if layout == "auto" else layout
     if found == "kaggle":

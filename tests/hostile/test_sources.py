@@ -218,12 +218,20 @@ def test_source_and_shards_lie_apart(source: str, out: str, pack: Pack, tmp_path
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["a"]
 
 
+SHARD = "out/train/train-000000.tar"
+
+
 def test_a_packed_split_is_no_source(pack: Pack, tmp_path: Path) -> None:
     write(tmp_path / "source", class_files("a", "b"))
     assert pack()[0] == 0
     shutil.copytree(tmp_path / "out", tmp_path / "beside" / "shards")
     write(tmp_path / "beside", class_files("a"))
-    for source, named in (("out", "out/train"), ("out/train", "out/train"), ("beside", "beside/shards/train")):
+    for source, named in (
+        ("out", "out/train"),
+        ("out/train", "out/train"),
+        (SHARD, "out/train"),
+        ("beside", "beside/shards/train"),
+    ):
         status, _, error = pack(source=tmp_path / source, out=tmp_path / "again")
         assert status == 1 and f"{tmp_path / named}: is a packed split, not a source" in error
     assert not (tmp_path / "again").exists()

@@ -73,6 +73,9 @@ def test_every_option_reaches_the_job(class_folders: Path, tmp_path: Path, monke
     [
         ([], 2, "required: command"),
         (["pack", "SRC"], 2, "required: OUT"),
+        (["pack", "", "OUT"], 2, "argument SRC: invalid path value: ''"),
+        (["pack", "SRC", ""], 2, "argument OUT: invalid path value: ''"),
+        (["pack", "SRC", "OUT", "--scheduler", "node1"], 2, "--scheduler node1: must be an address, as tcp://node1"),
         (["pack", "SRC", "OUT", "--quality", "high"], 2, "argument --quality: invalid int value: 'high'"),
         (["pack", "SRC", "OUT", "--quality", "101"], 2, "--quality 101: must be from 1 to 100"),
         (["pack", "SRC", "OUT", "--split", "dev"], 2, "argument --split: invalid choice"),
