@@ -19,8 +19,8 @@ from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, interleave, t
 from benchmarks.processes import Worker
 from benchmarks.results import write_tables
 from benchmarks.simulated import BATCH, SimulatedEpochs, simulate
-from dali_pipelines import epoch_order
-from dali_pipelines.read_ahead import reading_ahead, windows_of
+from dali_pipelines import EpochOrder
+from dali_pipelines.read_ahead import reading_ahead
 from sharding import ShardSet
 
 SIZES = {False: (4096, 1024), True: (256, 128)}  # quick: samples, samples in a shard; the loader benchmark's
@@ -100,11 +100,12 @@ def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool
 
 def batches(shards: ShardSet, sequence: bool, window: int | None, hints: bool) -> Iterator[np.ndarray]:
     """Ids of the first quarter of an epoch, 128 at a time; `hints`: the system is told what comes, as by the loader."""
-    order = np.arange(len(shards)) if sequence else epoch_order(shards.shard_sizes, 0, 0, window)
+    epoch = EpochOrder(shards.shard_sizes, 0, 0, window)
+    order = np.arange(len(shards)) if sequence else epoch[np.arange(len(shards))]
     if not hints:
         yield from (order[first : first + BATCH] for first in range(0, len(shards) // 4, BATCH))
         return
-    with reading_ahead(shards, windows_of(shards, 0, 0, window, True)) as reading:
+    with reading_ahead(shards, epoch.shard_groups()) as reading:
         for first in range(0, len(shards) // 4, BATCH):
             ids = order[first : first + BATCH]
             reading.reach(first, ids, order[first + BATCH : first + 2 * BATCH])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Repeat, own_bytes, timed
-from dali_pipelines import draw, epoch_order
+from dali_pipelines import EpochOrder, draw
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
 from sharding.sample_table import rows_of_entries, write_table
@@ -86,7 +86,7 @@ class SimulatedEpochs:
 
     def order(self) -> int:
         """The epoch's global permutation."""
-        self._order = epoch_order(self._shards.shard_sizes, 0, self._epoch)
+        self._order = EpochOrder(self._shards.shard_sizes, 0, self._epoch)
         return len(self._shards)
 
     def step(self) -> int:

@@ -9,15 +9,15 @@ from dali_pipelines.batch import Batch
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.loader import Loader
 from dali_pipelines.normalize import Normalize
-from dali_pipelines.order import epoch_order
+from dali_pipelines.order import EpochOrder
 
 __all__ = [
     "Augmentation",
     "Batch",
     "DataConfig",
+    "EpochOrder",
     "Loader",
     "LoaderError",
     "Normalize",
     "draw",
-    "epoch_order",
 ]

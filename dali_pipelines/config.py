@@ -43,10 +43,10 @@ class DataConfig:
     """Batches made ahead of the one in use."""
     threads: int = 0
     """Decoding threads; 0 means one for each core that this process may use."""
-    hardware_decoder_load: float = 0.65
-    """Device cuda only: the share of images for the GPU's JPEG hardware, where it has any."""
+    hardware_decoder_load: float = 0.0
+    """Device cuda only: 1: JPEGs are decoded by the hardware for them, if any; 0: none are. Pixels differ slightly."""
     fused: bool = True
-    """Device cpu only: one compiled pass after decode and crop, in place of the rest of the DALI graph."""
+    """Device cpu only: libjpeg-turbo and one compiled pass; False: the DALI graph that runs on GPUs, the reference."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -60,7 +60,7 @@ class DataConfig:
             "output": (self.output in ("float32", "uint8"), "float32 or uint8"),
             "prefetch": (self.prefetch >= 1, "at least 1"),
             "threads": (self.threads >= 0, "at least 0"),
-            "hardware_decoder_load": (0 <= self.hardware_decoder_load <= 1, "0 to 1"),
+            "hardware_decoder_load": (self.hardware_decoder_load in (0, 1), "0 or 1"),
         }
         for field, (holds, expected) in rules.items():
             if not holds:

@@ -42,7 +42,7 @@ def batch_graph(
     pipeline = _pipeline(config, capacity)
     with pipeline:
         device = "gpu" if config.is_cuda else "cpu"
-        encoded, *choices = _inputs(source, encoding, fed_choices(config))
+        encoded, *choices = _inputs(source, encoding, fed_choices(config), encoding == "jpeg" or not config.is_cuda)
         images = _decoded(encoded, config, encoding)
         if config.output == "uint8":
             batch = _per_view(config, choices, lambda chosen: _crop(images, chosen, types.DALIDataType.UINT8))
@@ -66,10 +66,14 @@ def _pipeline(config: DataConfig, capacity: int) -> Pipeline:
     )
 
 
-def _inputs(source: Source, encoding: str, choices: int) -> list[Node]:
-    """The encoded images, as views of the mapped shards, and the arrays of choices; nothing is copied."""
+def _inputs(source: Source, encoding: str, choices: int, no_copy: bool) -> list[Node]:
+    """The encoded images, as views of the mapped shards, and the arrays of choices; nothing is copied.
+
+    But for raw pixels on their way to a GPU: DALI copies those into its own pinned memory, from which they travel
+    without waiting, as they could not from a mapped file.
+    """
     layouts = ["HWC" if encoding == "raw" else ""] + [""] * choices
-    return list(fn.external_source(source, num_outputs=1 + choices, layout=layouts, batch=True, no_copy=True))
+    return list(fn.external_source(source, num_outputs=1 + choices, layout=layouts, batch=True, no_copy=no_copy))
 
 
 def _decoded(encoded: Node, config: DataConfig, encoding: str) -> Node:

@@ -2,10 +2,10 @@
 
 Enters: a `ShardSet`, a `DataConfig`, this rank's place on the data axis. Leaves: `Batch`es.
 
-    epoch_order ─▶ plans (ids, views of mapped tars, augmentation) ─▶ DALI ─▶ fused tail ─▶ ring of buffers ─▶ Batch
-    a worker thread runs ahead of the consumer on the CPU; on a GPU DALI's own prefetch does
+    EpochOrder ─▶ BatchSpec (ids, labels, augmentation) ─▶ CpuProducer, or GraphProducer on a GPU ─▶ Batch
 """
 
+import functools
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -23,8 +23,8 @@ from dali_pipelines.batch import Batch, BatchSpec, to_tensor
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.cpu_producer import CpuProducer
 from dali_pipelines.graph_producer import GraphProducer
-from dali_pipelines.order import epoch_order, slice_range
-from dali_pipelines.read_ahead import reading_ahead, windows_of
+from dali_pipelines.order import EpochOrder, slice_range
+from dali_pipelines.read_ahead import reading_ahead
 from sharding import ShardSet, Statistics
 
 
@@ -58,7 +58,9 @@ class Loader:
         self.data_rank, self.data_world = data_rank, data_world
         self.statistics = shards.statistics if statistics is None else statistics
         self._closed = False
-        self._last_order: tuple[int, NDArray[np.int64]] | None = None
+        self._order = functools.lru_cache(2)(
+            lambda epoch: EpochOrder(shards.shard_sizes, config.seed, epoch, config.window)
+        )
         self._process: int | None = None
         capacity = ceil_div(config.batch_size, data_world)  # the most samples that this rank decodes of a batch
         producer = GraphProducer if self.config.is_cuda or not config.fused else CpuProducer
@@ -142,13 +144,13 @@ class Loader:
 
     def _specs(self, epoch: int, start_step: int) -> Generator[BatchSpec]:
         """What to make for each step, in order; shards are asked to read ahead."""
-        config, order = self.config, self._order(epoch)
-        groups = windows_of(self.shards, config.seed, epoch, config.window, config.training)
+        config, shards = self.config, len(self.shards.shard_names)
+        groups = self._order(epoch).shard_groups() if config.training else [[shard] for shard in range(shards)]
         with reading_ahead(self.shards, groups) as reading:
             for step in range(start_step, self.steps_per_epoch):
                 ids, positions, samples = self._members(epoch, step, self.data_rank, self.data_world)
                 upcoming = positions + config.batch_size
-                reading.reach(step * config.batch_size, ids, order[upcoming[upcoming < len(order)]])
+                reading.reach(step * config.batch_size, ids, self._ids(epoch, upcoming[upcoming < len(self.shards)]))
                 yield BatchSpec(
                     step=step,
                     ids=ids,
@@ -162,22 +164,14 @@ class Loader:
         self, epoch: int, step: int, rank: int, world: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """Ids and places in the epoch's order of one rank's part of a global batch, and the batch's samples."""
-        order, first = self._order(epoch), step * self.config.batch_size
-        samples = min(self.config.batch_size, len(order) - first)
+        first = step * self.config.batch_size
+        samples = min(self.config.batch_size, len(self.shards) - first)
         part = slice_range(samples, rank, world)
         positions = np.arange(first + part.start, first + part.stop)
-        return order[positions], positions, samples
+        return self._ids(epoch, positions), positions, samples
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of `epoch`, kept until another is asked for."""
-        known = self._last_order
-        if known is None or known[0] != epoch:
-            config = self.config
-            order = np.arange(len(self.shards))
-            if config.training:
-                order = epoch_order(self.shards.shard_sizes, config.seed, epoch, config.window)
-            known = self._last_order = (epoch, order)
-        return known[1]
+    def _ids(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._order(epoch)[positions] if self.config.training else positions.copy()
 
     def _augmentation(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64]) -> Augmentation:
         config = self.config

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dali_pipelines.augmentation import CROP, Augmentation, RecipeName, mean_crops
+from dali_pipelines.batch import to_tensor
 from dali_pipelines.crops import Crops, place_pixels
 from sharding import Statistics
 
@@ -78,16 +79,17 @@ class Normalize:
         return out
 
     def by_torch(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-        """On any device: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by PyTorch's operators."""
+        """On any device: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by PyTorch's operators.
+
+        What the augmentation says travels as one tensor, pinned where there is a GPU, so that nothing waits for it.
+        """
+        columns = [*mean_crops(self._recipe, augmentation), *augmentation.rgb_offset.T]
+        choices = to_tensor(np.stack(columns, axis=1, dtype=np.float32)).to(self._device, non_blocking=True)
+        y, x, mirror = choices[:, :3].long().T
+        places = torch.arange(CROP, device=self._device)
+        columns_of_mean = torch.where(mirror[:, None] > 0, CROP - 1 - places, places) + x[:, None]
         pixels = rows.float()
-        pixels -= self._mean_crops(augmentation)
-        pixels += torch.from_numpy(augmentation.rgb_offset).to(self._device)[:, None, None, :]
+        pixels -= self._mean[(y[:, None] + places)[:, :, None], columns_of_mean[:, None, :]]
+        pixels += choices[:, None, None, 3:]
         pixels /= augmentation.divisor
         return pixels.permute(0, 3, 1, 2)
-
-    def _mean_crops(self, augmentation: Augmentation) -> torch.Tensor:
-        """The mean image as each crop sees it: float32 [n, 224, 224, 3]."""
-        y, x, mirror = (torch.from_numpy(choice).to(self._device) for choice in mean_crops(self._recipe, augmentation))
-        places = torch.arange(CROP, device=self._device)
-        columns = torch.where(mirror[:, None], CROP - 1 - places, places) + x[:, None]
-        return self._mean[(y[:, None] + places)[:, :, None], columns[:, None, :]]

@@ -12,21 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.order import shard_order
 from sharding import ShardSet
 
 RELEASE_SAMPLES = 1 << 16  # a global permutation unmaps what it has read after so many samples: about 2 GB of JPEG
-
-
-def windows_of(shards: ShardSet, seed: int, epoch: int, window: int | None, training: bool) -> list[list[int]]:
-    """The groups of shards that an epoch goes through; a global permutation has one, of all of them."""
-    count = len(shards.shard_sizes)
-    if not training:
-        return [[shard] for shard in range(count)]
-    if window is None:
-        return [list(range(count))]
-    order: list[int] = shard_order(count, seed, epoch).tolist()
-    return [order[first : first + window] for first in range(0, count, window)]
 
 
 class ReadAhead:
@@ -49,8 +37,8 @@ class ReadAhead:
                 self._shards.ask_for(ids)
             self._shards.ask_for(upcoming)
         group = min(int(np.searchsorted(self._ends, position, side="right")), len(self._groups) - 1)
-        if group != self._current:
-            self._enter(group)
+        while self._current < group:  # one after the other: a batch may reach over a whole group
+            self._enter(group if self._current < 0 else self._current + 1)
         self._read += len(ids)
         if self._read >= RELEASE_SAMPLES:
             self._read = 0

@@ -10,7 +10,7 @@ from benchmarks import cold, data
 from benchmarks.cold import ORDERS, batches, drop, exponent, read, with_growth
 from benchmarks.measure import Repeat, Row
 from benchmarks.simulated import BATCH, SimulatedEpochs, simulate
-from dali_pipelines import epoch_order
+from dali_pipelines import EpochOrder
 from sharding import ShardSet
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -33,7 +33,7 @@ def test_a_simulated_split_opens_and_labels_its_samples(split: Path) -> None:
 def test_batches_are_the_first_quarter_of_the_order(split: Path, window: int | None, hints: bool) -> None:
     with ShardSet.open(split) as shards:
         ids = np.concatenate(list(batches(shards, False, window, hints)))
-        np.testing.assert_array_equal(ids, epoch_order(shards.shard_sizes, 0, 0, window)[np.arange(3 * BATCH)])
+        np.testing.assert_array_equal(ids, EpochOrder(shards.shard_sizes, 0, 0, window)[np.arange(3 * BATCH)])
 
 
 @pytest.mark.parametrize("name", ORDERS)

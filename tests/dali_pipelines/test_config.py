@@ -20,7 +20,7 @@ from dali_pipelines import DataConfig
         ("output", "float16", "float32 or uint8"),
         ("prefetch", 0, "at least 1"),
         ("threads", -1, "at least 0"),
-        ("hardware_decoder_load", 1.5, "0 to 1"),
+        ("hardware_decoder_load", 0.5, "0 or 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_the_rule(field: str, value: object, expected: str) -> None:

@@ -58,14 +58,14 @@ def test_the_same_graph_for_the_cpu_has_the_same_operators_on_the_cpu(
 
 
 def test_decoding_is_mixed_with_the_hardware_share_and_no_exif_rotation(statistics: Statistics) -> None:
-    config = DataConfig(device="cuda", threads=2, hardware_decoder_load=0.25)
+    config = DataConfig(device="cuda", threads=2, hardware_decoder_load=1.0)
     pipeline = batch_graph(config, statistics.mean_image[:2, :2], "jpeg", never, 4)
     assert pipeline.device_id == 0
     pipeline._device_id = None  # to be written down without a GPU
     described = pipeline.serialize()
     decoder = described[described.index(b"decoders__Image") :].partition(b"CropMirrorNormalize")[0]
     assert b"mixed" in decoder and b"cpu" in decoder.partition(b"mixed")[0]  # bytes from the CPU
-    assert np.float32(0.25).tobytes() in decoder.partition(b"hw_decoder_load")[2][:24]
+    assert np.float32(1.0).tobytes() in decoder.partition(b"hw_decoder_load")[2][:24]
     assert b"adjust_orientation" in decoder and b"jpeg_fancy_upsampling" in decoder
 
 

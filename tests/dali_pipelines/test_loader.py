@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from dali_pipelines import Batch, DataConfig, Loader, LoaderError, epoch_order
+from dali_pipelines import Batch, DataConfig, EpochOrder, Loader, LoaderError
 from sharding import ShardSet, Statistics
 
 WORLDS = range(1, 9)
 Split = dict[int, list[tuple[list[int], list[int]]]]
+
+
+def order_of(sizes: np.ndarray, seed: int, epoch: int, window: int | None = None) -> np.ndarray:
+    """All ids of an epoch in their order."""
+    return EpochOrder(sizes, seed, epoch, window)[np.arange(int(sizes.sum()))]
 
 
 def joined(lists: Iterable[list[int]]) -> list[int]:
@@ -48,7 +53,7 @@ def test_training_global_batches_are_the_same_for_every_number_of_ranks(
     config = DataConfig(batch_size=10, seed=2, output="uint8", window=window)
     steps = parts(raw_shards, config, statistics, world, epoch=4)
     assert len(steps) == 4  # 45 samples: the last five are dropped
-    order = epoch_order(raw_shards.shard_sizes, 2, 4, window).tolist()
+    order = order_of(raw_shards.shard_sizes, 2, 4, window).tolist()
     for step, ranks in steps.items():
         assert joined(ids for ids, _ in ranks) == order[step * 10 : step * 10 + 10]
         assert joined(positions for _, positions in ranks) == list(range(step * 10, step * 10 + 10))
@@ -112,7 +117,7 @@ def test_any_part_is_told_without_decoding_it(raw_shards: ShardSet, statistics: 
                     assert ids.tolist() == batch.ids.tolist() and labels.tolist() == batch.labels.tolist()
                     for name in ("crop_y", "crop_x", "mirror", "rgb_offset", "divisor"):
                         np.testing.assert_array_equal(getattr(drawn, name), getattr(batch.augmentation, name))
-        order = np.arange(45) if not training else epoch_order(raw_shards.shard_sizes, 2, 1)
+        order = np.arange(45) if not training else order_of(raw_shards.shard_sizes, 2, 1)
         assert next(under_way).ids.tolist() == order[10:20][3:6].tolist()
         with pytest.raises(ValueError, match="step 9: expected 0 to"):
             asked.slice_metadata(5, 9, 0, 4)
