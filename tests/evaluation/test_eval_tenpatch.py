@@ -162,7 +162,7 @@ def test_a_lost_rank_is_one_line_and_exit_1(evaluated: tuple[Path, str], tmp_pat
     shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
     ranks = start(tmp_path, 2, evaluate_and_lose_a_rank, ["--run-dir", str(run), "--device", "cpu"])
     assert ranks.wait() == [1, -signal.SIGKILL], ranks.text()
-    assert ranks.text().splitlines()[-1].startswith("error: another process is gone or does not answer")
+    assert ranks.text().splitlines()[-1].startswith("error: process 1 is gone or does not answer")
     assert "Traceback" not in ranks.text()
     assert not (run / "report.json").exists()
 
@@ -333,12 +333,8 @@ def test_predict_names_five_classes_of_any_picture(
     opened, source = TrainedRun.open(run), tmp_path / "source" / "class-0"
     source.mkdir(parents=True)
     picture.rename(source / picture.name)
-    table = raw_shards / "train" / "manifest.json"
-    pack(
-        PackOptions(
-            source=source.parent, out=tmp_path / "shards", split="val", classes=table, encoding="raw", workers=1
-        )
-    )
+    shards, table = tmp_path / "shards", raw_shards / "train" / "manifest.json"
+    pack(PackOptions(source=source.parent, out=shards, split="val", classes=table, encoding="raw", workers=1))
     member = Classifier(opened.network(CPU), opened.statistics, "original", CPU)
     with opened.open_split("val", shards) as split:
         found = evaluate([member], split, batch_size=1)
