@@ -14,8 +14,8 @@ from benchmarks.measure import Repeat, own_bytes, timed
 from dali_pipelines import EpochOrder, draw
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
-from sharding.sample_table import rows_of_entries, write_table
-from sharding.shard import ShardWriter
+from sharding.sample_table import write_table
+from sharding.shard import ShardWriter, rows_of
 
 CLASSES, BATCH = 1000, 128
 STATISTICS = Statistics(
@@ -44,7 +44,7 @@ def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
         os.link(first, folder / name)
         os.link(first.with_suffix(".idx"), (folder / name).with_suffix(".idx"))
     infos = [ShardInfo(name, samples_per_shard, writer.bytes, sha256) for name in names]
-    rows = rows_of_entries(writer.entries)
+    rows = rows_of(writer.entries)
     write_table(folder, infos, (rows for _ in names))
     Manifest(
         split="train",

@@ -6,7 +6,6 @@ Plain ustar with fixed times, owner and mode. `webdataset`, `tar` and `fn.reader
 import hashlib
 import re
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
@@ -24,6 +23,11 @@ KEY_BYTES = 90
 
 BLOCK = 512
 """Tar counts in blocks of so many bytes: a header is one, contents are filled up to blocks."""
+
+ROW = np.dtype([("picture_start", "<i8"), ("picture_bytes", "<i4"), ("label", "<i4")])
+"""One sample: the picture's first byte in its tar, the picture's size, and the label (UNREAD: look into the tar)."""
+
+UNREAD = -1
 
 Size = TypeVar("Size", int, NDArray[np.int64])
 SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
@@ -95,73 +99,72 @@ def member_bytes(size: Size) -> Size:
     return BLOCK + size + -size % BLOCK
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardIndex:
-    """Where the samples of one shard lie, in bytes from the tar's start: int64 arrays [samples]."""
+def layout(
+    picture_bytes: NDArray[np.int64], label_bytes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where pictures and labels of such sizes lie in a tar: members without a gap, each after its header."""
+    pictures, labels = member_bytes(picture_bytes), member_bytes(label_bytes)
+    picture_start = BLOCK + np.cumsum(pictures + labels) - pictures - labels
+    return picture_start, picture_start + pictures
 
-    picture_start: NDArray[np.int64]
-    picture_bytes: NDArray[np.int64]
-    label_start: NDArray[np.int64]
-    label_bytes: NDArray[np.int64]
 
-    @classmethod
-    def of_sizes(cls, picture_bytes: NDArray[np.int64], label_bytes: NDArray[np.int64]) -> "ShardIndex":
-        """Where `ShardWriter` puts samples: members follow each other without a gap, each after its header."""
-        pictures, labels = member_bytes(picture_bytes), member_bytes(label_bytes)
-        picture_start = BLOCK + np.cumsum(pictures + labels) - pictures - labels
-        return cls(
-            picture_start=picture_start,
-            picture_bytes=picture_bytes,
-            label_start=picture_start + pictures,
-            label_bytes=label_bytes,
-        )
+def _entry_layout(entries: list[Entry]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pictures, labels = [entry.picture_bytes for entry in entries], [len(str(entry.label)) for entry in entries]
+    return layout(np.array(pictures, np.int64), np.array(labels, np.int64))
 
-    @classmethod
-    def of_entries(cls, entries: list[Entry]) -> "ShardIndex":
-        """Where the samples `entries` of one shard lie."""
-        sizes = [entry.picture_bytes for entry in entries], [len(str(entry.label)) for entry in entries]
-        return cls.of_sizes(np.array(sizes[0], np.int64), np.array(sizes[1], np.int64))
 
-    def __len__(self) -> int:
-        return len(self.picture_start)
-
-    def first_misfit(self, tar_bytes: int) -> int | None:
-        """The first sample that does not lie where `ShardWriter` puts it in a tar of `tar_bytes`; None: all do."""
-        expected = ShardIndex.of_sizes(self.picture_bytes, self.label_bytes)
-        misfits = (
-            (np.minimum(self.picture_bytes, self.label_bytes) < 1)
-            | (np.maximum(self.picture_bytes, self.label_bytes) > min(tar_bytes, LARGEST))
-            | (self.picture_start != expected.picture_start)
-            | (self.label_start != expected.label_start)
-            | (self.label_start + member_bytes(self.label_bytes) - BLOCK > tar_bytes)
-        )
-        return int(misfits.argmax()) if misfits.any() else None
+def rows_of(entries: list[Entry]) -> NDArray[np.void]:
+    """The rows of one shard's samples."""
+    rows = np.empty(len(entries), ROW)
+    rows["picture_start"] = _entry_layout(entries)[0]
+    rows["picture_bytes"] = [entry.picture_bytes for entry in entries]
+    rows["label"] = [entry.label for entry in entries]
+    return rows
 
 
 def index_text(entries: list[Entry], suffix: str) -> str:
     """The text of the `.idx` file of a shard, as DALI's wds2idx prints it (v1.2)."""
-    index = ShardIndex.of_entries(entries)
-    starts = zip(index.picture_start.tolist(), index.label_start.tolist(), index.label_bytes.tolist(), strict=True)
     lines = [
-        f"{suffix} {picture} {entry.picture_bytes} {entry.key}.{suffix} cls {label} {label_bytes} {entry.key}.cls\n"
-        for entry, (picture, label, label_bytes) in zip(entries, starts, strict=True)
+        f"{suffix} {picture} {entry.picture_bytes} {entry.key}.{suffix} "
+        f"cls {label} {len(str(entry.label))} {entry.key}.cls\n"
+        for entry, picture, label in zip(entries, *(starts.tolist() for starts in _entry_layout(entries)), strict=True)
     ]
     return "".join([f"v1.2 {len(entries)}\n", *lines])
 
 
-def read_index(path: Path, suffix: str) -> ShardIndex:
-    """Parse a `.idx` file. Raises ShardError if it is missing, or is not one of this format."""
+def read_rows(path: Path, suffix: str, tar_bytes: int) -> NDArray[np.void]:
+    """The rows of one shard by its `.idx`, labels UNREAD.
+
+    Raises ShardError if it is missing, no index, or leads elsewhere than where `ShardWriter` puts samples in a tar of
+    `tar_bytes`.
+    """
     words = _index_words(path, suffix)
     try:
         columns = [np.array(words[column::8]).astype(np.int64) for column in (1, 2, 5, 6)]
     except (ValueError, OverflowError) as error:
         raise ShardError(f"{path}: not an index v1.2: {error}") from None
-    names = ("picture_start", "picture_bytes", "label_start", "label_bytes")
-    return ShardIndex(**dict(zip(names, columns)))
+    picture_start, picture_bytes, label_start, label_bytes = columns
+    expected = layout(picture_bytes, label_bytes)
+    misfits = (
+        (np.minimum(picture_bytes, label_bytes) < 1)
+        | (np.maximum(picture_bytes, label_bytes) > min(tar_bytes, LARGEST))
+        | (picture_start != expected[0])
+        | (label_start != expected[1])
+        | (label_start + member_bytes(label_bytes) - BLOCK > tar_bytes)
+    )
+    if misfits.any():
+        raise ShardError(
+            f"{path}: sample {read_keys(path, suffix)[misfits.argmax()]} does not lie in "
+            f"{path.with_suffix('.tar').name} where this index says; make the index anew with wds2idx, and check the "
+            f"set with: python -m sharding verify {path.parent}"
+        )
+    rows = np.empty(len(picture_start), ROW)
+    rows["picture_start"], rows["picture_bytes"], rows["label"] = picture_start, picture_bytes, UNREAD
+    return rows
 
 
 def read_keys(path: Path, suffix: str) -> list[str]:
-    """The keys that a `.idx` file names, in order. Raises ShardError as `read_index` does."""
+    """The keys that a `.idx` file names, in order. Raises ShardError as `read_rows` does."""
     return [name[: -len(suffix) - 1] for name in _index_words(path, suffix)[3::8]]
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest, ShardInfo
-from sharding.sample_table import ROW, TABLE, UNREAD, map_table, npy_header, rows_of_file
-from sharding.shard import BLOCK, SUFFIX, member_bytes, read_keys
+from sharding.sample_table import TABLE, npy_header, open_table
+from sharding.shard import BLOCK, SUFFIX, UNREAD, member_bytes, read_keys
 from sharding.statistics import Statistics
 
 SPARE_FILES = 256
@@ -36,8 +36,8 @@ class ShardSet:
     """One packed split. A sample's id is its position in the split: shards in manifest order, samples in tar order.
 
     Opening reads the manifest, checks that every shard is there at its full size, and maps the table of samples; where
-    there is none, a shard's index is read, and compared with the layout of a tar, when it is first needed. Can be
-    pickled (it is opened again), used in a `with` statement, and read by several threads.
+    there is none, it reads every index. Can be pickled (it is opened again), used in a `with` statement, and read by
+    several threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -53,9 +53,7 @@ class ShardSet:
         self._ends = np.cumsum(self.shard_sizes)
         self._fingerprint = functools.partial(_fingerprint, manifest)
         self._scattered = False
-        table = map_table(path, manifest.shards)
-        self._rows = np.zeros(len(self), ROW) if table is None else table
-        self._indexed = np.full(len(self.shard_names), table is not None)
+        self._rows = open_table(path, manifest)
         self.close()
 
     @classmethod
@@ -199,11 +197,6 @@ class ShardSet:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.void]]:
         """The ids as an array, the numbers of their shards, and their rows of the table: [n] each."""
         samples, shards = self._shards_of(ids)
-        for shard in np.unique(shards[~self._indexed[shards]]).tolist():
-            path, end = self._tar(shard).with_suffix(".idx"), self._ends[shard]
-            count, tar_bytes = int(self.shard_sizes[shard]), int(self._tar_bytes[shard])
-            self._rows[end - count : end] = rows_of_file(path, SUFFIX[self.encoding], count, tar_bytes)
-            self._indexed[shard] = True
         rows = self._rows[samples]
         ends = rows["picture_start"] + rows["picture_bytes"]
         outside = np.flatnonzero(

@@ -4,14 +4,13 @@ The tars are read by the `webdataset` library, not by our own reader: what it fi
 """
 
 import concurrent.futures
-import hashlib
 import logging
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,10 @@ from webdataset import tariterators
 from sharding.errors import RejectedImage, ShardError
 from sharding.executor import open_executor
 from sharding.manifest import Manifest, ShardInfo, file_sha256
+from sharding.record import Encoding
 from sharding.resize import decode_stored
-from sharding.sample_table import TABLE, UNREAD, map_table, rows_of
-from sharding.shard import SUFFIX, ShardIndex, read_index, read_keys
+from sharding.sample_table import TABLE, open_table
+from sharding.shard import SUFFIX, UNREAD, Entry, index_text, rows_of
 from sharding.statistics import Statistics, Sums
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,12 @@ logger = logging.getLogger(__name__)
 _FAULTS_LOGGED = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardCheck:
-    """One shard to check: its folder, what the manifest says of it, its rows of the table (None without a table)."""
+class ShardCheck(NamedTuple):
+    """One shard to check: what the manifest says of it, and its rows of the table (None without a table)."""
 
-    folder: Path
+    tar: Path
     shard: ShardInfo
-    suffix: str
+    encoding: Encoding
     labels: frozenset[int]
     index_sha256: str | None
     rows: NDArray[np.void] | None
@@ -82,7 +81,7 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
     named, faults, table = {shard.name for shard in manifest.shards}, [], None
     faults += [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in named]
     try:
-        table = map_table(folder, manifest.shards)
+        table = open_table(folder, manifest) if (folder / TABLE).exists() else None
     except ShardError as error:
         faults.append(str(error))
     for name in sorted(name for name in manifest.checksums if not name.endswith(".idx")):
@@ -110,14 +109,9 @@ def _shard_checks(folder: Path, manifest: Manifest, table: NDArray[np.void] | No
     labels, end = frozenset(entry.label for entry in manifest.classes), 0
     for shard in manifest.shards:
         end += shard.samples
-        yield ShardCheck(
-            folder=folder,
-            shard=shard,
-            suffix=SUFFIX[manifest.encoding],
-            labels=labels,
-            index_sha256=manifest.checksums.get(f"{Path(shard.name).stem}.idx"),
-            rows=None if table is None else table[end - shard.samples : end],
-        )
+        index_sha256 = manifest.checksums.get(f"{Path(shard.name).stem}.idx")
+        rows = None if table is None else table[end - shard.samples : end]
+        yield ShardCheck(folder / shard.name, shard, manifest.encoding, labels, index_sha256, rows)
 
 
 def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> list[str]:
@@ -138,73 +132,58 @@ def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> li
 
 
 def check_shard(check: ShardCheck) -> ShardReport:
-    """Read one shard twice: by its index, sample by sample, and by `webdataset`, from end to end."""
-    shard, tar, report = check.shard, check.folder / check.shard.name, ShardReport()
-    path = tar.with_suffix(".idx")
+    """Read one shard with `webdataset`, from end to end; index, table and manifest must say what is found there."""
+    tar, shard, report = check.tar, check.shard, ShardReport()
+    suffix, entries, unknown = SUFFIX[check.encoding], list[Entry](), False
     try:
-        content = np.memmap(tar, np.uint8, "r")
-        index, keys = read_index(path, check.suffix), read_keys(path, check.suffix)
-        index_sha256 = file_sha256(path)
-    except (OSError, ValueError, ShardError) as error:  # ValueError: an empty file cannot be mapped
-        report.faults.append(f"{tar}: {error}")
-        return report
-    if content.size != shard.bytes or hashlib.sha256(content.data).hexdigest() != shard.sha256:
-        report.faults.append(f"{tar}: {content.size} bytes whose SHA-256 is not the manifest's ({shard.bytes} bytes)")
-    if check.index_sha256 not in (None, index_sha256):
-        report.faults.append(f"{path}: its SHA-256 is not the manifest's")
-    if len(index) != shard.samples:
-        report.faults.append(f"{tar}: {len(index)} samples in its index, {shard.samples} in the manifest")
-    samples = []
-    for key, *positions in zip(
-        keys,
-        index.picture_start.tolist(),
-        index.picture_bytes.tolist(),
-        index.label_start.tolist(),
-        index.label_bytes.tolist(),
-        strict=True,
-    ):
-        start, size, label_start, label_size = positions
-        picture = content[start : start + size].tobytes()
-        label = content[label_start : label_start + label_size].tobytes()
-        samples.append((key, hashlib.sha256(picture).digest(), label))
-        try:
-            report.sums.add(decode_stored(picture, "raw" if check.suffix == SUFFIX["raw"] else "jpeg"))
-        except RejectedImage as error:
-            report.faults.append(f"{tar}: {key}: {error}")
-        if not label.isdigit() or int(label) not in check.labels:
-            report.faults.append(
-                f"{tar}: {key}: label {label!r} is not one of the manifest's {len(check.labels)} classes"
-            )
-    report.faults += _differences(tar, check.suffix, samples)
-    report.faults += _table_faults(check, index, samples)
+        if tar.stat().st_size != shard.bytes or file_sha256(tar) != shard.sha256:
+            report.faults.append(f"{tar}: its SHA-256 is not the manifest's, which has {shard.bytes} bytes")
+        for sample in _webdataset_samples(tar):
+            key, picture, label = sample["__key__"], sample.get(suffix, b""), sample.get("cls", b"")
+            try:
+                report.sums.add(decode_stored(picture, check.encoding))
+            except RejectedImage as error:
+                report.faults.append(f"{tar}: {key}: {error}")
+            if not label.isdigit() or int(label) not in check.labels:
+                unknown = True
+                classes = len(check.labels)
+                report.faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {classes} classes")
+            entries.append(Entry(key, len(picture), int(label) if label.isdigit() else UNREAD))
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+        report.faults.append(f"{tar}: webdataset cannot read it to its end: {error}")
+    if len(entries) != shard.samples:
+        report.faults.append(f"{tar}: {len(entries)} samples, {shard.samples} in the manifest")
+    if not unknown:  # else the sizes of labels are not known
+        report.faults += [*_index_faults(check, entries), *_table_faults(check, entries)]
     return report
 
 
-def _table_faults(check: ShardCheck, index: ShardIndex, samples: list[tuple[str, bytes, bytes]]) -> Iterator[str]:
-    """The first sample of which the table says another thing than index and tar; nothing if they have other faults."""
-    if check.rows is None or len(check.rows) != len(index):
+def _index_faults(check: ShardCheck, entries: list[Entry]) -> Iterator[str]:
+    """The first line of the index that is not what `wds2idx` would print for the samples of the tar."""
+    path = check.tar.with_suffix(".idx")
+    if not path.is_file():
+        yield f"{path}: missing; make it with `wds2idx {check.tar} {path}`"
         return
-    labels = [int(label) if label.isdigit() else UNREAD for _, _, label in samples]
-    differing = np.flatnonzero(check.rows != rows_of(index, labels))
+    if check.index_sha256 not in (None, file_sha256(path)):
+        yield f"{path}: its SHA-256 is not the manifest's"
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    expected = index_text(entries, SUFFIX[check.encoding]).splitlines()
+    pairs = [*enumerate(zip_longest(lines, expected), 1)]
+    for number, (line, by_tar) in pairs[1:] + pairs[:1]:  # the count, which stands first, tells least
+        if line != by_tar:
+            yield f"{path}: line {number} is {line!r}, by the tar {by_tar!r}; make the index anew with wds2idx"
+            return
+
+
+def _table_faults(check: ShardCheck, entries: list[Entry]) -> Iterator[str]:
+    """The first sample of which the table says another thing than the tar; nothing if they are not as many."""
+    if check.rows is None or len(check.rows) != len(entries):
+        return
+    differing = np.flatnonzero(check.rows != rows_of(entries))
     if differing.size:
-        key, row = samples[differing[0]][0], check.rows[differing[0]]
-        yield f"{check.folder / TABLE}: sample {key} of {check.shard.name}: start, bytes, label {row} are not the tar's"
-
-
-def _differences(tar: Path, suffix: str, indexed: list[tuple[str, bytes, bytes]]) -> Iterator[str]:
-    """Where the samples that `webdataset` reads in the tar are not those that the index names; the first one only."""
-    try:
-        for known, sample in zip_longest(indexed, _webdataset_samples(tar)):
-            if known is None or sample is None:
-                yield f"{tar}: {known[0] if known else sample['__key__']}: only in the {'index' if known else 'tar'}"
-                return
-            key, digest, label = known
-            picture = sample.get(suffix, b"")
-            if (sample["__key__"], hashlib.sha256(picture).digest(), sample.get("cls")) != (key, digest, label):
-                yield f"{tar}: {key}: the index names other bytes than the tar's sample {sample['__key__']}"
-                return
-    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
-        yield f"{tar}: webdataset cannot read it to its end: {error}"
+        key, row = entries[differing[0]].key, check.rows[differing[0]]
+        table = check.tar.with_name(TABLE)
+        yield f"{table}: sample {key} of {check.shard.name}: start, bytes, label {row} are not the tar's"
 
 
 def _webdataset_samples(tar: Path) -> Iterator[dict[str, Any]]:

@@ -19,8 +19,7 @@ from sharding.manifest import file_sha256
 from sharding.pack_index import Sample
 from sharding.record import Encoding, Resample
 from sharding.resize import decode_stored, prepare_image
-from sharding.sample_table import rows_of_entries
-from sharding.shard import SUFFIX, Entry, ShardWriter, index_text, tar_end
+from sharding.shard import SUFFIX, Entry, ShardWriter, index_text, rows_of, tar_end
 from sharding.statistics import Sums
 
 _REPORT_EVERY = 32
@@ -133,7 +132,7 @@ def join_parts(tasks: list[PartTask], packed: list[PackedPart]) -> ShardNote:
     with write_atomically(tar.with_suffix(".idx")) as file:
         file.write(index)
     with write_atomically(job / f"{tar.name}.npy") as file:
-        np.save(file, rows_of_entries(entries))
+        np.save(file, rows_of(entries))
     if first.summed:
         Sums.merged(part.sums for part in packed if part.sums).save(job / f"{tar.name}.npz")
     index_sha256 = hashlib.sha256(index).hexdigest()

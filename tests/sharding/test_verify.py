@@ -1,7 +1,6 @@
 """`verify` finds each kind of damage, and names the shard and the key."""
 
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -96,12 +95,12 @@ def exchanged_picture(train: Path) -> list[str]:
 
 def one_sample_less(train: Path) -> list[str]:
     rewrite(train, lambda samples: samples.pop())
-    return ["train-000002.tar: 3 samples in its index, 4 in the manifest"]
+    return ["train-000002.tar: 3 samples, 4 in the manifest"]
 
 
 def index_of_another_shard(train: Path) -> list[str]:
     shutil.copy(train / "train-000000.idx", train / "train-000001.idx")
-    return ["train-000001.tar: .*: does not decode", "train-000001.tar: .*: the index names other bytes than the tar's"]
+    return ["train-000001.idx: line 2 is 'jpg 512 .*', by the tar 'jpg 512 .*'; make the index anew with wds2idx"]
 
 
 def index_off_by_one(train: Path) -> list[str]:
@@ -110,18 +109,18 @@ def index_off_by_one(train: Path) -> list[str]:
     words = second.split()
     words[2] = str(int(words[2]) - 1)
     path.write_text("\n".join([first, " ".join(words), *rest]) + "\n")
-    return [f"train-000000.tar: {key_of(path.with_suffix('.tar'), 0)}: the index names other bytes"]
+    return [f"train-000000.idx: line 2 is 'jpg 512 .* {key_of(path.with_suffix('.tar'), 0)}.jpg .*', by the tar"]
 
 
 def cut_short(train: Path) -> list[str]:
     tar = train / "train-000000.tar"
-    keys = [key_of(tar, 8), key_of(tar, 9)]
     content = tar.read_bytes()
     tar.write_bytes(content[: members(tar)[16][2] + 100])
     return [
-        r"train-000000.tar: \d+ bytes whose SHA-256 is not the manifest's",
-        *(f"train-000000.tar: {key}: does not decode" for key in keys),
+        "train-000000.tar: its SHA-256 is not the manifest's",
         "train-000000.tar: webdataset cannot read it to its end",
+        r"train-000000.tar: \d samples, 10 in the manifest",
+        r"train-000000.idx: line \d+ is 'jpg .*', by the tar None",
     ]
 
 
@@ -132,7 +131,7 @@ def missing_tar(train: Path) -> list[str]:
 
 def missing_index(train: Path) -> list[str]:
     (train / "train-000001.idx").unlink()
-    return ["train-000001.idx: no such file; make it with: wds2idx"]
+    return ["train-000001.idx: missing; make it with `wds2idx"]
 
 
 def stray_tar(train: Path) -> list[str]:
@@ -273,5 +272,4 @@ def test_the_tar_is_also_read_by_webdataset(train: Path) -> None:
     index = tar.with_suffix(".idx").read_text()
     rewrite(train, lambda samples: samples.append(("stowaway", samples[0][1], 0)))
     tar.with_suffix(".idx").write_text(index)
-    assert any("stowaway: only in the tar" in fault for fault in split_faults(train))
-    assert io.BytesIO(tar.read_bytes()).getbuffer().nbytes % 10240 == 0
+    assert any("line 6 is None, by the tar 'jpg" in fault and "stowaway" in fault for fault in split_faults(train))
