@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from sharding.errors import ShardError
@@ -44,6 +44,7 @@ def prestart(workers: int, scheduler: str | None = None) -> None:
     Ctrl-C is blocked in it from the first, else its imports would end in a traceback.
     """
     if workers > 1 and scheduler is None:
+        resource_tracker.ensure_running()  # whose start, which comes first, would let Ctrl-C through again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             forkserver.set_forkserver_preload(["sharding.warm"])

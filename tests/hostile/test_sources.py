@@ -509,6 +509,16 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip() == "interrupted; finished shards are kept: run the same command again to carry on"
 
 
+def test_ctrl_c_while_workers_are_prepared_is_no_traceback(tmp_path: Path) -> None:
+    """NumPy, which the workers' server imports first of all, is one here that gets Ctrl-C."""
+    interrupt = b"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ImportError"
+    write(tmp_path / "modules", [("numpy.py", interrupt), ("numba.py", interrupt)])
+    path = os.pathsep.join([str(tmp_path / "modules"), str(ROOT)])
+    command = [sys.executable, "-c", "from sharding.executor import prestart; prestart(2)"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ---- any tree --------------------------------------------------------------------------------------------------------
 
 NAMES = st.text(st.sampled_from("abÄ \udcff.%_-"), min_size=1, max_size=5).filter(lambda name: name.strip("."))
