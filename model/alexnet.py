@@ -158,8 +158,8 @@ class Towers(nn.Module):
             )
         if dropout is not None and len(dropout.ids) != len(images):
             raise ValueError(f"{len(images)} images but {len(dropout.ids)} dropout ids; expected one id for each image")
-        hidden = self._features(images, dropout if self.training else None)
-        hidden = self._drop(hidden, 7, dropout if self.training else None)
+        dropout = dropout if self.training else None
+        hidden = self._drop(self._features(images, dropout), 7, dropout)
         return self.add_up(F.linear(hidden, self.fc8.weight)) + self.fc8.bias
 
     def features(self, images: Tensor) -> Tensor:

@@ -54,18 +54,6 @@ class _Exchange(torch.autograd.Function):
         return parts[tower] + exchange_activations(parts[1 - tower], ctx.group), None
 
 
-class _AddUp(torch.autograd.Function):
-    """The sum of both ranks' tensors, the same bits on both. Backward: the gradient itself: the loss counts once."""
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
-        return part + exchange_activations(part, group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
 class TwoTowerAlexNet(Towers):
     """This rank's tower; its rank in `group`, which has two, is the tower's number.
 
@@ -88,13 +76,18 @@ class TwoTowerAlexNet(Towers):
         return _Exchange.apply(x, self.group)
 
     def add_up(self, parts: Tensor) -> Tensor:
-        return _AddUp.apply(parts, self.group)
+        # the same bits on both; detached, since the loss counts once: each rank's gradient goes into its own part
+        return parts + exchange_activations(parts.detach(), self.group)
 
 
 def split_state(state: Mapping[str, Tensor], tower: int) -> dict[str, Tensor]:
     """Tower 0's or 1's part of `state`, a mapping from unsplit parameter names to tensors (weights, or velocities)."""
-    parts = {name: tensor if name == SHARED else _halves(name, tensor)[tower] for name, tensor in state.items()}
-    return {name: part.clone() for name, part in parts.items()}
+    parts = {}
+    for name, tensor in state.items():
+        if name != SHARED and tensor.shape[_cut(name)] % 2:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, which two towers cannot share")
+        parts[name] = (tensor if name == SHARED else tensor.chunk(2, dim=_cut(name))[tower]).clone()
+    return parts
 
 
 def join_state(towers: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -110,11 +103,3 @@ def _cut(name: str) -> int:
     if name.rpartition(".")[0] not in LAYERS:
         raise ValueError(f"no parameter of this network is called {name!r}")
     return 1 if name == CUT_ACROSS_INPUTS else 0
-
-
-def _halves(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
-    size = tensor.shape[_cut(name)]
-    if size % 2:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}, which two towers cannot share")
-    first, second = tensor.chunk(2, dim=_cut(name))
-    return first, second
