@@ -1,8 +1,6 @@
 """Class tables: which label each wnid has. Train and val must agree, so the table goes into the manifest."""
 
-import hashlib
 import io
-import json
 import re
 import tarfile
 import zlib
@@ -11,7 +9,7 @@ from pathlib import Path
 
 from sharding.archives import DAMAGED
 from sharding.errors import ShardError
-from sharding.manifest import ClassInfo, Manifest
+from sharding.manifest import ClassInfo
 
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID$")
 
@@ -19,16 +17,6 @@ _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID$")
 def sorted_table(wnids: dict[str, str], names: dict[str, str]) -> list[ClassInfo]:
     """Labels by sorted wnid, as ILSVRC-2012 trainers number them; `names` gives their words, where known."""
     return [ClassInfo(label, wnid, names.get(wnid, wnid)) for label, wnid in enumerate(sorted(wnids))]
-
-
-def table_of_manifest(path: Path) -> list[ClassInfo]:
-    """The class table of a packed split; `path` is its manifest.json or its folder."""
-    return Manifest.load(path / "manifest.json" if path.is_dir() else path).classes
-
-
-def digest(table: list[ClassInfo]) -> str:
-    """Hex SHA-256 of a class table."""
-    return hashlib.sha256(json.dumps([[entry.label, entry.wnid, entry.name] for entry in table]).encode()).hexdigest()
 
 
 def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> None:

@@ -17,7 +17,7 @@ from common.command_line import as_typed
 from common.files import write_atomically
 from sharding import classes
 from sharding.errors import ShardError
-from sharding.manifest import ClassInfo
+from sharding.manifest import ClassInfo, Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Spool
 from sharding.record import Record, Source, Split, file_state, printable
@@ -105,8 +105,7 @@ def list_source(
     used: dict[str, str] = {}
     records, part = _watched(source, options, contents, used), Part(options.val_fraction, split)
     shown = {"delay": 2.0, "mininterval": 1.0, "disable": options.quiet or not sys.stderr.isatty()}
-    lost = index.fill(tqdm(part.of(records), unit="image", desc=f"{split}: listing", **shown), spool)
-    for name in lost:
+    for name in index.fill(tqdm(part.of(records), unit="image", desc=f"{split}: listing", **shown), spool):
         source.skipped.add("a link to what the archive does not hold", name)
     part.check(options)
     absent = sorted(part.wnids.keys() - index.wnids().keys())
@@ -167,7 +166,7 @@ def _watched(source: Source, options: PackOptions, contents: Contents, used: dic
     states = {}
     for path in (*files, *sorted(patches.values())):
         states[path] = file_state(Path(path).stat())
-        count_file(contents, "patch images" if path in patches.values() else Path(path).name, path, states[path])
+        count_file(contents, Path(path).name if path in files else "patch images", path, states[path])
     for record in patched(source.records, patches, used):
         state = states.get(record.file)
         if state is None:
@@ -199,9 +198,9 @@ def _settle_classes(
     elif options.ground_truth:
         logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
     wnids, origin = shared or index.wnids(), "the training split"
-    given = known_table_path(options, split) if not table or options.classes else None
+    given = known_table(options, split) if not table or options.classes else None
     if given:
-        table, origin = classes.table_of_manifest(given), str(given)
+        table, origin = given
     elif not table and kit:
         table, origin = kit.table(), str(kit_path)
     elif not table:
@@ -212,7 +211,11 @@ def _settle_classes(
     return table
 
 
-def known_table_path(options: PackOptions, split: Split) -> Path | None:
-    """The manifest that a class table must be taken from: the one given, else that of the training split in OUT."""
+def known_table(options: PackOptions, split: Split) -> tuple[list[ClassInfo], str] | None:
+    """The class table that must be taken, and its manifest: the one given, else that of the training split in OUT."""
     sibling = options.out / "train" / "manifest.json"
-    return options.classes or (sibling if split != "train" and sibling.exists() else None)
+    path = options.classes or (sibling if split != "train" and sibling.exists() else None)
+    if path is None:
+        return None
+    path = path / "manifest.json" if path.is_dir() else path
+    return Manifest.load(path).classes, str(path)

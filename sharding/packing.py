@@ -17,7 +17,7 @@ from sharding.card import write_card
 from sharding.errors import RejectedImage, ShardError
 from sharding.estimate import estimate
 from sharding.executor import open_executor, prestart
-from sharding.listing import Listing, count_contents, describe_differences, known_table_path, list_source
+from sharding.listing import Listing, count_contents, describe_differences, known_table, list_source
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Sample, Spool
@@ -114,9 +114,9 @@ class SplitPacking:
         differences = describe_differences(manifest.contents, count_contents(source, self.options))
         if differences and manifest.contents:
             raise ShardError(f"{self.final}: {self.options.source} has changed since: {differences}; {anew}")
-        known = known_table_path(self.options, self.split)
-        if known and Manifest.load(known).classes != manifest.classes:
-            raise ShardError(f"{self.final}: packed with other classes than {known} has now; {anew}")
+        known = known_table(self.options, self.split)
+        if known and known[0] != manifest.classes:
+            raise ShardError(f"{self.final}: packed with other classes than {known[1]} has now; {anew}")
         unknown = "" if manifest.contents else " (by a version that did not note whether the source changes)"
         logger.info("%s: already packed with these options%s", self.final, unknown)
 

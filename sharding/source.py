@@ -1,7 +1,7 @@
 """Every ImageNet layout → the records of a split, in a fixed order; pictures that replace others by name."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sharding.archives import find_archives, open_archives
@@ -11,7 +11,7 @@ from sharding.folders import kaggle_root, open_folder, open_kaggle, refuse_packe
 from sharding.parquet import find_parquet, open_parquet
 from sharding.record import SPLIT_WORDS, Layout, Record, Source, Split, canonical, is_picture, split_of_name
 
-_FINDERS = {"parquet": find_parquet, "archives": find_archives}
+_FINDERS: dict[Layout, Callable[[Path, Split], list[Path]]] = {"parquet": find_parquet, "archives": find_archives}
 
 
 def open_source(source: Path, layout: Layout, split: Split) -> Source:
@@ -54,21 +54,17 @@ def _find_layout(source: Path, split: Split) -> Layout:
     """
     if kaggle_root(source):
         return "kaggle"
-    files: dict[Layout, list[Path]] = {"parquet": find_parquet(source, split), "archives": find_archives(source, split)}
-    found = [layout for layout in files if files[layout]]
+    found = {layout: paths[0] for layout, find in _FINDERS.items() if (paths := find(source, split))}
     if not found:
         return "auto"
-    first = files[found[0]][0]
-    folder = split_folder(source, split)
-    if len(found) == 1 and first.parent == source:
-        if split_of_name(first.name) is None:  # it may be anything that lies beside class folders
-            folder = next((path for path in sorted(source.iterdir()) if path.is_dir() or is_picture(path.name)), folder)
-        others = [folder] if folder else []
-    else:
-        others = [files[layout][0] for layout in found[1:]]
-    if others:
-        raise ShardError(f"{source}: {first.name} and {others[0].name} may both hold the {split} split; say --layout")
-    return found[0]
+    layout, first = next(iter(found.items()))
+    others = [*list(found.values())[1:], split_folder(source, split) if first.parent == source else None]
+    if first.parent == source and split_of_name(first.name) is None:  # it may be anything, beside class folders
+        others += [path for path in sorted(source.iterdir()) if path.is_dir() or is_picture(path.name)]
+    other = next(filter(None, others), None)
+    if other:
+        raise ShardError(f"{source}: {first.name} and {other.name} may both hold the {split} split; say --layout")
+    return layout
 
 
 def own_split(source: Path) -> Split:

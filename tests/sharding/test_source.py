@@ -359,6 +359,8 @@ def test_val_of_some_classes_keeps_the_training_labels(class_folders: Path, tmp_
     shutil.copytree(class_folders / "val" / "n02084071", tmp_path / "val" / "n02084071")
     manifest = tmp_path / "out" / "train" / "manifest.json"
     packed(tmp_path / "val", tmp_path / "elsewhere", split="val", classes=manifest)
+    for _ in range(2):  # the folder will do, and does a second time
+        packed(tmp_path / "val", tmp_path / "folder", split="val", classes=manifest.parent)
     with ShardSet.open(tmp_path / "elsewhere" / "val") as val:
         assert val.labels(range(3)).tolist() == [2, 2, 2] and len(val.classes) == 3
 
