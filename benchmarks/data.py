@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,14 @@ from sharding.shard import Encoding
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "benchmarks"
 CROPS = 300
+FORMAT = 2  # of packed splits: those of another one are packed again
 
 
-@dataclass(frozen=True, kw_only=True)
-class Photographs:
-    """Files `<wnid>_<id>.JPEG` and the words that say what they are."""
+def photographs() -> tuple[tuple[Path, ...], str]:
+    """Files `<wnid>_<id>.JPEG` and the words that say what they are.
 
-    files: tuple[Path, ...]
-    what: str
-
-
-def photographs() -> Photographs:
-    """The 300 ImageNet-2010 photographs where they are, else 300 crops of scikit-learn's two photographs."""
+    The 300 ImageNet-2010 photographs where they are, else 300 crops of scikit-learn's two photographs.
+    """
     folder = Path(os.environ.get("IMAGENET2010", ROOT.parent / "shared" / "imagenet2010")) / "train-photos"
     what = "ImageNet-2010 photographs"
     if not folder.is_dir():
@@ -40,7 +35,7 @@ def photographs() -> Photographs:
         if not folder.is_dir():
             cut_sample_photos(folder)
     files = tuple(sorted(folder.glob("*.JPEG")))
-    return Photographs(files=files, what=f"{len(files)} {what}")
+    return files, f"{len(files)} {what}"
 
 
 def cut_sample_photos(folder: Path) -> None:
@@ -61,13 +56,12 @@ def cut_sample_photos(folder: Path) -> None:
 
 def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1000) -> ShardSet:
     """A training split of `samples` samples: the photographs, each cut once, repeated in turn."""
-    photos = photographs()
-    what = [photos.what, samples, encoding, samples_per_shard]
-    mark = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
+    files, what = photographs()
+    mark = hashlib.sha256(json.dumps([FORMAT, what, samples, encoding, samples_per_shard]).encode()).hexdigest()[:8]
     out = WORK / f"{encoding}-{samples}-{mark}"
     if not (out / "train" / "manifest.json").exists():
         repeated = WORK / f"repeated-{samples}-{mark}"
-        repeat_photographs(photos, samples, repeated)
+        repeat_photographs(files, samples, repeated)
         pack(
             PackOptions(
                 source=repeated,
@@ -82,23 +76,24 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
     return ShardSet.open(out / "train")
 
 
-def repeat_photographs(photos: Photographs, samples: int, folder: Path) -> None:
+def repeat_photographs(files: tuple[Path, ...], samples: int, folder: Path) -> None:
     """Writes `samples` files `<wnid>_<id>-<turn>.JPEG`, 256×256 as packing makes them (so packing copies bytes)."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    cut = {file: prepare_image(file.read_bytes()) for file in photos.files[:samples]}
+    cut = {file: prepare_image(file.read_bytes()) for file in files[:samples]}
     for number in range(samples):
-        file = photos.files[number % len(photos.files)]
-        (folder / f"{file.stem}-{number // len(photos.files)}.JPEG").write_bytes(cut[file])
+        file = files[number % len(files)]
+        (folder / f"{file.stem}-{number // len(files)}.JPEG").write_bytes(cut[file])
 
 
 def describe(data: ShardSet) -> dict[str, object]:
     """What a benchmark's file says of its data: pictures, count, mean size, quality, subsampling, repeats."""
+    files, what = photographs()
     sizes = [view.nbytes for view in data.images(np.arange(min(len(data), CROPS)))]
     return {
-        "pictures": photographs().what,
+        "pictures": what,
         "samples": len(data),
-        "times_repeated": round(len(data) / len(photographs().files), 2),
+        "times_repeated": round(len(data) / len(files), 2),
         "encoding": data.encoding,
         "mean_kilobytes": round(float(np.mean(sizes)) / 1000, 1),
         "quality": data.options.get("quality"),

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import data
-from benchmarks.gpu_parts import PARTS, Finding, Node
+from benchmarks.gpu_parts import PARTS, Finding, Node, prepared
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.results import write
 from benchmarks.timed_training import command_line
@@ -39,20 +39,6 @@ class CheckConfig:
     minutes: float = option("parts that would begin later are left out", 10.0)
 
 
-class Runner:
-    """A part in the process where it runs."""
-
-    def __init__(self, part: Callable[[Node], Finding], node: Node) -> None:
-        self._part, self._node = part, node
-
-    def run(self) -> Finding:
-        """What the part found."""
-        start = time.perf_counter()
-        finding = self._part(self._node)
-        finding.seconds = time.perf_counter() - start
-        return finding
-
-
 def check(node: Node, minutes: float) -> dict[str, Finding]:
     """All parts, each in a process of its own; the options that are fastest are those of the later parts."""
     findings, end = {}, time.perf_counter() + 60 * minutes
@@ -70,11 +56,15 @@ def check(node: Node, minutes: float) -> dict[str, Finding]:
 
 def run_part(part: Callable[[Node], Finding], node: Node, seconds: float) -> Finding:
     """What the part found, or how it failed."""
-    with Worker(part.__name__, Runner, part, node, seconds=seconds) as worker:
+    start, finding = time.perf_counter(), Finding(state="failed")
+    with Worker(part.__name__, prepared, part, node, seconds=seconds) as worker:
         try:
-            return worker.call("run") if worker.await_ready() else Finding(state="failed", lines=[worker.missing])
-        except WorkerError as error:
-            return Finding(state="failed", lines=[str(error)])
+            worker.await_ready()
+            finding = worker.call("__call__")
+        except WorkerError:
+            finding.lines.append(worker.missing)
+    finding.seconds = time.perf_counter() - start
+    return finding
 
 
 def fastest(findings: dict[str, Finding], node: Node) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.measure import cpu_seconds
 from benchmarks.results import machine
-from benchmarks.stepping import Stepping, SteppingJob
+from benchmarks.step import Stepping, SteppingJob
 from benchmarks.timed_training import command_line, torchrun, train_timed
 from dali_pipelines import DataConfig, Loader
 from model import ModelConfig
@@ -287,6 +288,11 @@ def _train(node: Node, folder: Path, steps: int, processes: int = 1) -> list[flo
         torchrun(processes, ["train.py", *command_line(options)])
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def prepared(part: Callable[[Node], Finding], node: Node) -> Callable[[], Finding]:
+    """The part, to be called in its process."""
+    return partial(part, node)
 
 
 PARTS = (environment, pixels, norms, step, loading, stepping, together, split, resume)

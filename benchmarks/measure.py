@@ -47,10 +47,6 @@ class Case:
     note: str = ""
     details: dict[str, object] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if (self.repeat is None) == (not self.missing):
-            raise ValueError(f"case {self.name!r} needs either repeat or missing, and not both")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -202,8 +198,6 @@ def timed(work: Callable[[], int]) -> Repeat:
 
 def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1) -> list[Row]:
     """Runs every case to warm up, then all of them in turn `repeats` times. One row a case, same order."""
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; it must be at least 1")
     able = [case for case in cases if case.repeat is not None]
     measured: dict[str, list[Repeat]] = {case.name: [] for case in able}
     if len(measured) != len(able):

@@ -7,30 +7,26 @@
     ours, lanczos / raw
     N workers        the whole command on the photographs, several times over: listing, order, estimate, workers
 
-Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture, the ratio to the seed, and the cost of listing
-1.28 million samples into the index that orders them.
+Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture and the ratio to the seed.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.data import photographs
-from benchmarks.measure import Case, Repeat, interleave, own_bytes, timed
+from benchmarks.measure import Case, Repeat, interleave, timed
 from benchmarks.results import write_tables
 from sharding import PackOptions, pack
-from sharding.pack_index import PackIndex, Sample
-from sharding.record import Record
+from sharding.pack_index import Sample
 from sharding.resize import Resample
 from sharding.shard import Encoding
 from sharding.worker import PartTask, pack_shard
 
-SAMPLES, SAMPLES_PER_SHARD = {False: 1_280_000, True: 4000}, 10_000
 OPERATIONS = (
     "decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums mean image and "
     "covariance, and writes through to the disk"
@@ -39,8 +35,8 @@ OPERATIONS = (
 
 def run(quick: bool, out: Path) -> None:
     """Measure, print and write `out`/pack.{json,md,png}."""
-    photos = photographs()
-    files, repeats, times = (photos.files[:24], 2, 1) if quick else (photos.files, 5, 3)
+    files, what = photographs()
+    files, repeats, times = (files[:24], 2, 1) if quick else (files, 5, 3)
     with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
         work = Path(name)
         repeated = repeat(files, times, work / "repeated")
@@ -62,7 +58,7 @@ def run(quick: bool, out: Path) -> None:
             headlines=[rows[1].headline("packing photographs, one process", {"× the seed's way": [rows[0]]})],
             out=out,
             title="Packing photographs into shards",
-            data_set={"pictures": photos.what, "used": len(files)},
+            data_set={"pictures": what, "used": len(files)},
             operations=OPERATIONS,
             quick=quick,
             extra={
@@ -70,7 +66,6 @@ def run(quick: bool, out: Path) -> None:
                 "times_the_seeds_images_per_cpu_second": {
                     row.name: round(row.rate().over(rows[0].rate()).median, 3) for row in rows
                 },
-                "simulated": index_cost(work / "index.sqlite", SAMPLES[quick]),
             },
         )
 
@@ -153,22 +148,3 @@ def mean_bytes(folder: Path) -> float:
     else:
         sizes = [int(line.split()[2]) for line in indexes[0].read_text().splitlines()[1:]]
     return sum(sizes) / len(sizes)
-
-
-def index_cost(path: Path, samples: int) -> dict[str, float]:
-    """List `samples` pictures into a pack index, shuffled, and read it shard by shard: seconds, and memory taken."""
-
-    def records() -> Iterator[Record]:
-        for number in range(samples):
-            wnid = f"n{number % 1000:08d}"
-            yield Record(f"{wnid}/{wnid}_{number}.JPEG", wnid, f"/data/imagenet/train/{wnid}/{wnid}_{number}.JPEG")
-
-    before, index = own_bytes(), PackIndex(path, seed=0)
-
-    def work() -> int:
-        index.fill(records(), None)
-        return sum(len(shard) for shard in index.shards(SAMPLES_PER_SHARD))
-
-    measured, taken = timed(work), own_bytes() - before
-    index.close()
-    return {"samples": samples, "index_seconds": round(measured.seconds, 2), "index_megabytes": round(taken / 1e6, 1)}

@@ -42,9 +42,10 @@ def published(results: Path, name: str) -> str:
 
 def headline(results: Path) -> str:
     """The headline figures as one table; nothing until each of their benchmarks has had a full run."""
-    if not all(published(results, name) for name in IN_HEADLINE):
+    names = [name for name in IN_HEADLINE if published(results, name)]
+    documents = [json.loads((results / f"{name}.json").read_text()) for name in names]
+    if sum("headlines" in document for document in documents) < len(IN_HEADLINE):  # results of 0.1 have none
         return ""
-    documents = [json.loads((results / f"{name}.json").read_text()) for name in IN_HEADLINE]
     machine = documents[0]["machine"]
     lines = [f"| on {machine['cores']} cores of {machine['processor']} | images/s | beside |", "|---|---|---|"]
     for figure in (figure for document in documents for figure in document["headlines"]):

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.measure import Repeat, peak_bytes
+from benchmarks.processes import WorkerError
 from benchmarks.results import ROOT
 from common.command_line import flag
-from common.errors import UserError
 from training import trainer
 from training.config import parse_arguments
 from training.mesh import close_mesh
@@ -33,22 +33,18 @@ SKIPPED = 2  # batches of an epoch, for what the loader had ready at its start
 TIMEOUT_SECONDS = 300
 
 
-class TrainingError(UserError):
-    """A training that was started did not end well: says which, and the last line that it printed."""
-
-
 def torchrun(processes: int, program: Sequence[str], seconds: float = TIMEOUT_SECONDS) -> None:
-    """Run `program` (arguments of torchrun) on so many processes of this machine. Raises TrainingError."""
+    """Run `program` (arguments of torchrun) on so many processes of this machine. Raises WorkerError."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     try:
         done = subprocess.run(
             [*command, *program], cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TrainingError(f"{' '.join(program)}: not done after {seconds:.0f} seconds") from error
+        raise WorkerError(f"{' '.join(program)}: not done after {seconds:.0f} seconds") from error
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "rror" in line]
-        raise TrainingError(f"{' '.join(program)}: status {done.returncode}: {(errors or ['nothing was logged'])[0]}")
+        raise WorkerError(f"{' '.join(program)}: status {done.returncode}: {(errors or ['nothing was logged'])[0]}")
 
 
 def command_line(options: dict[str, Any]) -> list[str]:

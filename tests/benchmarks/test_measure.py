@@ -37,18 +37,6 @@ def test_missing_case_is_a_row_with_its_reason() -> None:
     assert (row.missing, row.repeats, row.images_per_second) == ("not installed", 0, None)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"name": "x"},
-        {"name": "x", "missing": "m", "repeat": lambda: None},
-    ],
-)
-def test_malformed_case_is_refused(arguments: dict) -> None:
-    with pytest.raises(ValueError, match="case 'x'"):
-        Case(**arguments)
-
-
 def test_two_cases_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="share a name"):
         interleave([counted([], "a", 1, [1]), counted([], "a", 1, [1])])

@@ -32,7 +32,6 @@ def test_every_case_packs_the_same_pictures(written: Path) -> None:
     sizes = document["bytes_a_picture"]
     assert sizes["ours, raw"] == 256 * 256 * 3 + 128
     assert sizes["the seed's way"] < sizes["ours"] < 3 * sizes["the seed's way"]
-    assert document["simulated"]["samples"] == 4000
     assert "| the seed's way |" in (written / "pack.md").read_text()
     assert (written / "pack.png").stat().st_size > 1000
 

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks import data, scaling
 from benchmarks.measure import Repeat, Row, Spread
+from benchmarks.processes import WorkerError
 from benchmarks.scaling import beside_one, layouts
-from benchmarks.timed_training import TrainingError, command_line, torchrun, train_timed
+from benchmarks.timed_training import command_line, torchrun, train_timed
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,7 @@ def test_options_are_arguments() -> None:
 
 
 def test_a_training_that_fails_is_named_with_its_error() -> None:
-    with pytest.raises(TrainingError, match=r"train.py --shards=/nowhere .*: status 1: .*/nowhere has no train/"):
+    with pytest.raises(WorkerError, match=r"train.py --shards=/nowhere .*: status 1: .*/nowhere has no train/"):
         torchrun(1, ["train.py", *command_line({"shards": "/nowhere", "run_dir": "/nowhere"})])
 
 

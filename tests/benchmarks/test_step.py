@@ -11,8 +11,7 @@ from benchmarks import data, step
 from benchmarks.data import shards
 from benchmarks.measure import Row, Spread
 from benchmarks.processes import WorkerError
-from benchmarks.step import measure, norm_cases, ratio
-from benchmarks.stepping import Stepping, SteppingJob, replace_norms
+from benchmarks.step import Stepping, SteppingJob, measure, norm_cases, ratio, replace_norms
 from model import AlexNet, ModelConfig
 
 pytestmark = pytest.mark.slow
