@@ -75,9 +75,9 @@ def fastest(findings: dict[str, Finding], node: Node) -> dict[str, Any]:
         if figures:
             options |= max(figures.values(), key=lambda figure: figure["images_per_second"])["options"]
     rates = findings["loading"].figures if "loading" in findings else {}
-    decoders = [name for name in node.loaders() if name in rates]
+    decoders = {name: decode for name, (decode, _) in node.decoders().items() if name in rates}
     if node.gpus and decoders:
-        options["decode"] = max(decoders, key=lambda name: rates[name]["images_per_second"]).partition(",")[0]
+        options["decode"] = decoders[max(decoders, key=lambda name: rates[name]["images_per_second"])]
     return options
 
 

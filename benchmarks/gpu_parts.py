@@ -11,10 +11,11 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,21 +26,20 @@ from benchmarks.measure import cpu_seconds
 from benchmarks.results import machine
 from benchmarks.step import Stepping, SteppingJob
 from benchmarks.timed_training import command_line, torchrun, train_timed
-from dali_pipelines import DataConfig, Loader
+from dali_pipelines import DataConfig
 from model import ModelConfig
 from model.checkpoint import load_checkpoint
 from model.response_norm import response_norm, spatial_norm
 from sharding import ShardSet
 from training.config import TrainConfig
 from training.mesh import Mesh
+from training.pairs import PairedLoader
 from training.step import ParallelNetwork, set_up_torch
-from training.trainer import train
+from training.trainer import make_loader, train
 
 IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
-PRECISIONS = get_args(get_type_hints(TrainConfig)["precision"])
 # The largest difference that is still rounding: in gray levels, or relative to the largest value.
-PIXELS_SAME, PIXELS_MEAN = 1e-2, 1.0
-NORMS, LOSS, ROUGH_LOSS = 1e-4, 1e-3, 0.1
+PIXELS_SAME, PIXELS_MEAN, NORMS, LOSS, ROUGH_LOSS = 1e-2, 1.0, 1e-4, 1e-3, 0.1
 GRADIENTS = {"float32": 1e-3, "tf32": 5e-2, "bfloat16": 0.5}
 
 
@@ -72,16 +72,23 @@ class Node:
         """Cores for each process."""
         return max(1, len(os.sched_getaffinity(0)) // self.processes)
 
-    def loaders(self) -> dict[str, dict[str, Any]]:
-        """Ways to decode → options of `DataConfig`."""
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that differ here."""
+        return ("float32", "tf32", "bfloat16") if self.gpus else ("float32", "bfloat16")
+
+    def decoders(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Ways to decode: name → (--decode, options of `DataConfig`)."""
         if not self.gpus:
-            return {"cpu": {"device": "cpu"}, "cpu, whole DALI graph": {"device": "cpu", "fused": False}}
-        gpu = {"device": "cuda", "decode": "gpu"}
-        return {
-            "cpu": {"device": "cuda", "decode": "cpu"},
-            "gpu": {**gpu, "hardware_decoder_load": 0.0},
-            "gpu, JPEG hardware": {**gpu, "hardware_decoder_load": 1.0},
-        }
+            return {"cpu": ("cpu", {}), "cpu, whole DALI graph": ("cpu", {"fused": False})}
+        hardware = {"gpu": 0, "gpu, JPEG hardware": 1}
+        return {"cpu": ("cpu", {})} | {name: ("gpu", {"hardware_decoder_load": h}) for name, h in hardware.items()}
+
+    def loader(self, shards: ShardSet, device: str, decode: str, options: dict[str, Any]) -> PairedLoader:
+        """The trainer's loader of one process of this node, with its share of the cores."""
+        os.environ["LOCAL_WORLD_SIZE"] = str(self.processes)
+        data = DataConfig(recipe="paper", batch_size=self.batch, **options)
+        return make_loader(shards, data, Mesh(device=torch.device(device)), shards.statistics, decode)
 
 
 @dataclass(kw_only=True)
@@ -136,18 +143,15 @@ def environment(node: Node) -> Finding:
 
 def pixels(node: Node) -> Finding:
     """Does each way to decode give the pixels of the CPU's loader?"""
-    finding, reference, ids = Finding(), torch.empty(0), torch.empty(0)
-    for name, options in {"": {"device": "cpu"}, **node.loaders()}.items():
-        config = DataConfig(recipe="paper", batch_size=node.batch, threads=node.threads, **options)
-        with ShardSet.open(node.shards / "train") as shards, Loader(shards, config) as loader:
-            batch = next(iter(loader.epoch(0)))
-            images, batch_ids = batch.images.cpu().clone(), batch.ids.cpu().clone()
+    finding, reference = Finding(), torch.empty(0)
+    for name, (decode, options) in {"": ("cpu", {}), **node.decoders()}.items():
+        with ShardSet.open(node.shards / "train") as shards:
+            with closing(node.loader(shards, node.device if name else "cpu", decode, options)) as loader:
+                images = next(loader.epoch(0)).images.cpu().clone()
         if not name:
-            reference, ids = images, batch_ids
+            reference = images
             continue
-        if not torch.equal(ids, batch_ids):
-            raise RuntimeError(f"{name}: another order of samples than on the CPU")
-        gaps, exact = (images - reference).abs(), name.startswith("cpu")
+        gaps, exact = (images - reference).abs(), decode == "cpu"
         finding.compare(f"{name}, mean", float(gaps.mean()), PIXELS_SAME if exact else PIXELS_MEAN, "gray levels")
         finding.compare(f"{name}, largest", float(gaps.max()), PIXELS_SAME if exact else 255.0, "gray levels")
     return finding
@@ -175,7 +179,7 @@ def step(node: Node) -> Finding:
     """Are loss and gradients of a training step those of the CPU in float32, dropout included?"""
     finding = Finding()
     loss, gradients = _first_step(node, "cpu", "float32")
-    for precision in PRECISIONS:
+    for precision in node.precisions:
         here, own = _first_step(node, node.device, precision)
         limit = LOSS if precision == "float32" else ROUGH_LOSS
         finding.compare(f"loss, {precision}", abs(here - loss) / loss, limit, "of it")
@@ -199,30 +203,30 @@ def _first_step(node: Node, device: Any, precision: Any) -> tuple[float, dict[st
 def loading(node: Node) -> Finding:
     """How many images a second does the loader of one process give, with its share of the cores?"""
     finding = Finding()
-    splits = {name: (node.shards, options) for name, options in node.loaders().items()}
-    splits["raw shards"] = (node.raw, node.loaders()["cpu"])
-    for name, (folder, options) in splits.items():
-        config = DataConfig(batch_size=node.batch, threads=node.threads, **options)
-        with ShardSet.open(folder / "train") as shards, Loader(shards, config) as loader:
-
-            def epoch(loader: Loader = loader) -> int:
-                images = sum(len(batch.labels) for batch in loader.epoch(0))
-                if node.gpus:
-                    torch.cuda.synchronize()
-                return images
-
-            finding.add_rate(name, epoch, node.seconds)
+    splits = {name: (node.shards, way) for name, way in node.decoders().items()}
+    splits["raw shards"] = (node.raw, node.decoders()["cpu"])
+    for name, (folder, (decode, options)) in splits.items():
+        with ShardSet.open(folder / "train") as shards:
+            with closing(node.loader(shards, node.device, decode, options)) as loader:
+                finding.add_rate(name, partial(_epoch, loader), node.seconds)
     return finding
+
+
+def _epoch(loader: PairedLoader) -> int:
+    images = sum(len(batch.labels) for batch in loader.epoch(0))
+    if loader.mesh.device.type == "cuda":
+        torch.cuda.synchronize()
+    return images
 
 
 def stepping(node: Node) -> Finding:
     """How fast is a training step on one synthetic batch, at each precision, compiled or not?"""
     finding = Finding()
     for compiled in (False, True) if node.gpus else (False,):
-        for precision in PRECISIONS:
+        for precision in node.precisions:
             name = precision + ", compiled" * compiled
-            options = {"precision": precision, "compile": compiled}
-            set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), device=node.device, precision=precision))  # type: ignore[arg-type]
+            options: dict[str, Any] = {"precision": precision, "compile": compiled}
+            set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), **options))
             job = SteppingJob(width=node.width, batch=node.batch, steps=node.steps, options=options)
             finding.add_rate(name, Stepping(job).work, node.seconds)
             finding.figures[name]["options"] = options
@@ -236,15 +240,14 @@ def together(node: Node) -> Finding:
     finding, most = Finding(), node.processes
     layouts = {(1, 1), (most, 2 - most % 2)} | ({(most, 1)} if node.gpus else set())
     for processes, pair in sorted(layouts):
-        sizes = {"width": node.width, "batch_size": node.batch * processes, "threads": node.threads}
+        sizes: dict[str, Any] = {"width": node.width, "batch_size": node.batch * processes, "threads": node.threads}
         options = {**node.options, "model_parallel": pair}
-        where = {"shards": node.shards, "device": node.device}
-        repeat = train_timed(processes, "loaded", node.steps, where | sizes | options)
+        sizes |= {"shards": node.shards, "device": node.device, **options}
+        repeat = train_timed(processes, "loaded", node.steps, sizes)
         rate, wait = repeat.images / repeat.seconds, sum(repeat.waits_seconds) / repeat.seconds
         hours = IMAGENET_IMAGES / rate / 3600
         name = f"{processes} process{'es' * (processes > 1)}{' in pairs' * (pair == 2)}"
-        finding.figures[name] = {"images_per_second": rate, "data_wait": wait, "epoch_hours": hours}
-        finding.figures[name] |= {"peak_bytes": repeat.peak_bytes, "options": options}
+        finding.figures[name] = {"images_per_second": rate, "data_wait": wait, "epoch_hours": hours, "options": options}
         finding.lines.append(
             f"{name}: {rate:,.0f} images/s, {wait:.0%} of the time waiting for data; "
             f"an epoch of ImageNet {hours:.2f} h, {EPOCHS} epochs {EPOCHS * hours:.1f} h"

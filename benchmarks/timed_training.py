@@ -117,8 +117,8 @@ def main(folder: str, batches: Batches, steps: str, *arguments: str) -> int:
     """One rank: the trainer with these arguments, its loader in a `Stopwatch`."""
     make_loader, path = trainer.make_loader, Path(folder) / f"{os.environ['RANK']}.json"
 
-    def timed_loader(*own: Any) -> Stopwatch:
-        return Stopwatch(make_loader(*own), int(steps), batches == "synthetic", path)
+    def timed_loader(*own: Any, **named: Any) -> Stopwatch:
+        return Stopwatch(make_loader(*own, **named), int(steps), batches == "synthetic", path)
 
     trainer.make_loader = timed_loader  # type: ignore[assignment]
     trainer.train(parse_arguments(arguments, __doc__.splitlines()[0]))

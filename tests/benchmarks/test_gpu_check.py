@@ -1,15 +1,15 @@
 """The check of a GPU node, rehearsed whole on the CPU; what fails, hangs or differs is said and the others go on."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from benchmarks import data, gpu_check
 from benchmarks.gpu_check import check, fastest, main, run_part
-from benchmarks.gpu_parts import GRADIENTS, PARTS, PRECISIONS, Finding, Node, environment, norms, pixels
+from benchmarks.gpu_parts import GRADIENTS, PARTS, Finding, Node, environment, norms, pixels
 from dali_pipelines import DataConfig
+from training.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_the_whole_check_runs_on_the_cpu(
     assert parts["resume"]["figures"] == {"weights": 0.0}
     assert parts["split"]["figures"]["losses of three steps"] < 1e-4
     assert list(parts["loading"]["figures"]) == ["cpu", "cpu, whole DALI graph", "raw shards"]
-    assert list(parts["stepping"]["figures"]) == list(PRECISIONS)
+    assert list(parts["stepping"]["figures"]) == ["float32", "bfloat16"]
     assert list(parts["together"]["figures"]) == ["1 process", "2 processes in pairs"]
     assert document["fastest"].keys() == {"precision", "compile", "model_parallel"}
     page = (tmp_path / "out" / "gpu_check.md").read_text()
@@ -84,11 +84,11 @@ def test_no_gpu_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str], monk
     assert "--device cpu" in capsys.readouterr().err
 
 
-def test_every_precision_has_a_limit() -> None:
-    assert set(PRECISIONS) <= set(GRADIENTS)
-
-
-def test_ways_to_decode_on_a_gpu_are_options_of_the_loader(tmp_path: Path) -> None:
-    names = {item.name for item in fields(DataConfig)}
+def test_what_a_gpu_is_asked_for_are_options_of_training_and_loader(tmp_path: Path) -> None:
     node = Node.of_gpus(1, shards=tmp_path, raw=tmp_path)
-    assert {name for options in node.loaders().values() for name in options} <= names | {"decode"}
+    for precision in node.precisions:
+        TrainConfig(shards=tmp_path, run_dir=tmp_path, precision=precision)
+        assert GRADIENTS[precision] < 1
+    for decode, options in node.decoders().values():
+        TrainConfig(shards=tmp_path, run_dir=tmp_path, decode=decode)
+        DataConfig(**options)
