@@ -39,7 +39,7 @@ class EvaluationOptions(CheckpointOptions):
         if len(self.run_dir) > 1 and (self.predict or self.checkpoint not in ("last", "best")):
             raise ValueError("--predict and --checkpoint FILE take one --run-dir, got several")
         if len(set(self.run_dir)) < len(self.run_dir):
-            raise ValueError("--run-dir names a folder twice; networks are averaged that differ")
+            raise ValueError("--run-dir names a folder twice")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

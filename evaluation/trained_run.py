@@ -16,8 +16,6 @@ from model import AlexNet
 from model.checkpoint import find_checkpoint, load_checkpoint, load_network
 from sharding import ShardError, ShardSet, Statistics
 
-NAMES = ("last", "best")
-
 
 class EvaluationError(UserError):
     """Something that an evaluation or a report needs is missing or broken; the message says what, where, what to do."""
@@ -49,7 +47,7 @@ class TrainedRun:
             raise EvaluationError(
                 f"--run-dir {path}: no such folder; train first: python train.py --shards DIR --run-dir {path}"
             )
-        file = find_checkpoint(path, checkpoint) if checkpoint in NAMES else Path(checkpoint)
+        file = find_checkpoint(path, checkpoint) if checkpoint in ("last", "best") else Path(checkpoint)
         return cls(path=path, checkpoint=file, state=load_checkpoint(file))
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from evaluation.references import published_curve
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.drawing import COLORS, Line, draw_lines, svg
-from report.metrics import Metrics, corners, load_metrics, thinned
+from report.metrics import Metrics, load_metrics, thinned
 from report.page import Chart, Charts, Section
 
 
@@ -82,21 +82,19 @@ def curves_section(runs: Sequence[TrainedRun]) -> Section:
 def _shown_panels(logged: list[tuple[TrainedRun, str, Metrics]], sentences: list[str]) -> list[Panel]:
     """The panels that have something to show; `sentences` gets one for those that do not."""
     columns = {column for _, _, metrics in logged for column in [*metrics.training, *metrics.validation]}
-    panels = list(PANELS)
     if max(len(run.classes) for run, _, _ in logged) <= 5:
-        panels = [panel for panel in PANELS if panel.column != "top5_error"]
+        columns.discard("top5_error")
         sentences.append("With five classes or fewer the top-5 error is always 0: it has no panel.")
-    absent = [panel.title for panel in panels if panel.column not in columns]
-    if absent:
-        sentences.append(f"Not logged: {', '.join(absent)}.")
-    return [panel for panel in panels if panel.column in columns]
+    absent = [panel.title for panel in PANELS if panel.column not in columns]
+    sentences += [f"Not shown: {', '.join(absent)}."] if absent else []
+    return [panel for panel in PANELS if panel.column in columns]
 
 
 def _lines(panel: Panel, metrics: Metrics, training: str, validation: str) -> list[Line]:
-    lines, steps = [], panel.column == "rate"
+    lines = []
     if panel.column in metrics.training:
-        x, y = (corners if steps else thinned)(metrics.epochs, panel.scale * metrics.training[panel.column])
-        lines.append(Line(x=x, y=y, color=training, steps=steps))
+        x, y = thinned(metrics.epochs, panel.scale * metrics.training[panel.column])
+        lines.append(Line(x=x, y=y, color=training, steps=panel.column == "rate"))
     if panel.column in metrics.validation:
         x, y = metrics.validation_epochs, panel.scale * metrics.validation[panel.column]
         lines.append(Line(x=x, y=y, color=validation, dashed=validation == training))

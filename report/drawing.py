@@ -84,10 +84,7 @@ def draw_lines(lines: Sequence[Line], form: Literal["number", "percent", "log"],
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element for HTML: scaled by the page, black as the text around it, colors from its style.
-
-    As a file of its own it has the colors of the light page.
-    """
+    """The figure as an SVG element: scaled and colored by the page's style; alone it has the light page's colors."""
     target = io.StringIO()
     with rc_context(STYLE):
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from common import ceil_div
 from evaluation.results import check_fields
 from evaluation.trained_run import EvaluationError
 
-TRAINING = ("loss", "top1_error", "top5_error", "rate", "images_per_second", "data_wait_fraction", "memory_bytes")
-VALIDATION = ("loss", "top1_error", "top5_error")
+COLUMNS = ("loss", "top1_error", "top5_error", "rate", "images_per_second", "data_wait_fraction", "memory_bytes")
 BINS = 400
 
 
@@ -45,16 +43,13 @@ def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError):
-            if number == len(lines):
-                notes.append("The last line of metrics.jsonl is incomplete and was left out.")
-                break
-            record = None
-        try:
             check_fields(record, {"step": int})
             figures = record.get("validation", record)
-            check_fields(figures, {name: float for name in TRAINING if figures.get(name) is not None})
-        except (ValueError, AttributeError) as error:
+            check_fields(figures, {name: float for name in COLUMNS if figures.get(name) is not None})
+        except (ValueError, AttributeError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError) and number == len(lines):
+                notes.append("The last line of metrics.jsonl is incomplete and was left out.")
+                break
             message = f"expected a line that train.py writes, got {line[:80]!r} ({error})"
             raise EvaluationError(f"{path}:{number}: {message}") from None
         records.append(record)
@@ -68,15 +63,15 @@ def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
     return Metrics(
         steps=steps,
         epochs=steps / steps_per_epoch,
-        training=_columns(trained, TRAINING),
+        training=_columns(trained),
         validation_epochs=np.array([record["step"] / steps_per_epoch for record in validated]),
-        validation=_columns([record["validation"] for record in validated], VALIDATION),
+        validation=_columns([record["validation"] for record in validated]),
         notes=notes,
     )
 
 
-def _columns(records: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    columns = {name: np.array([record.get(name) for record in records], np.float64) for name in names}  # None is NaN
+def _columns(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    columns = {name: np.array([record.get(name) for record in records], np.float64) for name in COLUMNS}  # None is NaN
     return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
 
@@ -89,10 +84,3 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x, y
     counts = np.diff([*edges, len(x)])
     return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
-
-
-def corners(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A step line from x = 0: the last point of each level of y, evenly thinned to `BINS` where there are more."""
-    last = np.flatnonzero(np.diff(y, append=np.nan) != 0)[::-1]
-    last = last[:: ceil_div(len(last), BINS)][::-1]
-    return np.concatenate([[0.0], x[last]]), np.concatenate([y[:1], y[last]])

@@ -1,7 +1,4 @@
-"""Sections in, one self-contained HTML page out: pictures, charts and a small script inside, nothing fetched.
-
-What stands in a section are blocks: `Table`, `Charts`, `Gallery`. The template draws each kind.
-"""
+"""Sections of tables, charts and galleries in; one HTML page out with all that it needs inside, nothing fetched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

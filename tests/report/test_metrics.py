@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.trained_run import EvaluationError
 from report import metrics as metrics_module
-from report.metrics import corners, load_metrics, thinned
+from report.metrics import load_metrics, thinned
 from tests.handmade import metrics
 
 
@@ -111,11 +111,3 @@ def test_bins_leave_out_what_is_not_a_number(monkeypatch: pytest.MonkeyPatch) ->
     assert x.tolist() == [0, 2, 4] and y.tolist() == [1, 3, 5]
     none_x, none_y = thinned(np.arange(2.0), np.array([np.nan, np.nan]))
     assert len(none_x) == len(none_y) == 0
-
-
-def test_a_step_line_keeps_its_corners(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "BINS", 10)
-    x, y = corners(np.arange(1.0, 1001.0), np.repeat([3.0, 2.0], 500))
-    assert (x.tolist(), y.tolist()) == ([0, 500, 1000], [3, 3, 2])
-    x, y = corners(np.arange(1.0, 1001.0), np.arange(1000.0))  # a level a point: thinned
-    assert len(x) == 11 and (x[0], x[-1], y[-1]) == (0, 1000, 999)
