@@ -9,6 +9,7 @@ ablations.json, ablations.md and ablations.png. A run that is not there yet has 
 import argparse
 import json
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def draw(table: dict[str, Any], path: Path) -> None:
         axes.plot(said, [height] * len(said), "x", color="#d55e00", label="" if height else "sources")
     axes.axvline(0, color="#8a8a8a", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"without {row['part']}" for row in rows])
-    axes.set_xlabel("points of top-1 error more than the whole network\n" + table["note"])
+    axes.set_xlabel("points of top-1 error more than the whole network\n" + textwrap.fill(table["note"], 80))
     axes.legend()
     figure.savefig(path, dpi=120)
 
