@@ -51,7 +51,7 @@ class ShardSet:
         self._known_labels = np.array(sorted(entry.label for entry in manifest.classes), np.int64)
         self._tar_bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
         self._ends = np.cumsum(self.shard_sizes)
-        self._fingerprint = functools.partial(_fingerprint, manifest)
+        self._manifest = manifest
         self._scattered = False
         self._rows = open_table(path, manifest)
         self.close()
@@ -69,7 +69,7 @@ class ShardSet:
         return cls(folder, manifest)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._manifest.samples
 
     def __enter__(self) -> "ShardSet":
         return self
@@ -83,7 +83,9 @@ class ShardSet:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over the shards' checksums and the class table: equal sets have equal fingerprints."""
-        return self._fingerprint()
+        table = [[entry.label, entry.wnid, entry.name] for entry in self.classes]
+        content = json.dumps([[shard.sha256 for shard in self._manifest.shards], table], ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @functools.cached_property
     def statistics(self) -> Statistics:
@@ -106,10 +108,8 @@ class ShardSet:
         nearest = np.searchsorted(self._known_labels[:-1], labels)
         unknown = np.flatnonzero(self._known_labels[nearest] != labels)
         if unknown.size:
-            raise self._damaged(
-                int(samples[unknown[0]]),
-                f"has label {labels[unknown[0]]}, which is not in the manifest's table of {len(self.classes)} classes",
-            )
+            what = f"label {labels[unknown[0]]}, which is not in the manifest's table of {len(self.classes)} classes"
+            raise self._damaged(int(samples[unknown[0]]), f"has {what}")
         if unread.size and self._rows.flags.writeable:
             self._rows["label"][samples[unread]] = labels[unread]
         return labels
@@ -123,13 +123,9 @@ class ShardSet:
         _, shards, rows = self._locate(ids)
         if self.encoding == "raw":
             self.addresses(ids)  # checks the headers
-        views = []
-        for shard, start, size in zip(
-            shards.tolist(), rows["picture_start"].tolist(), rows["picture_bytes"].tolist(), strict=True
-        ):
-            view = np.frombuffer(self._map(shard), np.uint8, count=size, offset=start)
-            views.append(view if self.encoding == "jpeg" else view[len(_RAW_HEADER) :].reshape(_RAW_SHAPE))
-        return views
+        bounds = zip(shards.tolist(), rows["picture_bytes"].tolist(), rows["picture_start"].tolist(), strict=True)
+        views = [np.frombuffer(self._map(shard), np.uint8, size, start) for shard, size, start in bounds]
+        return views if self.encoding == "jpeg" else [view[len(_RAW_HEADER) :].reshape(_RAW_SHAPE) for view in views]
 
     def addresses(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Memory addresses of the pictures of samples `ids`, and their sizes in bytes: int64 [n] each.
@@ -285,9 +281,3 @@ def _unfinished(folder: Path) -> str:
     if partial.is_dir():
         return f"; {partial} is a half-done job: run its pack command again, it carries on"
     return "; make it with: python -m sharding pack SRC OUT"
-
-
-def _fingerprint(manifest: Manifest) -> str:
-    table = [[entry.label, entry.wnid, entry.name] for entry in manifest.classes]
-    content = json.dumps([[shard.sha256 for shard in manifest.shards], table], ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()
