@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -22,6 +22,7 @@ from common.files import write_atomically
 from sharding.errors import ShardError
 from sharding.manifest import Manifest
 from sharding.progress import progress_bar
+from sharding.record import SPLIT_WORDS
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,12 @@ class Place:
         """Whether it is a folder of this machine."""
         return isinstance(self.files, LocalFileSystem)
 
+    def exists(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.files.exists(self.folder))
 
-@dataclass(frozen=True)
-class FileToCopy:
+
+class FileToCopy(NamedTuple):
     """One file of a split; `sha256` is None where the manifest (of version 0.1) does not tell it."""
 
     name: str
@@ -76,17 +80,17 @@ def copy(source: str, target: str, workers: int = 8) -> int:
     if str(here) == str(there):
         raise ShardError(f"{source}: copied to itself; give another DST")
     with _explained(source):
-        splits = [""] if here.files.exists((here / "manifest.json").folder) else [
-            split for split in ("train", "val", "test") if here.files.exists((here / split / "manifest.json").folder)
-        ]  # fmt: skip
-    if not splits:
+        pairs = [(here / split, there / split) for split in SPLIT_WORDS if (here / split / "manifest.json").exists()]
+        if (here / "manifest.json").exists():
+            pairs = [(here, there)]
+        card = here / "README.md"  # for Hugging Face
+        has_card = pairs != [(here, there)] and card.exists()
+    if not pairs:
         raise ShardError(f"{source}: no packed split there (no manifest.json, train/, val/ or test/)")
-    for split in splits:
-        copy_split(here / split if split else here, there / split if split else there, workers)
-    card = FileToCopy("README.md", None)  # for Hugging Face
-    with _explained(here / card.name):
-        if splits != [""] and here.files.exists((here / card.name).folder):
-            _copy_file(here / card.name, there / card.name, card)
+    for split, copied in pairs:
+        copy_split(split, copied, workers)
+    if has_card:
+        _copy_file(card, there / "README.md", None)
     return 0
 
 
@@ -101,14 +105,18 @@ def copy_split(source: Place, target: Place, workers: int) -> None:
         with ThreadPoolExecutor(workers) as threads:
             sound = list(threads.map(lambda file: _matches(target / file.name, file.sha256), listed))
     missing = [file for file, there in zip(listed, sound, strict=True) if not there]
-    _check_room(target, sum(file.bytes for file in missing))
+    needed = sum(file.bytes for file in missing)
+    if target.is_local and needed > (free := shutil.disk_usage(target.folder).free):
+        raise ShardError(f"{target}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB still to come; make room")
     published = target / "manifest.json"
     with _explained(published):
-        if missing and target.files.exists(published.folder):  # until the last file is right, this is no split
+        if missing and published.exists():  # until the last file is right, this is no split
             target.files.rm_file(published.folder)
     done = manifest.samples - sum(file.samples for file in missing)
     with progress_bar(manifest.samples, f"copy {target}", done) as bar, ThreadPoolExecutor(workers) as threads:
-        futures = {threads.submit(_copy_file, source / file.name, target / file.name, file): file for file in missing}
+        futures = {
+            threads.submit(_copy_file, source / file.name, target / file.name, file.sha256): file for file in missing
+        }
         try:
             for future in as_completed(futures):
                 future.result()
@@ -147,7 +155,7 @@ def _chunks(path: Place) -> Iterator[bytes]:
 
 def _matches(path: Place, sha256: str | None) -> bool:
     """Whether the file is there with this checksum."""
-    if sha256 is None or not path.files.exists(path.folder):
+    if sha256 is None or not path.exists():
         return False
     digest = hashlib.sha256()
     for chunk in _chunks(path):
@@ -155,7 +163,7 @@ def _matches(path: Place, sha256: str | None) -> bool:
     return digest.hexdigest() == sha256
 
 
-def _copy_file(source: Place, target: Place, file: FileToCopy) -> None:
+def _copy_file(source: Place, target: Place, sha256: str | None) -> None:
     """Copy one file; it does not appear (or, in a store, does not stay) if its checksum is not the manifest's."""
     digest = hashlib.sha256()
     try:
@@ -163,7 +171,7 @@ def _copy_file(source: Place, target: Place, file: FileToCopy) -> None:
             for chunk in _chunks(source):
                 digest.update(chunk)
                 writer.write(chunk)
-            if file.sha256 not in (None, digest.hexdigest()):
+            if sha256 not in (None, digest.hexdigest()):
                 raise ShardError(
                     f"{source}: arrived with another SHA-256 than its manifest says; the source has changed or is "
                     f"damaged (python -m sharding verify tells), or the way is; {_GO_ON}"
@@ -177,13 +185,6 @@ def _copy_file(source: Place, target: Place, file: FileToCopy) -> None:
 
 def _writer(path: Place) -> Any:
     return write_atomically(Path(path.folder)) if path.is_local else path.files.open(path.folder, "wb")
-
-
-def _check_room(target: Place, needed: int) -> None:
-    if target.is_local:
-        free = shutil.disk_usage(target.folder).free
-        if needed > free:
-            raise ShardError(f"{target}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB still to come; make room")
 
 
 @contextlib.contextmanager

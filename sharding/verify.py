@@ -7,19 +7,19 @@ import concurrent.futures
 import logging
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 from webdataset import tariterators
 
 from sharding.errors import RejectedImage, ShardError
 from sharding.executor import open_executor
 from sharding.manifest import Manifest, ShardInfo, file_sha256
+from sharding.progress import progress_bar
 from sharding.record import Encoding
 from sharding.resize import decode_stored
 from sharding.sample_table import TABLE, open_table
@@ -40,14 +40,6 @@ class ShardCheck(NamedTuple):
     labels: frozenset[int]
     index_sha256: str | None
     rows: NDArray[np.void] | None
-
-
-@dataclass
-class ShardReport:
-    """What was found in one shard: each fault in words, and the sums over its pictures."""
-
-    faults: list[str] = field(default_factory=list)
-    sums: Sums = field(default_factory=Sums)
 
 
 def verify(folder: Path, workers: int = 1) -> int:
@@ -93,14 +85,14 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
     checks = _shard_checks(folder, manifest, table)
     with (
         open_executor(workers) as (executor, _),
-        tqdm(total=manifest.samples, unit="image", desc=f"verify {folder.name}", mininterval=0.5) as bar,
+        progress_bar(manifest.samples, f"verify {folder.name}") as bar,
     ):
         futures = {executor.submit(check_shard, check): check.shard for check in checks}
         for future in concurrent.futures.as_completed(futures):
-            report = future.result()
-            faults += report.faults
-            broken = broken or bool(report.faults)
-            sums.merge(report.sums)
+            shard_faults, shard_sums = future.result()
+            faults += shard_faults
+            broken = broken or bool(shard_faults)
+            sums.merge(shard_sums)
             bar.update(futures[future].samples)
     return sorted(faults) + _statistics_faults(folder, manifest.split, sums, broken)
 
@@ -131,31 +123,34 @@ def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> li
     return [f"{path}: {name} is not that of the pictures; pack the split again" for name in differing]
 
 
-def check_shard(check: ShardCheck) -> ShardReport:
-    """Read one shard with `webdataset`, from end to end; index, table and manifest must say what is found there."""
-    tar, shard, report = check.tar, check.shard, ShardReport()
+def check_shard(check: ShardCheck) -> tuple[list[str], Sums]:
+    """Read one shard with `webdataset`, from end to end; index, table and manifest must say what is found there.
+
+    Returns each fault in words, and the sums over the shard's pictures.
+    """
+    tar, shard, faults, sums = check.tar, check.shard, list[str](), Sums()
     suffix, entries, unknown = SUFFIX[check.encoding], list[Entry](), False
     try:
         if tar.stat().st_size != shard.bytes or file_sha256(tar) != shard.sha256:
-            report.faults.append(f"{tar}: its SHA-256 is not the manifest's, which has {shard.bytes} bytes")
+            faults.append(f"{tar}: its SHA-256 is not the manifest's, which has {shard.bytes} bytes")
         for sample in _webdataset_samples(tar):
             key, picture, label = sample["__key__"], sample.get(suffix, b""), sample.get("cls", b"")
             try:
-                report.sums.add(decode_stored(picture, check.encoding))
+                sums.add(decode_stored(picture, check.encoding))
             except RejectedImage as error:
-                report.faults.append(f"{tar}: {key}: {error}")
+                faults.append(f"{tar}: {key}: {error}")
             if not label.isdigit() or int(label) not in check.labels:
                 unknown = True
                 classes = len(check.labels)
-                report.faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {classes} classes")
+                faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {classes} classes")
             entries.append(Entry(key, len(picture), int(label) if label.isdigit() else UNREAD))
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
-        report.faults.append(f"{tar}: webdataset cannot read it to its end: {error}")
+        faults.append(f"{tar}: webdataset cannot read it to its end: {error}")
     if len(entries) != shard.samples:
-        report.faults.append(f"{tar}: {len(entries)} samples, {shard.samples} in the manifest")
+        faults.append(f"{tar}: {len(entries)} samples, {shard.samples} in the manifest")
     if not unknown:  # else the sizes of labels are not known
-        report.faults += [*_index_faults(check, entries), *_table_faults(check, entries)]
-    return report
+        faults += [*_index_faults(check, entries), *_table_faults(check, entries)]
+    return faults, sums
 
 
 def _index_faults(check: ShardCheck, entries: list[Entry]) -> Iterator[str]:
