@@ -54,7 +54,7 @@ class Progress:
         self.mesh, self.folder, self.log_every = mesh, folder, log_every
         self._queued: deque[tuple[Step, torch.cuda.Event | None]] = deque()
         self._lag = 1 if mesh.device.type == "cuda" else 0
-        self._images, self._wait, self._since = 0, 0.0, time.monotonic()
+        self.restart_clock()
         self._last, self._line, self._line_step, self._line_time = last, "", first, time.monotonic()
         hidden = folder is None or not sys.stderr.isatty() or not logger.isEnabledFor(logging.INFO)
         self._bar = tqdm(total=last, initial=first, unit="step", disable=hidden, dynamic_ncols=True)
@@ -113,7 +113,7 @@ class Progress:
             seconds_left = (self._last - step.step) * (now - self._line_time) / (step.step - self._line_step)
             self._log_line(step.step, f", {in_words(seconds_left)} left without validation")
         if step.step % self.log_every == 0:
-            self._images, self._wait, self._since = 0, 0.0, now
+            self.restart_clock()
             line = {
                 "step": step.step,
                 "epoch": step.epoch + 1,

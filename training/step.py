@@ -88,13 +88,7 @@ class ParallelNetwork:
         )
 
     def step(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        ids: torch.Tensor,
-        *,
-        step: int,
-        samples: int,
+        self, images: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, *, step: int, samples: int
     ) -> torch.Tensor:
         """One update from this data rank's images float32 [n, 3, 224, 224], labels and ids int64 [n] on the device.
 

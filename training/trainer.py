@@ -60,14 +60,6 @@ def make_loader(
     return PairedLoader(loader, Normalize(statistics, data.recipe, mesh.device), mesh)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StopRequest:
-    """What any rank requests before the next step: to stop (after saving), or only to save."""
-
-    stop: bool
-    save: bool
-
-
 @dataclass(kw_only=True)
 class Trainer:
     """What a run is made of; `run` is the loop."""
@@ -135,22 +127,22 @@ class Trainer:
     def _may_go_on(self) -> bool:
         """Before a step: report the one that is ready, save if it is time to, and hear whether any rank must stop."""
         is_due = self.checkpoints.is_due(self.config.checkpoint_minutes)
-        request = self._sync_step(stop=self.signals.received is not None, save=is_due)
-        if request.stop or request.save:
+        stop, save = self._sync_step(stop=self.signals.received is not None, save=is_due)
+        if stop or save:
             self._report_all()
             self.checkpoints.save(self.state)
-        return not request.stop
+        return not stop
 
-    def _sync_step(self, *, stop: bool, save: bool) -> StopRequest:
-        """The one sum over all ranks that a step makes: it carries an earlier step's sums and what any rank requests.
+    def _sync_step(self, *, stop: bool, save: bool) -> tuple[bool, bool]:
+        """The one sum over all ranks that a step makes: of an earlier step's figures, and of who asks to stop or save.
 
-        So all ranks decide the same at the same step.
+        So all ranks decide the same at the same step: whether to stop, and whether to save.
         """
         ready = self.progress.pop_ready()
         stops, saves, *sums = self.control.sum([float(stop), float(save), *self.progress.own_sums(ready)])
         if ready is not None:
             self.progress.report(ready, sums)
-        return StopRequest(stop=stops > 0, save=saves > 0)
+        return stops > 0, saves > 0
 
     def _report_all(self) -> None:
         """Report every step that has been queued; called by all ranks alike."""
@@ -240,10 +232,7 @@ def make_trainer(config: TrainConfig, stack: contextlib.ExitStack) -> Trainer:
     )
     data = make_data_config(config, schedule)
     model_config = ModelConfig(
-        recipe=config.recipe,
-        classes=len(train_set.classes),
-        width=config.width,
-        ablate=config.network_ablations,
+        recipe=config.recipe, classes=len(train_set.classes), width=config.width, ablate=config.network_ablations
     )
     description = describe_run(config, data, model_config, train_set)
     network = ParallelNetwork(model_config, config, mesh)
