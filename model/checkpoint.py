@@ -16,7 +16,6 @@ import pickle
 import platform
 import shutil
 import zipfile
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -143,44 +142,14 @@ def _validated(path: Path, state: object) -> dict[str, Any]:
     return state
 
 
-def _count(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _class_rows(rows: Any) -> bool:
-    """Whether `rows` are [label, wnid, name] each, with the labels from 0 in any order."""
-    if not isinstance(rows, list) or not all(isinstance(row, list | tuple) and len(row) == 3 for row in rows):
-        return False
-    texts = all(text is None or isinstance(text, str) for row in rows for text in row[1:])
-    return texts and all(_count(row[0]) for row in rows) and {row[0] for row in rows} == set(range(len(rows)))
-
-
-_Rule = tuple[Callable[[Any], bool], str]
-_DICT: _Rule = (lambda value: isinstance(value, dict), "a dict")
-_TEXT: _Rule = (lambda value: isinstance(value, str), "a text")
-_FROM_0: _Rule = (_count, "an integer from 0")
-_FROM_1: _Rule = (lambda value: _count(value, 1), "an integer from 1")
-_RULES: dict[str, _Rule] = {
-    **dict.fromkeys((*_TENSORS, "schedule", *_DESCRIPTION[1:]), _DICT),
-    **dict.fromkeys(("epoch", "step", "train_config.seed"), _FROM_0),
-    **dict.fromkeys(("dataset.samples", "train_config.batch_size", "train_config.epochs"), _FROM_1),
-    **dict.fromkeys(("dataset.fingerprint", "dataset.shards", "train_config.recipe"), _TEXT),
-    "best": (
-        lambda value: value is None or (isinstance(value, float) and 0 <= value <= 1),
-        "None or an error rate 0..1",
-    ),
-    "dataset.classes": (_class_rows, "rows [label, wnid, name] with the labels from 0"),
-    "train_config.augment": (lambda value: value in ("on", "off"), "on or off"),
-    "train_config.window": (lambda value: value is None or _count(value, 1), "None or an integer from 1"),
-}
-
-
 def _check_description(state: dict[str, Any]) -> None:
     """Raise ValueError naming the first field beside the tensors that is not as this program writes it."""
-    for name, (rule, expected) in _RULES.items():
-        part, _, key = name.partition(".")
-        value = state[part].get(key) if key else state[part]
-        _expect(rule(value), name, value, expected)
+    for name in (*_TENSORS, "schedule", *_DESCRIPTION[1:]):
+        _expect(isinstance(state[name], dict), name, state[name], "a dict")
+    for name in ("epoch", "step"):
+        _expect(_is_count(state[name]), name, state[name], "an integer from 0")
+    best = state["best"]
+    _expect(best is None or (isinstance(best, float) and 0 <= best <= 1), "best", best, "None or an error rate 0..1")
     try:
         model = ModelConfig(**state["model_config"])
         make_schedule(model.recipe, 1).load_state_dict(state["schedule"])
@@ -188,8 +157,25 @@ def _check_description(state: dict[str, Any]) -> None:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"model_config or schedule cannot be used: {type(error).__name__}: {error}") from error
     _expect(in_range, "schedule", state["schedule"], "the recipe's name and numbers from 0")
-    classes = len(state["dataset"]["classes"])
-    _expect(classes == model.classes, "dataset.classes", f"a table of {classes}", f"{model.classes} as in model_config")
+    dataset, options = state["dataset"], state["train_config"]
+    rows = dataset.get("classes")
+    _expect(isinstance(rows, list) and all(map(_is_class, rows)), "dataset.classes", rows, "rows [label, wnid, name]")
+    labels = sorted(row[0] for row in rows)
+    _expect(labels == list(range(model.classes)), "dataset.classes", labels, f"the labels 0..{model.classes - 1}")
+    fields = {
+        "dataset.fingerprint": isinstance(dataset.get("fingerprint"), str),
+        "dataset.shards": isinstance(dataset.get("shards"), str),
+        "dataset.samples": _is_count(dataset.get("samples")),
+        "train_config.recipe": options.get("recipe") == model.recipe,
+        "train_config.batch_size": _is_count(options.get("batch_size")) and options["batch_size"] > 0,
+        "train_config.epochs": _is_count(options.get("epochs")) and options["epochs"] > 0,
+        "train_config.seed": _is_count(options.get("seed")),
+        "train_config.augment": options.get("augment") in ("on", "off"),
+        "train_config.window": options.get("window") is None or _is_count(options["window"]),
+    }
+    for name, valid in fields.items():
+        part, _, key = name.partition(".")
+        _expect(valid, name, state[part].get(key), "what train.py writes there")
 
 
 def _check_tensors(state: dict[str, Any]) -> None:
@@ -201,20 +187,34 @@ def _check_tensors(state: dict[str, Any]) -> None:
     except (RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"model_config {state['model_config']} makes no network: {first_line(error)}") from error
     for part, expected in (("model", shapes), ("optimizer", shapes), ("statistics", STATISTICS_SHAPES)):
-        odd = sorted(map(str, expected.keys() ^ state[part].keys()))
+        tensors = state[part]
+        odd = sorted(map(str, expected.keys() ^ tensors.keys()))
         _expect(not odd, part, f"without or with {', '.join(odd)}", "exactly the tensors that belong to model_config")
         for name, shape in expected.items():
-            tensor, field = state[part][name], f"{part}.{name}"
+            tensor, field = tensors[name], f"{part}.{name}"
             _expect(isinstance(tensor, torch.Tensor), field, tensor, "a tensor")
             plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
-            found = f"{tensor.dtype} {list(tensor.shape)}"
-            _expect(plain and tuple(tensor.shape) == shape, field, found, f"floats of shape {list(shape)}")
+            _expect(plain and tuple(tensor.shape) == shape, field, _sketch(tensor), f"floats of shape {list(shape)}")
             _expect(bool(torch.isfinite(tensor).all()), field, "NaN or infinite numbers", "finite ones")
 
 
 def _expect(holds: bool, field: str, value: object, expected: str) -> None:
     if not holds:
         raise ValueError(f"{field} is {str(value)[:80]}, expected {expected}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_class(row: object) -> bool:
+    if not isinstance(row, list | tuple) or len(row) != 3:
+        return False
+    return _is_count(row[0]) and all(text is None or isinstance(text, str) for text in row[1:])
+
+
+def _sketch(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def find_checkpoint(run: Path, name: str = "last") -> Path:

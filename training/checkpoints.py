@@ -80,9 +80,6 @@ def restore(checkpoint: dict[str, Any], network: ParallelNetwork) -> None:
             weights, velocities = split_state(weights, tower), split_state(velocities, tower)
         network.net.load_state_dict(weights)
         for name, velocity in network.optimizer.velocities().items():
-            if velocities[name].shape != velocity.shape:
-                shapes = f"{list(velocities[name].shape)}, not {list(velocity.shape)}"
-                raise ValueError(f"the velocity of {name} is {shapes}")
             velocity.copy_(velocities[name])
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"the checkpoint does not fit the network: {first_line(error)}") from error

@@ -70,7 +70,7 @@ FOREIGN: list[tuple[str, Callable[[State], None], str]] = [
     ("a schedule without its numbers", without("schedule", "drops"), "model_config or schedule .*: KeyError"),
     ("a rate that rises", change("schedule", "drops", to=-3), "schedule is"),
     ("a batch of text", change("train_config", "batch_size", to="many"), "train_config.batch_size is many"),
-    ("no options", change("train_config", to={}), "train_config.seed is None"),
+    ("no options", change("train_config", to={}), "train_config.recipe is None"),
     ("statistics without a mean", without("statistics", "mean_image"), "statistics is without or with mean_image"),
     ("a mean of NaN", change("statistics", "rgb_mean", to=NAN), "statistics.rgb_mean is NaN or infinite"),
     ("a small mean image", change("statistics", "mean_image", to=torch.zeros(2, 2, 3)), "statistics.mean_image is"),
