@@ -140,9 +140,9 @@ def _pictures(file: IO[bytes], origin: str, prefix: str, base: int | None, skipp
             listed = members(archive)
             for name, offset, size in listed if base is None else sorted(listed):
                 if name.endswith(".tar"):
-                    content, place = _content(archive, offset, size), None if base is None else base + offset
+                    content, inner_base = _content(archive, offset, size), None if base is None else base + offset
                     inner = f"{origin}: {printable(name)}"
-                    yield from _pictures(content, inner, f"{prefix}{Path(name).stem}/", place, skipped)
+                    yield from _pictures(content, inner, f"{prefix}{Path(name).stem}/", inner_base, skipped)
                 elif not skipped.add_unless_picture(prefix + name):
                     data = _content(archive, offset, size).read() if base is None else None
                     yield Record(prefix + name, "", "", (base or 0) + offset, size, data)

@@ -159,11 +159,11 @@ def _read_table(path: Path, separator: str, header: str = "") -> dict[str, str]:
     for number, line in enumerate(lines, 1):
         if not line or line == header:
             continue
-        word, _, rest = line.partition(separator)
-        if not rest.strip() or word in rows:
+        word, _, words = line.partition(separator)
+        if not words.strip() or word in rows:
             what = "comes twice" if word in rows else f"is not <word>{separator}<words>"
             raise ShardError(f"{path}: line {number}: {line[:40]!r} {what}; fetch the file again")
-        rows[word] = rest.strip()
+        rows[word] = words.strip()
     return rows
 
 

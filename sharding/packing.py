@@ -82,8 +82,8 @@ class SplitPacking:
 
     def run(self) -> bool:
         """Pack and publish it; True if it is published now."""
-        whole = self.options.val_fraction is not None  # both splits come from all pictures
-        source = open_source(self.options.source, self.options.layout, "train" if whole else self.split)
+        shared = self.options.val_fraction is not None  # both splits come from all pictures
+        source = open_source(self.options.source, self.options.layout, "train" if shared else self.split)
         name = printable(canonical(str(self.options.source)))
         identity = {**self.options.recorded(self.split, source.layout), "source": name}
         if self.final.exists() and any(self.final.iterdir()):
@@ -183,13 +183,13 @@ class SplitPacking:
 
     def _pack_shards(self, index: PackIndex, folder: Path, notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
-        options, whole = self.options, {note.name for note in notes}
+        options, finished = self.options, {note.name for note in notes}
         labels = {entry.wnid: entry.label for entry in self.table or []}
 
         def shards(size: int) -> Iterator[list[PartTask]]:
             slots = itertools.count()
             for number, samples in enumerate(index.shards(options.samples_per_shard)):
-                if self._name(number) not in whole:
+                if self._name(number) not in finished:
                     starts = range(0, len(samples), size)
                     parts = [samples[start : start + size] for start in starts]
                     yield [

@@ -34,14 +34,12 @@ def find_parquet(source: Path, split: Split) -> list[Path]:
         return [source] if source.suffix == ".parquet" else []
     for folder in (source, source / "data", *(source / word for word in SPLIT_WORDS[split])):
         files = sorted(folder.glob("*.parquet"))
-        if folder.name in SPLIT_WORDS[split]:
-            own = [path for path in files if split_of_name(path.name) in (split, None)]
-        else:
-            own = [path for path in files if split_of_name(path.name) == split]
-            if not own and split == "train":
-                own = [path for path in files if split_of_name(path.name) is None]
-        if own:
-            return own
+        unnamed = [path for path in files if split_of_name(path.name) is None]
+        chosen = [path for path in files if split_of_name(path.name) == split]
+        if folder.name in SPLIT_WORDS[split] or (split == "train" and not chosen):
+            chosen = sorted(chosen + unnamed)
+        if chosen:
+            return chosen
     return []
 
 
@@ -60,10 +58,10 @@ def open_parquet(paths: list[Path]) -> Source:
             try:
                 with reader.ParquetFile(path, page_checksum_verification=True) as file:
                     _check_columns(file.schema_arrow, path)
-                    own = _class_names(file.schema_arrow.metadata or {}, path)
-                    if names and own and own != names:
+                    class_names = _class_names(file.schema_arrow.metadata or {}, path)
+                    if names and class_names and class_names != names:
                         raise ShardError(f"{path}: its class names differ from those of {paths[0]}")
-                    names[:] = names or own
+                    names[:] = names or class_names
                     yield from _rows(file, path, classes, names)
             except (OSError, pyarrow.ArrowException) as error:
                 raise ShardError(f"{path}: cannot be read as parquet ({error}); fetch it again") from None
@@ -84,9 +82,9 @@ def _check_columns(schema: Any, path: Path) -> None:
     if kinds.get("image", "").startswith("struct"):
         kinds |= {f"image.{part.name}": str(part.type) for part in schema.field("image").type}
     for name, expected in _COLUMNS.items():
-        found = kinds.get(name, "absent")
-        if not re.fullmatch(expected, found):
-            what = f"column {name} is {found[:60]}, expected {expected}"
+        kind = kinds.get(name, "absent")
+        if not re.fullmatch(expected, kind):
+            what = f"column {name} is {kind[:60]}, expected {expected}"
             raise ShardError(f"{path}: not rows of image {{bytes, path}} and label: {what}")
 
 

@@ -22,29 +22,30 @@ def open_source(source: Path, layout: Layout, split: Split) -> Source:
     for folder in (source if source.is_dir() else source.parent, split_folder(source, split)):
         if folder:
             refuse_packed(folder)
-    found = _find_layout(source, split) if layout == "auto" else layout
-    if found == "kaggle":
+    if layout == "auto":
+        layout = _find_layout(source, split)
+    if layout == "kaggle":
         return open_kaggle(source, split)
-    if found in _FINDERS:
-        paths = _FINDERS[found](source, split)
+    if layout in _FINDERS:
+        paths = _FINDERS[layout](source, split)
         if not paths:
-            raise ShardError(f"{source}: no {found} of the {split} split found there")
-        return open_parquet(paths) if found == "parquet" else open_archives(paths, split)
+            raise ShardError(f"{source}: no {layout} of the {split} split found there")
+        return open_parquet(paths) if layout == "parquet" else open_archives(paths, split)
     if not source.is_dir():
         raise ShardError(f"{source}: neither a folder nor an archive that is read here (.tar, .tar.gz, .parquet)")
-    return open_folder(_folder_to_read(source, found, split), found)
+    return open_folder(_folder_to_read(source, layout, split), layout)
 
 
 def _folder_to_read(source: Path, layout: Layout, split: Split) -> Path:
     """The split's own folder, else `source`, unless its folders are other splits, which must not pass for classes."""
-    own = split_folder(source, split)
-    others = [folder.name for folder in (split_folder(source, other) for other in SPLIT_WORDS) if folder]
-    if own is None and others and layout != "flat":  # a flat layout looks into no folder
+    folder = split_folder(source, split)
+    others = [path.name for path in (split_folder(source, other) for other in SPLIT_WORDS) if path]
+    if folder is None and others and layout != "flat":  # a flat layout looks into no folder
         raise ShardError(
             f"{source}: has no folder {split}; it has {', '.join(others)}, which are splits and no classes; "
             "choose one with --split, or give the folder that holds the classes"
         )
-    return own or source
+    return folder or source
 
 
 def _find_layout(source: Path, split: Split) -> Layout:
@@ -54,11 +55,11 @@ def _find_layout(source: Path, split: Split) -> Layout:
     """
     if kaggle_root(source):
         return "kaggle"
-    found = {layout: paths[0] for layout, find in _FINDERS.items() if (paths := find(source, split))}
-    if not found:
+    firsts = {layout: paths[0] for layout, find in _FINDERS.items() if (paths := find(source, split))}
+    if not firsts:
         return "auto"
-    layout, first = next(iter(found.items()))
-    others = [*list(found.values())[1:], split_folder(source, split) if first.parent == source else None]
+    layout, first = next(iter(firsts.items()))
+    others = [*list(firsts.values())[1:], split_folder(source, split) if first.parent == source else None]
     if first.parent == source and split_of_name(first.name) is None:  # it may be anything, beside class folders
         others += [path for path in sorted(source.iterdir()) if path.is_dir() or is_picture(path.name)]
     other = next(filter(None, others), None)
@@ -127,9 +128,9 @@ def find_devkit(source: Path) -> Path | None:
 def ground_truth_text(given: Path | None, source: Path, devkit: Path | None, split: Split) -> tuple[str, str] | None:
     """Name and text of the ground truth: of the file given, or that lies with the archives or in the kit's archive."""
     endings = [f"{word}_ground_truth.txt" for word in SPLIT_WORDS[split]]
-    found = [path for ending in endings for path in sorted(source.glob(f"*{ending}"))]
-    if given or found:
-        path = given or found[0]
+    beside = [path for ending in endings for path in sorted(source.glob(f"*{ending}"))]
+    if given or beside:
+        path = given or beside[0]
         return str(path), read_text(path.read_bytes(), str(path))
     for ending in endings if devkit and devkit.suffix != ".mat" else []:
         content = member_of_kit(devkit, ending) if devkit else None

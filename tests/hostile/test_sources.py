@@ -179,6 +179,7 @@ ODD = [("caf\udce9/\udcff.jpg", jpeg(1)), ("caf\udce9/Ã¤ b.jpg", jpeg(2)), ("grÃ
 ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C"}, ASCII_ONLY])
 @pytest.mark.parametrize("kind", ["folder", "train.tar", "train.tar.gz"])
 def test_names_in_any_bytes_give_the_same_shards_in_any_locale(
@@ -499,6 +500,7 @@ def test_val_is_not_left_with_classes_that_train_has_no_more(pack: Pack, tmp_pat
 # ---- the process itself ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_imports_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "source", class_files("a"))
     write(tmp_path / "modules", [("numba.py", b"raise KeyboardInterrupt")])
@@ -509,6 +511,7 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip() == "interrupted; finished shards are kept: run the same command again to carry on"
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_workers_are_prepared_is_no_traceback(tmp_path: Path) -> None:
     """NumPy, which the workers' server imports first of all, is one here that gets Ctrl-C."""
     interrupt = b"import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise ImportError"
