@@ -11,6 +11,7 @@ GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | awk -v visible="$${CUDA_VIS
   print node ? count + 0 : 0}')
 # pytest-xdist's processes: a third one computes while two wait. One at a time: make test TESTS_AT_ONCE=0
 TESTS_AT_ONCE ?= 3
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup
 
 BIN := .venv/bin
 STAMP := .venv/.installed-cuda$(CUDA)
@@ -60,10 +61,10 @@ clean-demo:  ## remove what make demo made, so that the next one starts anew
 	rm -rf build/demo runs/demo
 
 test: setup  ## run all tests (at most five minutes on two cores) ## make test ARGS='tests/sharding -x'
-	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-fast: setup  ## run the unit tests: nothing that trains or starts processes (at most ninety seconds) ## make test-fast ARGS='-k order'
-	@$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup -m "not slow and not gpu" $(ARGS)
+	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-gpu: setup  ## run only the tests that need a GPU ## make test-gpu ARGS='-x'
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
