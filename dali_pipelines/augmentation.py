@@ -8,7 +8,6 @@ recipe      crop and mirror                               color noise, keyed on 
 `paper`     32 offsets; a walk of its own for each id     N(0, 0.1)·λ/255² along the eigenvectors, ×255
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,33 +54,9 @@ class Augmentation:
     def __len__(self) -> int:
         return len(self.crop_y)
 
-    def part(self, part: slice) -> "Augmentation":
-        """The entries of `part` alone."""
-        return replace(
-            self,
-            crop_y=self.crop_y[part],
-            crop_x=self.crop_x[part],
-            mirror=self.mirror[part],
-            rgb_offset=self.rgb_offset[part],
-        )
-
     def centered(self) -> "Augmentation":
         """The same mirrors and colors of the center crop."""
         return replace(self, crop_y=np.full_like(self.crop_y, CENTER), crop_x=np.full_like(self.crop_x, CENTER))
-
-    @staticmethod
-    def joined(parts: Sequence["Augmentation"]) -> "Augmentation":
-        """The parts one after the other; raises ValueError where their divisors differ."""
-        divisors = {part.divisor for part in parts}
-        if len(divisors) != 1:
-            raise ValueError(f"cannot join augmentations with divisors {sorted(divisors)}")
-        return Augmentation(
-            crop_y=np.concatenate([part.crop_y for part in parts]),
-            crop_x=np.concatenate([part.crop_x for part in parts]),
-            mirror=np.concatenate([part.mirror for part in parts]),
-            rgb_offset=np.concatenate([part.rgb_offset for part in parts]),
-            divisor=divisors.pop(),
-        )
 
 
 def draw(

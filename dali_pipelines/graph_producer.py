@@ -1,6 +1,5 @@
 """Specs → batches by the whole DALI graph: the route of a GPU, and on the CPU the reference for `CpuProducer`."""
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -17,8 +16,6 @@ from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.graph import Source, batch_graph, fed_choices
 from dali_pipelines.libjpeg import DECODED, decode_by_simplejpeg, fault_of
 from sharding import ShardSet, Statistics
-
-logger = logging.getLogger(__name__)
 
 FREE = np.float32(IMAGE - CROP)  # what a crop leaves free each way
 
@@ -73,7 +70,7 @@ class PipelineRunner:
         # a GPU may still be reading what a delivered batch was made from
         delivered: deque[tuple[BatchSpec, tuple[Any, ...]]] = deque(maxlen=self._pipeline.prefetch_queue_depth + 1)
         try:
-            while (output := self._next_output(stream)) is not None:
+            while (output := self._run(stream)) is not None:
                 while not len(source.taken[0][0]):
                     yield source.taken.popleft()[0], None
                 delivered.append(source.taken.popleft())
@@ -83,28 +80,6 @@ class PipelineRunner:
         finally:
             source.specs = iter(())
 
-    def drain(self) -> bool:
-        """Take out what a consumer that stopped early left in the pipeline. Whether the pipeline can run again.
-
-        It cannot where a picture of those does not decode: an error of a batch that nobody asked for, so not raised.
-        """
-        try:
-            while self._run(None) is not None:
-                pass
-        except RuntimeError as error:
-            logger.debug("%s: a batch that was not asked for failed: %s", self._shards.path, _cause(error))
-            return False
-        finally:
-            self._source.taken.clear()
-        return True
-
-    def _next_output(self, stream: Any) -> Any:
-        """What `_run` gives; raises LoaderError for an image that cannot be decoded."""
-        try:
-            return self._run(stream)
-        except RuntimeError as error:
-            raise self._explained(error) from error
-
     def _run(self, stream: Any) -> Any:
         """The next batch's output; None at the end of the epoch, after which the pipeline can run again."""
         try:
@@ -112,6 +87,8 @@ class PipelineRunner:
         except StopIteration:
             self._pipeline.reset()
             return None
+        except RuntimeError as error:
+            raise self._explained(error) from error
 
     def _explained(self, error: RuntimeError) -> LoaderError:
         """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
@@ -159,23 +136,16 @@ class GraphProducer:
                 else:
                     images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
                 yield spec, images.permute(0, 3, 1, 2)
-        except GeneratorExit:
-            if os.getpid() == process and runner.drain():  # a forked child has none of DALI's threads
-                self._keep(runner)
-            raise
         finally:
-            if os.getpid() == process:
+            if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
                 specs.close()
-        self._keep(runner)
+        if not self._closed:  # nor after an early stop or an error: that pipeline still holds batches
+            self._waiting.append(runner)
 
     def close(self) -> None:
         """Let go of pipelines that wait for another epoch."""
         self._closed = True
         self._waiting.clear()
-
-    def _keep(self, runner: PipelineRunner) -> None:
-        if not self._closed:
-            self._waiting.append(runner)
 
 
 def _cause(error: RuntimeError) -> str:

@@ -124,17 +124,6 @@ def test_the_mean_image_follows_the_crop_in_the_paper_only() -> None:
     assert y.tolist() == x.tolist() == [16] * 50 and not mirror.any()
 
 
-def test_joined_parts_are_the_whole(statistics: Statistics) -> None:
-    whole = draw("original", 0, 0, IDS[:100], IDS[:100], statistics)
-    parts = [draw("original", 0, 0, IDS[part], IDS[part], statistics) for part in (slice(0, 40), slice(40, 100))]
-    joined = Augmentation.joined(parts)
-    assert len(joined) == 100 and joined.divisor == 1.1
-    for field in ("crop_y", "crop_x", "mirror", "rgb_offset"):
-        np.testing.assert_array_equal(getattr(joined, field), getattr(whole, field))
-    with pytest.raises(ValueError, match=r"divisors \[1.0, 1.1\]"):
-        Augmentation.joined([whole, draw("original", 0, 0, IDS, IDS)])
-
-
 @pytest.mark.parametrize("recipe", ["original", "paper"])
 def test_centered_keeps_mirrors_and_colors(recipe: RecipeName, statistics: Statistics) -> None:
     choice = draw(recipe, 4, 9, IDS, IDS, statistics)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_pipelines import Augmentation, DataConfig, Loader, Normalize
+from dali_pipelines import DataConfig, Loader, Normalize
 from dali_pipelines.augmentation import RecipeName, draw
 from sharding import ShardSet, Statistics
 from tests.dali_pipelines.numpy_reference import crop_of
@@ -45,19 +45,6 @@ def test_it_gives_what_the_loader_gives_as_float32(
             if views == 10:
                 break
     assert compared == (5 if views == 1 else 1)
-
-
-@pytest.mark.parametrize("recipe", ["original", "paper"])
-def test_halves_that_are_joined_are_standardized_like_the_whole(
-    way: str, recipe: RecipeName, statistics: Statistics
-) -> None:
-    """As a model pair does it: each rank has decoded half, and both standardize both halves."""
-    ids = np.arange(64)
-    halves = [draw(recipe, 0, 0, part, part, statistics) for part in (ids[:40], ids[40:])]
-    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 3, 224, 224), np.uint8))
-    normalize = Normalize(statistics, recipe, "cpu")
-    whole = normalize(crops, draw(recipe, 0, 0, ids, ids, statistics))
-    torch.testing.assert_close(normalize(crops, Augmentation.joined(halves)), whole, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("recipe", ["original", "paper"])
