@@ -55,6 +55,21 @@ def test_workers_die_with_their_master_and_the_job_carries_on(
     assert contents(pack(PackOptions(source=class_folders, out=tmp_path, **options))[0]) == whole
 
 
+def test_a_shard_in_parts_is_packed_again_after_a_kill(sample_photos: Path, tmp_path: Path) -> None:
+    """40 pictures, one shard, two parts: no part that a killed job left gets into the shard."""
+    script = KILLED_MASTER.replace("samples_per_shard=4, ", "").format(source=str(sample_photos), out=str(tmp_path))
+    (tmp_path / "master.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    master = subprocess.run([sys.executable, tmp_path / "master.py"], env=environment, capture_output=True, timeout=60)
+    assert master.returncode == -signal.SIGKILL, master.stderr.decode()
+    assert (tmp_path / "train.partial").exists() and not list((tmp_path / "train.partial").glob("*.tar"))
+    folders = [
+        pack(PackOptions(source=sample_photos, out=out, split="train", workers=workers))[0]
+        for out, workers in ((tmp_path, 2), (tmp_path / "one", 1))
+    ]
+    assert contents(folders[0]) == contents(folders[1])
+
+
 def test_a_cluster_gives_the_same_bytes_though_a_worker_dies(
     class_folders: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
