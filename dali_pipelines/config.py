@@ -37,6 +37,9 @@ class DataConfig:
     """Evaluation only: 1 (center crop) or 10 (five crops, then the five mirrored, of each image in turn)."""
     window: int | None = None
     """Training only: shuffle within this many shards at a time, reading ahead; None shuffles all samples."""
+    normalize: Literal["recipe", "imagenet", "none"] = "recipe"
+    """float32 only. `recipe`: mean image off (gray levels of a standard deviation of about 62); `imagenet`: the mean
+    and deviation of each channel that torchvision's networks take; `none`: 0..255. Color noise stays in each."""
     output: Literal["float32", "uint8"] = "float32"
     """Standardized batches, or mirrored crops for `Normalize`."""
     prefetch: int = 2
@@ -57,6 +60,7 @@ class DataConfig:
             "noise_epochs": (self.noise_epochs is None or self.noise_epochs >= 0, "None or at least 0"),
             "views": (self.views in (1, VIEWS), f"1 or {VIEWS}"),
             "window": (self.window is None or self.window >= 1, "None or at least 1"),
+            "normalize": (self.normalize in ("recipe", "imagenet", "none"), "recipe, imagenet or none"),
             "output": (self.output in ("float32", "uint8"), "float32 or uint8"),
             "prefetch": (self.prefetch >= 1, "at least 1"),
             "threads": (self.threads >= 0, "at least 0"),

@@ -68,7 +68,7 @@ class CpuProducer:
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
         self._shards, self._config = shards, config
         self._codec = NO_CODEC if shards.encoding == "raw" else library()
-        self._normalize = CropNormalize(statistics, config.recipe)
+        self._normalize = CropNormalize(statistics, config.recipe, config.normalize)
         dtype = torch.float32 if config.output == "float32" else torch.uint8
         self._buffers = BufferPool(capacity * config.views, dtype, spare=config.prefetch + 2)
         self.damaged: set[int] = set()

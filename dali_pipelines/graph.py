@@ -36,7 +36,12 @@ def fed_choices(config: DataConfig) -> int:
 
 
 def batch_graph(
-    config: DataConfig, mean_image: NDArray[np.float64], encoding: str, source: Source, capacity: int
+    config: DataConfig,
+    mean_image: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+    encoding: str,
+    source: Source,
+    capacity: int,
 ) -> Pipeline:
     """The whole graph, not yet built: batches of up to `capacity` samples, as the recipe wants them."""
     pipeline = _pipeline(config, capacity)
@@ -45,10 +50,12 @@ def batch_graph(
         encoded, *choices = _inputs(source, encoding, fed_choices(config), encoding == "jpeg" or not config.is_cuda)
         images = _decoded(encoded, config, encoding)
         if config.output == "uint8":
-            batch = _per_view(config, choices, lambda chosen: _crop(images, chosen, types.DALIDataType.UINT8))
+            batch = _per_view(
+                config, choices, deviation, lambda chosen: _crop(images, chosen, types.DALIDataType.UINT8)
+            )
         else:
             constant = types.Constant(mean_image.astype(np.float32), device=device, layout="HWC")
-            batch = _per_view(config, choices, lambda chosen: _normalized(images, constant, chosen, config))
+            batch = _per_view(config, choices, deviation, lambda chosen: _normalized(images, constant, chosen, config))
         pipeline.set_outputs(batch)
     return pipeline
 
@@ -90,14 +97,16 @@ def _decoded(encoded: Node, config: DataConfig, encoding: str) -> Node:
     )
 
 
-def _per_view(config: DataConfig, choices: list[Node], view: Callable[[list[Any]], Node]) -> Node:
+def _per_view(
+    config: DataConfig, choices: list[Node], deviation: NDArray[np.float64], view: Callable[[list[Any]], Node]
+) -> Node:
     """The view that the fed choices ask for, or the ten test views stacked; the image is decoded once."""
     if config.views == 1:
         return view(choices)
     tens = []
     for mirror in (0, 1):
         for y, x in VIEW_OFFSETS:
-            tens.append(view([y / (IMAGE - CROP), x / (IMAGE - CROP), mirror, [0.0] * 3, [1.0] * 3]))
+            tens.append(view([y / (IMAGE - CROP), x / (IMAGE - CROP), mirror, [0.0] * 3, deviation.tolist()]))
     return fn.stack(*tens)
 
 

@@ -15,12 +15,15 @@ from dali_pipelines.batch import BatchSpec
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.graph import Source, batch_graph, fed_choices
 from dali_pipelines.libjpeg import DECODED, decode_by_simplejpeg, fault_of
+from dali_pipelines.normalize import mean_and_deviation
 from sharding import ShardSet, Statistics
 
 FREE = np.float32(IMAGE - CROP)  # what a crop leaves free each way
 
 
-def graph_inputs(spec: BatchSpec, images: list[NDArray[np.uint8]], choices: int) -> tuple[Any, ...]:
+def graph_inputs(
+    spec: BatchSpec, images: list[NDArray[np.uint8]], choices: int, deviation: NDArray[np.float64]
+) -> tuple[Any, ...]:
     """What a graph is fed: the images and the first `choices` arrays of choices (see `graph.fed_choices`)."""
     choice = spec.augmentation
     offset = choice.rgb_offset
@@ -29,7 +32,7 @@ def graph_inputs(spec: BatchSpec, images: list[NDArray[np.uint8]], choices: int)
         np.float32(choice.crop_x) / FREE,
         choice.mirror.astype(np.int32),
         -offset,
-        np.full_like(offset, choice.divisor),
+        np.broadcast_to(np.float32(choice.divisor * deviation), offset.shape).copy(),
     )
     return images, *arrays[:choices]
 
@@ -37,14 +40,16 @@ def graph_inputs(spec: BatchSpec, images: list[NDArray[np.uint8]], choices: int)
 class GraphSource:
     """The callback that DALI asks for its next batch; keeps what DALI refers to until the batch is delivered."""
 
-    def __init__(self, shards: ShardSet, choices: int) -> None:
-        self._shards, self._choices = shards, choices
+    def __init__(self, shards: ShardSet, choices: int, deviation: NDArray[np.float64]) -> None:
+        self._shards, self._choices, self._deviation = shards, choices, deviation
         self.specs: Iterator[BatchSpec] = iter(())
         self.taken: deque[tuple[BatchSpec, tuple[Any, ...]]] = deque()
 
     def __call__(self) -> tuple[Any, ...]:
         for spec in self.specs:
-            inputs = graph_inputs(spec, self._shards.images(spec.ids), self._choices) if len(spec) else ()
+            inputs: tuple[Any, ...] = ()
+            if len(spec):
+                inputs = graph_inputs(spec, self._shards.images(spec.ids), self._choices, self._deviation)
             self.taken.append((spec, inputs))
             if len(spec):
                 return inputs
@@ -54,9 +59,11 @@ class GraphSource:
 class PipelineRunner:
     """A pipeline that can be run over one epoch after another."""
 
-    def __init__(self, shards: ShardSet, choices: int, graph: Callable[[Source], Pipeline]) -> None:
+    def __init__(
+        self, shards: ShardSet, choices: int, deviation: NDArray[np.float64], graph: Callable[[Source], Pipeline]
+    ) -> None:
         self._shards = shards
-        self._source = GraphSource(shards, choices)
+        self._source = GraphSource(shards, choices, deviation)
         self._pipeline = graph(self._source)
         self._pipeline.build()
 
@@ -111,10 +118,12 @@ class GraphProducer:
 
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
         self._config = config
+        mean, deviation = mean_and_deviation(statistics, config.normalize)
         self._build = lambda: PipelineRunner(
             shards,
             fed_choices(config),
-            lambda source: batch_graph(config, statistics.mean_image, shards.encoding, source, capacity),
+            deviation,
+            lambda source: batch_graph(config, mean, deviation, shards.encoding, source, capacity),
         )
         self._waiting: list[PipelineRunner] = []
         self._closed = False

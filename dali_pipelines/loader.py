@@ -29,7 +29,9 @@ from sharding import ShardSet, Statistics
 
 
 class Loader:
-    """Batches of one split for one rank: `for batch in loader.epoch(e): …`.
+    """Batches of one split for one rank: `for batch in loader.epoch(e): …`, or one epoch after another by `iter`.
+
+    data_rank, data_world: this rank's place on the data axis; by default those of torch.distributed, where that runs.
 
     Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch or a
     GPU that is not there, ShardError for an index that does not fit its tar or where statistics are missing. An epoch
@@ -40,10 +42,14 @@ class Loader:
         self,
         shards: ShardSet,
         config: DataConfig,
-        data_rank: int = 0,
-        data_world: int = 1,
+        data_rank: int | None = None,
+        data_world: int | None = None,
         statistics: Statistics | None = None,
     ) -> None:
+        if data_rank is None or data_world is None:
+            joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+            data_rank = torch.distributed.get_rank() if joined else 0
+            data_world = torch.distributed.get_world_size() if joined else 1
         if not 0 <= data_rank < data_world:
             raise ValueError(f"data_rank {data_rank} of {data_world}: expected 0 to {data_world - 1}")
         if config.training and len(shards) < config.batch_size:
@@ -51,7 +57,6 @@ class Loader:
                 f"{shards.path}: {len(shards)} samples make no batch of {config.batch_size}; "
                 f"ask for --batch-size {len(shards)} or less"
             )
-        check_shards(shards)
         threads = config.threads or len(os.sched_getaffinity(0))
         self.config = replace(config, threads=threads, device=present_device(config.device))
         self.shards = shards
@@ -62,6 +67,7 @@ class Loader:
             lambda epoch: EpochOrder(shards.shard_sizes, config.seed, epoch, config.window)
         )
         self._process: int | None = None
+        self._next = self._done = (0, 0)  # (epoch, step) where iter() begins, and up to which it has delivered
         capacity = ceil_div(config.batch_size, data_world)  # the most samples that this rank decodes of a batch
         producer = GraphProducer if self.config.is_cuda or not config.fused else CpuProducer
         self._producer = producer(shards, self.config, self.statistics, capacity)
@@ -80,6 +86,39 @@ class Loader:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
         self._check_process()
         return self._delivered(epoch, self._specs(epoch, start_step))
+
+    def __len__(self) -> int:
+        """`steps_per_epoch`."""
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the epoch set by `set_epoch`, or of what `load_state_dict` tells; then of the epoch after."""
+        (epoch, step), self._next = self._next, (self._next[0] + 1, 0)
+        self._done = (epoch, step)
+        return self._counted(self.epoch(epoch, step))
+
+    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._done = (batch.epoch, batch.step + 1)
+            yield batch
+        self._done = (self._done[0] + 1, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter` go through `epoch` (from 0), from its first step on."""
+        self._next = self._done = (epoch, 0)
+
+    def state_dict(self) -> dict[str, int | None]:
+        """What `load_state_dict` needs to go on behind the batch that `iter` delivered last, on any number of ranks."""
+        epoch, step = self._done
+        names = ("seed", "batch_size", "window")
+        return {"epoch": epoch, "step": step, **{name: getattr(self.config, name) for name in names}}
+
+    def load_state_dict(self, state: dict[str, int | None]) -> None:
+        """Let the next `iter` go on from `state`. Raises ValueError for the state of a loader with another order."""
+        expected = self.state_dict() | {"epoch": state.get("epoch"), "step": state.get("step")}
+        if state != expected or not isinstance(state["epoch"], int) or not isinstance(state["step"], int):
+            raise ValueError(f"state {state} is not of this loader, whose states are like {self.state_dict()}")
+        self._next = self._done = (state["epoch"], state["step"])
 
     @property
     def damaged_images(self) -> int:
@@ -179,18 +218,8 @@ class Loader:
             return fixed_views(len(ids), config.views)
         noise = self.statistics if config.has_noise(epoch) else None
         choice = draw(config.recipe, config.seed, epoch, ids, positions, noise)
-        return choice if config.random_crops else choice.centered()
-
-
-def check_shards(shards: ShardSet) -> None:
-    """Reads every index, and, where it says that they are, the labels of the first and the last sample of each shard.
-
-    Raises ShardError where an index does not fit its tar, or such a label is not in the class table, with the key and
-    the command that checks the set. (Whether each tar is there at its full size has been checked by `ShardSet.open`.
-    128 shards of 10,000 take about 2.5 s.)
-    """
-    ends, sizes = np.cumsum(shards.shard_sizes), shards.shard_sizes
-    shards.labels(np.concatenate([ends - sizes, ends - 1])[np.tile(sizes > 0, 2)])
+        choice = choice if config.random_crops else choice.centered()
+        return choice if config.normalize == "recipe" else replace(choice, divisor=1.0)
 
 
 def present_device(device: str) -> str:

@@ -8,19 +8,34 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import CROP, Augmentation, RecipeName, mean_crops
 from dali_pipelines.batch import to_tensor
 from dali_pipelines.crops import Crops, place_pixels
 from sharding import Statistics
 
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of 0..1 data, RGB
+
+
+def mean_and_deviation(
+    statistics: Statistics, normalize: str = "recipe"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What `DataConfig.normalize` takes off, [256, 256, 3], and divides by, [3], on 0..255 data."""
+    if normalize == "recipe":
+        return statistics.mean_image, np.ones(3)
+    mean, deviation = (255 * np.array(values) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    if normalize == "none":
+        mean, deviation = np.zeros(3), np.ones(3)
+    return np.zeros_like(statistics.mean_image) + mean, deviation
+
 
 class CropNormalize:
-    """The compiled pass (`crops.place_pictures`), bound to a mean image and a recipe."""
+    """The compiled pass (`crops.place_pictures`), bound to a mean image, a deviation by channel and a recipe."""
 
-    def __init__(self, statistics: Statistics, recipe: RecipeName) -> None:
-        mean = statistics.mean_image.astype(np.float32)
-        self._means = np.stack([mean, mean[:, ::-1]])
+    def __init__(self, statistics: Statistics, recipe: RecipeName, normalize: str = "recipe") -> None:
+        mean, self._deviation = mean_and_deviation(statistics, normalize)
+        self._means = np.stack([mean, mean[:, ::-1]]).astype(np.float32)
         self._recipe = recipe
 
     def crops(self, augmentation: Augmentation, out: torch.Tensor, views: int = 1) -> Crops:
@@ -36,7 +51,7 @@ class CropNormalize:
             mean_mirror=mean_mirror,
             means=self._means,
             rgb_offset=augmentation.rgb_offset,
-            scale=np.full(3, 1 / augmentation.divisor, np.float32),
+            scale=(1 / (augmentation.divisor * self._deviation)).astype(np.float32),
             normalized=out.dtype == torch.float32,
             out=out.data_ptr(),
         )

@@ -240,3 +240,75 @@ def test_without_random_crops_an_image_is_its_center_mirrored_or_not(
                 np.testing.assert_array_equal(image, center[:, ::-1] if mirror else center)
                 mirrored += mirror
     assert 5 < mirrored < 40
+
+
+def test_a_loader_is_an_iterable_of_epochs(raw_shards: ShardSet, statistics: Statistics) -> None:
+    """`iter` goes through the epoch that `set_epoch` names, then through the next; `len` counts its batches."""
+    with Loader(raw_shards, DataConfig(batch_size=10, seed=2, output="uint8"), statistics=statistics) as loader:
+        assert len(loader) == 4
+        loader.set_epoch(3)
+        for epoch in (3, 4):
+            assert [batch.ids.tolist() for batch in loader] == [batch.ids.tolist() for batch in loader.epoch(epoch)]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("delivered", [0, 1, 3, 4])
+def test_state_goes_on_behind_the_last_batch_on_any_number_of_ranks(
+    raw_shards: ShardSet, statistics: Statistics, delivered: int, world: int
+) -> None:
+    config = DataConfig(batch_size=10, seed=2, output="uint8")
+    with Loader(raw_shards, config, statistics=statistics) as loader:
+        loader.set_epoch(1)
+        batches = iter(loader)
+        for _ in range(delivered):
+            next(batches)
+        state = loader.state_dict()
+        expected = [batch.ids.tolist() for batch in loader.epoch(1, delivered)]
+    assert (state["epoch"], state["step"]) == (1, delivered)
+    parts: list[list[int]] = [[] for _ in expected]
+    for rank in range(world):
+        with Loader(raw_shards, config, rank, world, statistics) as loader:
+            loader.load_state_dict(state)
+            for step, batch in enumerate(loader):
+                parts[step] += batch.ids.tolist()
+    assert parts == expected
+
+
+def test_the_state_of_another_order_is_refused(raw_shards: ShardSet, statistics: Statistics) -> None:
+    with Loader(raw_shards, DataConfig(batch_size=10), statistics=statistics) as loader:
+        state = loader.state_dict()
+        for wrong in ({"seed": 1}, {"batch_size": 9}, {"window": 2}, {"step": None}, {"more": 1}):
+            with pytest.raises(ValueError, match="is not of this loader"):
+                loader.load_state_dict(state | wrong)
+        with pytest.raises(ValueError, match="is not of this loader"):
+            loader.load_state_dict({})
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize(
+    ("normalize", "mean", "deviation"),
+    [("none", (0, 0, 0), (1, 1, 1)), ("imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))],
+)
+def test_other_normalizations_are_the_crop_by_channel(
+    jpeg_shards: ShardSet,
+    statistics: Statistics,
+    fused: bool,
+    views: int,
+    normalize: str,
+    mean: tuple,
+    deviation: tuple,
+) -> None:
+    """Against the uint8 crops and the color offsets that the batch names, both routes."""
+    names = {"batch_size": 8, "training": views == 1, "views": views}
+    with (
+        Loader(jpeg_shards, DataConfig(output="uint8", **names), statistics=statistics) as crops,
+        Loader(jpeg_shards, DataConfig(normalize=normalize, fused=fused, **names), statistics=statistics) as loader,
+    ):
+        crop, batch = next(iter(crops)), next(iter(loader))
+    assert batch.augmentation.divisor == 1.0 and (views == 10 or batch.augmentation.rgb_offset.any())
+    pixels = crop.images.permute(0, 2, 3, 1).numpy() + batch.augmentation.rgb_offset[:, None, None]
+    expected = (pixels - np.float32(mean)) / np.float32(deviation)
+    np.testing.assert_allclose(
+        batch.images.permute(0, 2, 3, 1).numpy(), expected, rtol=0, atol=2e-5 * 256 / deviation[0]
+    )
