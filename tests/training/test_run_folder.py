@@ -1,5 +1,6 @@
 """A run's folder: metrics cut back, events, config."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -121,3 +122,14 @@ def test_without_val_there_is_no_validation_and_a_line_says_so(
     assert "no val/: no validation" in capsys.readouterr().err
     assert "validation" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+
+
+def test_profile_is_a_trace_of_the_steps_asked_for(arguments: Arguments, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(arguments(run, "--profile", "2", "--max-steps", "8")) == 0
+    with gzip.open(run / "profile" / "rank-0.json.gz", "rt") as file:
+        events = json.load(file)["traceEvents"]
+    names = {event["name"] for event in events}
+    assert {name for name in names if name.startswith("ProfilerStep")} == {"ProfilerStep#5", "ProfilerStep#6"}
+    threads = {name: {event.get("tid") for event in events if event["name"] == name} for name in names}
+    assert threads["aten::convolution"].isdisjoint(threads["loader: decode"])
