@@ -34,13 +34,17 @@ class NotFiniteError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step that has been queued: the `step`-th, from 1, in `epoch`, from 0. totals: `ParallelNetwork.step`'s."""
+    """One step that has been queued: the `step`-th, from 1, in `epoch`, from 0.
+
+    damaged_images: `Loader.damaged_images` of this rank so far. totals: `ParallelNetwork.step`'s.
+    """
 
     step: int
     epoch: int
     samples: int
     rate: float
     wait_seconds: float
+    damaged_images: int
     totals: torch.Tensor
 
 
@@ -83,15 +87,16 @@ class Progress:
         return step
 
     def own_sums(self, step: Step | None) -> list[float]:
-        """What this rank adds to the global sums of a step: seconds waited, loss, top-1 and top-5 errors."""
+        """What this rank adds to the global sums of a step: seconds waited, damaged images, loss, errors."""
         if step is None:
-            return [0.0] * 4
+            return [0.0] * 5
         totals = step.totals.tolist() if self.mesh.model_rank == 0 else [0.0] * 3  # the ranks of a pair have the same
-        return [step.wait_seconds / self.mesh.world, *totals]
+        return [step.wait_seconds / self.mesh.world, float(step.damaged_images), *totals]
 
     def report(self, step: Step, sums: list[float]) -> None:
         """Log a step by the sums over all ranks of `own_sums`. Raises NotFiniteError for a loss that is not finite."""
-        wait_seconds, loss, top1_error, top5_error = sums[0], *(total / step.samples for total in sums[1:])
+        wait_seconds, damaged_images = sums[:2]
+        loss, top1_error, top5_error = (total / step.samples for total in sums[2:])
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss of step {step.step} is {loss}")
         self._images += step.samples
@@ -123,6 +128,7 @@ class Progress:
                 "rate": step.rate,
                 "images_per_second": speed,
                 "data_wait_fraction": waiting,
+                "damaged_images": int(damaged_images),
                 "memory_bytes": memory_bytes(self.mesh.device),
             }
             self.folder.log(line)

@@ -28,7 +28,7 @@ def test_durations_have_fitting_units(seconds: float, words: str) -> None:
 
 def queued(number: int, loss: float) -> Step:
     totals = torch.tensor([4 * loss, 2.0, 1.0], dtype=torch.float64)
-    return Step(step=number, epoch=0, samples=4, rate=0.01, wait_seconds=0.0, totals=totals)
+    return Step(step=number, epoch=0, samples=4, rate=0.01, wait_seconds=0.0, damaged_images=2, totals=totals)
 
 
 def report_next(progress: Progress, flush: bool = False) -> None:

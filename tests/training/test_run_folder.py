@@ -83,8 +83,10 @@ def test_run_writes_config_metrics_events_and_checkpoints(
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10]
     assert set(lines[0]) == {
         "step", "epoch", "loss", "top1_error", "top5_error", "rate", "images_per_second", "data_wait_fraction",
+        "damaged_images",
         "memory_bytes",
     }  # fmt: skip
+    assert lines[0]["damaged_images"] == 0
     assert lines[0]["rate"] == 0.01 and lines[0]["memory_bytes"] > 1e7 and 0 <= lines[0]["data_wait_fraction"] <= 1
     validated = [line["validation"] for line in lines if "validation" in line]
     assert len(validated) == 2
