@@ -78,6 +78,7 @@ class Stopwatch:
     def __init__(self, loader: PairedLoader, steps: int, synthetic: bool, path: Path) -> None:
         self._loader, self._synthetic, self._path = loader, synthetic, path
         self.steps_per_epoch = min(steps + SKIPPED, loader.steps_per_epoch)
+        self.damaged_images = 0
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DeviceBatch]:
         """The epoch's batches. The clocks run from the first that is counted until the trainer has done them all."""

@@ -50,6 +50,11 @@ class PairedLoader:
         """Global batches of an epoch, the same on every rank."""
         return self.loader.steps_per_epoch
 
+    @property
+    def damaged_images(self) -> int:
+        """`Loader.damaged_images` of this rank."""
+        return self.loader.damaged_images
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DeviceBatch]:
         """The batches of an epoch from `start_step` on; all ranks take the same number.
 

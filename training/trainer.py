@@ -117,7 +117,7 @@ class Trainer:
                     samples=batch.samples,
                     rate=rate,
                     wait_seconds=batch.wait_seconds,
-                    damaged_images=self.loader.loader.damaged_images,
+                    damaged_images=self.loader.damaged_images,
                     totals=totals,
                 )
             )

@@ -21,9 +21,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack_splits(tmp_path_factory.mktemp("own"), classes=3, train=20, val=3, encoding="jpeg")
 
 
-def run(shards: Path, out: Path, epochs: int, *launch: str) -> list[tuple[int, int, float]]:
+def run(
+    shards: Path, out: Path, epochs: int, *launch: str, example: str = "own_network.py"
+) -> list[tuple[int, int, float]]:
     """(epoch, step, loss) of each line that the example printed."""
-    command = [sys.executable, *launch, str(ROOT / "examples" / "own_network.py"), "--shards", str(shards)]
+    command = [sys.executable, *launch, str(ROOT / "examples" / example), "--shards", str(shards)]
     command += ["--out", str(out), "--epochs", str(epochs), "--batch-size", "5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     job = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -49,3 +51,11 @@ def test_two_ranks_under_torchrun_train_the_same_network(shards: Path, tmp_path:
     one, two = (torch.load(tmp_path / name, weights_only=True)["network"] for name in ("one.pt", "two.pt"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-4)  # a wrong share would show as 1e-2
+
+
+def test_accelerate_trains_as_the_plain_loop_and_goes_on(shards: Path, tmp_path: Path) -> None:
+    """The same batches, so the same losses; a second start goes on with the next epoch."""
+    pytest.importorskip("accelerate", reason="accelerate is not installed (an example's own dependency)")
+    expected = run(shards, tmp_path / "plain.pt", 2)
+    for epochs, part in ((1, expected[:4]), (2, expected[4:])):
+        assert run(shards, tmp_path / "out", epochs, example="with_accelerate.py") == part

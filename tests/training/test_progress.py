@@ -67,6 +67,7 @@ def test_on_a_gpu_a_step_is_read_when_the_next_has_been_queued(tmp_path: Path, m
         assert logged(tmp_path) == known
     report_next(progress, flush=True)
     assert logged(tmp_path) == [1.0, 2.0, 3.0]
+    assert '"damaged_images": 2' in (tmp_path / "metrics.jsonl").read_text()
     assert happened == ["record"] * 2 + ["query"] * 2 + ["record"] + ["query"] * 3
     progress.add(queued(4, float("nan")))
     with pytest.raises(NotFiniteError, match="the loss of step 4 is nan"):
