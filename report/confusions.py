@@ -39,7 +39,8 @@ def confusions_section(run: TrainedRun, predictions: Predictions, pictures: Pict
     names, labels, pairs = run.class_names, predictions.labels, confused_pairs(predictions, len(run.classes))
     images, cards = np.bincount(labels, minlength=len(names)), []
     for label, guess, count in pairs[:CONFUSIONS].tolist():
-        examples = [*_surest(predictions, label, guess)[:1], *_surest(predictions, guess, guess)[:1]]
+        of_guess = [*_surest(predictions, guess, guess), *np.flatnonzero(labels == guess).tolist()]
+        examples = [*_surest(predictions, label, guess)[:1], *of_guess[:1]]
         cards.append(
             Card(
                 pictures=[uri for sample in examples for uri in pictures(sample)],
@@ -51,7 +52,7 @@ def confusions_section(run: TrainedRun, predictions: Predictions, pictures: Pict
     sentences = [
         f"{pairs[:, 2].sum():,} of {len(labels):,} images are taken for another class, in {len(pairs):,} "
         f"different ways; the {len(cards)} most frequent are these. Left the image confused with the highest "
-        "probability, right the image of the other class that is known for it with the highest, if any is.",
+        "probability, right the image of the other class that is known for it with the highest, else its first.",
         *notes,
     ]
     return _section("confusions", "Most frequent confusions", sentences, cards)
