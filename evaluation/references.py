@@ -115,7 +115,7 @@ def reference_note(challenge: str | None, split: str, images: int) -> str:
 
 
 def published_curve() -> dict[str, np.ndarray]:
-    """The seed's 90 epochs on ILSVRC-2010: float64 [90] by column name (`report/published_curve.csv`).
+    """The seed's 90 epochs on ILSVRC-2010: float64 [90] by column name (`evaluation/published_curve.csv`).
 
     `epoch` counts epochs done; errors are fractions; `images_per_second` comes from the times between epochs.
     """
