@@ -49,7 +49,7 @@ endif
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup  ## train on scikit-learn's digits, evaluate with ten patches, report: five minutes on two cores ## make clean-demo demo ARGS='--recipe paper'
+demo: setup  ## train on scikit-learn's digits, evaluate with ten patches, report: a few minutes on two cores ## make clean-demo demo ARGS='--recipe paper'
 	@test -d build/demo/digits || $(BIN)/python scripts/digits.py build/demo/digits
 	@$(BIN)/python -m sharding pack build/demo/digits build/demo/shards --samples-per-shard 500
 	@$(BIN)/python train.py --shards build/demo/shards --run-dir runs/demo \
@@ -60,10 +60,10 @@ demo: setup  ## train on scikit-learn's digits, evaluate with ten patches, repor
 clean-demo:  ## remove what make demo made, so that the next one starts anew
 	rm -rf build/demo runs/demo
 
-test: setup  ## run all tests (at most five minutes on two cores) ## make test ARGS='tests/sharding -x'
+test: setup  ## run all tests (about six minutes on two cores) ## make test ARGS='tests/sharding -x'
 	@$(PYTEST) $(ARGS)
 
-test-fast: setup  ## run the unit tests: nothing that trains or starts processes (at most ninety seconds) ## make test-fast ARGS='-k order'
+test-fast: setup  ## run the unit tests: nothing that trains or starts processes (about two minutes) ## make test-fast ARGS='-k order'
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-gpu: setup  ## run only the tests that need a GPU ## make test-gpu ARGS='-x'
@@ -98,7 +98,7 @@ report: setup  ## report.html of a run: curves, filters, guesses, errors ## make
 	@test -n "$(RUN)" || { echo "error: make report needs RUN=… (a folder made by make train)" >&2; exit 2; }
 	@$(BIN)/python -m report --run-dir "$(RUN)" $(ARGS)
 
-bench: setup  ## all benchmarks (fifteen minutes on two cores; QUICK=1: ninety seconds) ## make bench QUICK=1 ARGS='--out build/bench'
+bench: setup  ## all benchmarks (seven to fifteen minutes on two cores; QUICK=1: about ninety seconds) ## make bench QUICK=1 ARGS='--out build/bench'
 	@$(BIN)/python -m benchmarks loader pack step tenpatch cold $(if $(QUICK),--quick) $(ARGS)
 
 bench-peers: setup  ## install the loaders that the loader benchmark compares with
