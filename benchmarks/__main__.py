@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(ALL_NAMES)}")
     names = options.names or list(NAMES)
     if len(names) > 1:
-        return run_each(names, ["--out", str(options.out), *(["--quick"] if options.quick else [])])
+        out = [] if options.out == RESULTS else ["--out", str(options.out)]
+        return run_each(names, [*out, *(["--quick"] if options.quick else [])])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return run_command(lambda: run(names[0], options.quick, options.out))
 
