@@ -6,26 +6,33 @@ Each loader has a process of its own, takes turns with the others, and was compa
 """
 
 import dataclasses
+import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from benchmarks import data
-from benchmarks.measure import Case, interleave
+from benchmarks.measure import Case, Repeat, Row, interleave
 from benchmarks.peers import FFCV_RAW, GPU, LIMIT, MODES, OURS, PEERS, RAW, Entry
 from benchmarks.peers.measured import Pictures, difference_note, open_peer
 from benchmarks.peers.ours import RECIPE, SEED
 from benchmarks.peers.work import ROW, Job, made_once, write_files
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.results import write_tables
+from dali_pipelines import DataConfig, Loader, cpu_producer
 from dali_pipelines.augmentation import draw
 from sharding import ShardSet, Statistics
 
 SIZES = {False: (4096, 1024), True: (256, 128)}  # quick: samples, samples in a shard
 RAW_SAMPLES = {False: 1024, True: 128}  # raw pixels, gone through several times: 200 MB on disk instead of 800
+
+PYTHON = "ours, uint8: ceiling of a process by the GIL"
 
 OPERATIONS = (
     "read a 256×256 JPEG, decode, random 224×224 crop, mirror with p ½, subtract the mean image's same crop, add PCA "
@@ -52,10 +59,12 @@ def run(quick: bool, out: Path) -> None:
             entry_job = dataclasses.replace(raw_job if entry.raw else job, options=entry.options)
             worker = stack.enter_context(Worker(entry.name, open_peer, entry, entry_job, rows, root))
             loaders.append((entry, worker))
-        for _, worker in loaders:
+        python = stack.enter_context(Worker(PYTHON, PythonTime, job))
+        for worker in (*(worker for _, worker in loaders), python):
             worker.await_ready()
         differences = compare(loaders)
-        measured = interleave([case_of(entry, worker, differences.get(entry.name, "")) for entry, worker in loaders])
+        cases = [case_of(entry, worker, differences.get(entry.name, "")) for entry, worker in loaders]
+        *measured, python_row = interleave([*cases, Case(name=PYTHON, repeat=lambda: python.call("repeat"))])
     others = {
         "of libjpeg-turbo's limit": LIMIT.name,
         "× FFCV": "FFCV",
@@ -65,7 +74,7 @@ def run(quick: bool, out: Path) -> None:
     ours = next(row for row in measured if row.name == OURS.name)
     write_tables(
         "loader",
-        measured,
+        [*measured, as_ceiling(python_row)],
         headlines=[ours.headline("float32 batches from the loader", beside)],
         out=out,
         title="Loaders: images per CPU-second for the same work",
@@ -73,6 +82,44 @@ def run(quick: bool, out: Path) -> None:
         operations=OPERATIONS,
         quick=quick,
     )
+
+
+class PythonTime:
+    """Our loader; a repeat counts the CPU time in which its threads may hold the GIL, one decoding thread, uint8.
+
+    That is all CPU time of the process in an epoch but what the thread spends inside the compiled pass, which lets the
+    GIL go. Waking threads and page faults outside the pass count too, so it is an upper bound.
+    """
+
+    def __init__(self, job: Job) -> None:
+        config = DataConfig(recipe=RECIPE, seed=SEED, batch_size=job.batch_size, output="uint8", threads=1)
+        self._loader, self._epochs = Loader(job.shards(), config), itertools.count()
+
+    def repeat(self) -> Repeat:
+        """One epoch; both clocks are the CPU time of Python."""
+        place_pictures, compiled_seconds = cpu_producer.place_pictures, 0.0
+
+        def timed(*arguments: Any) -> None:
+            nonlocal compiled_seconds
+            start = time.thread_time()
+            place_pictures(*arguments)
+            compiled_seconds += time.thread_time() - start
+            place_pictures(*arguments)  # no picture is left: what the call itself costs, and with the GIL, counts
+
+        with mock.patch.object(cpu_producer, "place_pictures", timed):
+            start = time.process_time()
+            images = sum(len(batch.ids) for batch in self._loader.epoch(next(self._epochs)))
+            seconds = time.process_time() - start - compiled_seconds
+        return Repeat(images=images, seconds=seconds, cpu_seconds=seconds)
+
+
+def as_ceiling(row: Row) -> Row:
+    """The row of `PythonTime`: images/s that one process cannot pass on any number of cores, and no rate of work."""
+    note = (
+        f"{1e6 / row.rate().median:.1f} µs of Python a sample: CPU time of an epoch (uint8, one decoding thread) but "
+        "for that inside the compiled pass, which holds no GIL; an upper bound"
+    )
+    return dataclasses.replace(row, note=note, images_per_cpu_second=None, to_limit=None, to_ours=None)
 
 
 def covariance_root(statistics: Statistics) -> np.ndarray:

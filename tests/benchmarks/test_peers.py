@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -23,6 +24,7 @@ from benchmarks.peers import FFCV_RAW, LIMIT, OURS, PEERS, Entry
 from benchmarks.peers.measured import MeasuredPeer, difference, difference_note, open_peer
 from benchmarks.peers.work import ROW, AugmentationTable, Delivered, Job, Peer, made_once, write_files
 from benchmarks.processes import Worker, WorkerError
+from dali_pipelines import cpu_producer
 from sharding import PackOptions, ShardSet, pack
 
 pytestmark = pytest.mark.slow
@@ -188,6 +190,16 @@ def test_batches_that_were_ready_are_not_counted(job: Job) -> None:
     assert repeat.cpu_seconds > 0
 
 
+def test_python_time_is_a_part_of_the_epochs_cpu_time_and_leaves_the_loader_as_it_was(job: Job) -> None:
+    place_pictures = cpu_producer.place_pictures
+    python = loader.PythonTime(job)
+    start = time.process_time()
+    repeat = python.repeat()
+    spent = time.process_time() - start
+    assert repeat.images == SAMPLES and 0 < repeat.cpu_seconds < spent
+    assert cpu_producer.place_pictures is place_pictures
+
+
 def test_difference_of_pictures() -> None:
     ours = {3: np.zeros((2, 2, 3)), 5: np.full((2, 2, 3), 10.0), 7: np.ones((2, 2, 3))}
     theirs = {3: np.zeros((2, 2, 3)), 5: np.full((2, 2, 3), 10.0)}
@@ -225,6 +237,7 @@ def test_quick_run_publishes_every_row_with_what_it_was(tmp_path: Path, monkeypa
         loader.FFCV_RAW.name,
         loader.GPU.name,
         *(peer.name for peer in peers),
+        loader.PYTHON,
     ]
     assert list(rows) == names
     assert rows[LIMIT.name]["to_limit"]["median"] == 1 and rows[OURS.name]["to_ours"]["median"] == 1
@@ -235,5 +248,8 @@ def test_quick_run_publishes_every_row_with_what_it_was(tmp_path: Path, monkeypa
         assert (row["repeats"], row["images"]) == (5, 256)
         assert 0 < row["to_limit"]["low"] <= row["to_limit"]["median"] <= row["to_limit"]["high"]
         assert row["wait_p99_seconds"] > 0 and row["peak_bytes"] > 2**20
+    ceiling = rows[loader.PYTHON]
+    assert ceiling["images_per_second"]["low"] > 0 and "µs of Python a sample" in ceiling["note"]
+    assert ceiling["images_per_cpu_second"] is None and ceiling["to_limit"] is None  # no rate of work
     assert document["data_set"]["samples"] == 256 and document["quick"] is True
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".md", ".png"}
