@@ -1,4 +1,4 @@
-"""The examples: what their networks are given in each step is the loader's own batch, on one rank, on two, after a stop.
+"""The examples: what their networks are given in each step is the loader's batch, on one rank, on two, after a stop.
 
 Gone on with, or run by two processes, each is the run that never stopped.
 """
