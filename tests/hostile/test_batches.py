@@ -87,6 +87,7 @@ def report(loader: Loader, results: "multiprocessing.SimpleQueue[str]") -> None:
         results.put(str(error))
 
 
+@pytest.mark.slow
 def test_a_used_loader_in_a_forked_child_says_to_make_it_there(shards: ShardSet) -> None:
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
@@ -101,6 +102,7 @@ def test_a_used_loader_in_a_forked_child_says_to_make_it_there(shards: ShardSet)
         assert sum(len(batch.ids) for batch in under_way) == SAMPLES - 4  # the parent goes on
 
 
+@pytest.mark.slow
 def test_an_epoch_that_a_fork_inherits_says_so_too_and_the_child_ends(split: Path) -> None:
     script = f"""
 import os, sys
@@ -138,6 +140,7 @@ class OwnLoader(IterableDataset[tuple[list[int], torch.Tensor]]):
                     yield batch.ids.tolist(), batch.images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_loader_made_in_a_worker_of_pytorchs_dataloader_works(split: Path, method: str) -> None:
     ids = []
