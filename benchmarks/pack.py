@@ -2,8 +2,8 @@
 
     the seed's way   as github AsteroidHunter/replicatingAlexNet resizes, on the same photographs: Pillow opens, Lanczos
                      of the whole picture, central crop, saved at Pillow's default quality, a file a picture
-    ours             what one worker does for one shard: decode, exact area average, quality 95, decode what was
-                     written, sums for the statistics, checksum, tar, index, flushed to the disk
+    ours             what one worker does for one shard of one part: decode, exact area average, quality 95, decode what
+                     was written, sums for the statistics, checksum, tar, index, flushed to the disk
     ours, lanczos / raw
     N workers        the whole command on the photographs, several times over: listing, order, estimate, workers
 
@@ -25,7 +25,7 @@ from sharding import PackOptions, pack
 from sharding.pack_index import Sample
 from sharding.resize import Resample
 from sharding.shard import Encoding
-from sharding.worker import PartTask, pack_shard
+from sharding.worker import PartTask, join_parts, pack_part
 
 OPERATIONS = (
     "decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums mean image and "
@@ -109,20 +109,10 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample = "area", enc
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "job").mkdir(parents=True)
     samples = [Sample(file.stem, file.name, "", str(file), 0, -1) for file in files]
-    task = PartTask(
-        slot=0,
-        name="train-000000.tar",
-        part=0,
-        parts=1,
-        folder=folder,
-        samples=samples,
-        labels=[0] * len(samples),
-        quality=95,
-        resample=resample,
-        encoding=encoding,
-        summed=True,
-    )
-    return timed(lambda: pack_shard(task).samples)
+    options = PackOptions(source=folder, out=folder, resample=resample, encoding=encoding)
+    tar, labels = folder / "train-000000.tar", [0] * len(samples)
+    task = PartTask(tar=tar, part=0, samples=samples, labels=labels, options=options, summed=True)
+    return timed(lambda: join_parts(tar, [task.path], pack_part(task), encoding).samples)
 
 
 def command(source: Path, work: Path, workers: int) -> Repeat:

@@ -10,8 +10,8 @@ from typing import Any
 
 from common.command_line import Parser, add_options
 from common.errors import run_command
-from sharding.errors import ShardError
 from sharding.options import CopyOptions, PackOptions, ShowOptions, VerifyOptions
+from sharding.record import ShardError
 
 _COMMANDS: dict[str, tuple[type, str]] = {
     "pack": (PackOptions, "source pictures → shards"),

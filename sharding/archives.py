@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sharding.errors import ShardError
 from sharding.record import (
     SPLIT_WORDS,
     Record,
+    ShardError,
     Skipped,
     Source,
     Split,

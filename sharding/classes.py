@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.archives import DAMAGED
-from sharding.errors import ShardError
 from sharding.manifest import ClassInfo
+from sharding.record import ShardError
 
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID$")
 

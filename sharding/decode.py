@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from sharding.errors import RejectedImage
+from sharding.record import RejectedImage
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are rejected as decompression bombs (Pillow's own limit; ImageNet's largest has about 60 million)."""

@@ -1,19 +1,24 @@
-"""What runs tasks: this machine's processes, or a cluster's workers through dask.distributed (extra "cluster")."""
+"""What runs tasks: this machine's processes, or a cluster's workers (dask.distributed); and how far they are."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
-from sharding.errors import ShardError
+from tqdm import tqdm
+
+from sharding.record import ShardError
 
 _WAIT_SECONDS = 30
+_LINE_SECONDS = 30.0
 
 
 @contextlib.contextmanager
@@ -47,7 +52,7 @@ def prestart(workers: int, scheduler: str | None = None) -> None:
         resource_tracker.ensure_running()  # whose start, which comes first, would let Ctrl-C through again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            forkserver.set_forkserver_preload(["sharding.warm"])
+            forkserver.set_forkserver_preload(["sharding.worker"])
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -93,3 +98,41 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
             raise ShardError(
                 f"{error.filename}: not found on a worker; SRC and OUT must lie where all workers of {address} see them"
             ) from None
+
+
+class PlainBar:
+    """A bar in lines of their own, for files and pipes: counts, rate and time left. It stands in for tqdm's."""
+
+    def __init__(self, total: int, what: str, done: int) -> None:
+        self._total, self._what, self._n, self._count = total, what, done, 0
+        self._begun = self._said = time.monotonic()
+
+    def __enter__(self) -> "PlainBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+    def update(self, images: int) -> None:
+        """Count `images` more; a line every half minute."""
+        self._n += images
+        self._count += images
+        if time.monotonic() - self._said >= _LINE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        self._said = time.monotonic()
+        rate = self._count / max(self._said - self._begun, 1e-9)
+        left = f", {(self._total - self._n) / rate:,.0f} s left" if rate and self._n < self._total else ""
+        sys.stderr.write(f"{self._what}: {self._n:,} of {self._total:,} images, {rate:,.0f} image/s{left}\n")
+        sys.stderr.flush()
+
+
+def progress_bar(total: int, what: str, done: int = 0, quiet: bool = False) -> Any:
+    """A bar over `total` images of which `done` are done, named `what`, for a `with` statement; none if `quiet`.
+
+    On a terminal it is tqdm's, elsewhere one plain line every half minute, and one when it ends.
+    """
+    if quiet or sys.stderr.isatty():
+        return tqdm(total=total, initial=done, unit="image", desc=what, mininterval=0.5, disable=quiet)
+    return PlainBar(total, what, done)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sharding.classes import read_text, sorted_table
-from sharding.errors import ShardError
 from sharding.record import (
     SPLIT_WORDS,
     Record,
+    ShardError,
     Skipped,
     Source,
     Split,

@@ -1,26 +1,21 @@
 """A source's pictures → the index of a split and its classes; what else the source holds, and whether it changed."""
 
 import hashlib
-import json
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from common.command_line import as_typed
-from common.files import write_atomically
 from sharding import classes
-from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Spool
-from sharding.record import Record, Source, Split, file_state, printable
+from sharding.record import Record, ShardError, Source, Split, canonical, file_state, printable
 from sharding.shard import sample_key
 from sharding.source import find_devkit, find_patches, ground_truth_text, patched
 
@@ -31,30 +26,6 @@ _PARTS: tuple[Split, ...] = ("train", "val")
 
 Contents = dict[str, dict[str, int]]
 """Of each class folder or archive that is packed: number and bytes of its files, and a digest of their states."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What listing a source told, beside its pictures: how a half-done job knows it again.
-
-    `pictures` is the digest of the index; `skipped` and `contents` are the manifest's.
-    """
-
-    table: list[ClassInfo]
-    skipped: list[dict[str, Any]]
-    contents: Contents
-    pictures: str
-
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        with write_atomically(path) as file:
-            file.write(json.dumps(asdict(self)).encode())
-
-    @classmethod
-    def load(cls, path: Path) -> "Listing":
-        """Read what `save` wrote."""
-        fields = json.loads(path.read_bytes())
-        return cls(**{**fields, "table": [ClassInfo(**entry) for entry in fields["table"]]})
 
 
 def count_file(contents: Contents, group: str, name: str, state: str) -> None:
@@ -96,10 +67,11 @@ def list_source(
     table: list[ClassInfo] | None,
     index: PackIndex,
     spool: Spool | None,
-) -> Listing:
+) -> Manifest:
     """Fill `index` from the source, spool what can only be read in order, give labels, settle the classes.
 
-    `table` is the class table of the split packed before this one. Raises ShardError if there are no pictures.
+    `table` is the class table of the split packed before this one. Returns the manifest as far as it is known before
+    anything is packed; its `checksums` has the index's digest. Raises ShardError if there are no pictures.
     """
     contents: Contents = {}
     used: dict[str, str] = {}
@@ -118,7 +90,18 @@ def list_source(
     if options.patch_images:
         logger.info("%s: %d patch images take the place of others", split, len(used))
     table = _settle_classes(source, options, split, table, index, part.wnids)
-    return Listing(table=table, skipped=skipped, contents=contents, pictures=index.digest())
+    return Manifest(
+        split=split,
+        encoding=options.encoding,
+        samples=len(index),
+        classes=table,
+        options=options.recorded(split, source.layout),
+        shards=[],
+        skipped=skipped,
+        contents=contents,
+        checksums={"pack_index": index.digest()},
+        source=source_name(options),
+    )
 
 
 class Part:
@@ -209,6 +192,11 @@ def _settle_classes(
     if len(table) == 1:
         logger.warning("%s: all pictures are of one class, %s; is SRC the folder of classes?", split, table[0].wnid)
     return table
+
+
+def source_name(options: PackOptions) -> str:
+    """The source as the manifest names it: text of any locale."""
+    return printable(canonical(str(options.source)))
 
 
 def known_table(options: PackOptions, split: Split) -> tuple[list[ClassInfo], str] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from common.files import write_atomically
-from sharding.errors import ShardError
+from sharding.record import ShardError
 from sharding.shard import SUFFIX, Encoding
 
 FORMAT = 1
@@ -62,17 +62,20 @@ class Manifest:
             file.write(json.dumps(asdict(self), indent=1, ensure_ascii=False).encode() + b"\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Manifest":
-        """Read a manifest. Raises ShardError, which names file and field, for one that packing did not write."""
+    def load(cls, path: Path, draft: bool = False) -> "Manifest":
+        """Read a manifest. Raises ShardError, which names file and field, for one that packing did not write.
+
+        A `draft` may be of a split that is not packed yet.
+        """
         try:
-            return cls.parse(path.read_bytes(), str(path))
+            return cls.parse(path.read_bytes(), str(path), draft)
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; pack this split first (python -m sharding pack)") from None
         except OSError as error:
             raise ShardError(f"{path}: cannot be read as a manifest ({error.strerror})") from None
 
     @classmethod
-    def parse(cls, text: bytes, path: str) -> "Manifest":
+    def parse(cls, text: bytes, path: str, draft: bool = False) -> "Manifest":
         """The manifest whose file holds `text`; raises as `load` does, of `path`."""
         try:
             content = json.loads(text.decode())
@@ -84,7 +87,8 @@ class Manifest:
             raise ShardError(f"{path}: format {version}, this program reads {FORMAT}")
         try:
             manifest = _record(cls, content, "")
-            manifest.check()
+            if not draft:
+                manifest.check()
         except ValueError as error:
             raise ShardError(f"{path}: {error}; restore the file, or pack the split again") from None
         return manifest

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from sharding.errors import RejectedImage, ShardError
-from sharding.record import NUMBERED_NAME, Record, file_state, printable
+from sharding.record import NUMBERED_NAME, Record, RejectedImage, ShardError, file_state, printable
 from sharding.shard import sample_key
 
 _SHUFFLED_RANGES_BITS = 6

@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import logging
+import shutil
+import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,19 +16,17 @@ from common import ceil_div
 from common.command_line import flag
 from sharding import job
 from sharding.card import write_card
-from sharding.errors import RejectedImage, ShardError
-from sharding.estimate import estimate
-from sharding.executor import open_executor, prestart
-from sharding.listing import Listing, count_contents, describe_differences, known_table, list_source
+from sharding.executor import open_executor, prestart, progress_bar
+from sharding.listing import count_contents, describe_differences, known_table, list_source, source_name
 from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex, Sample, Spool
-from sharding.progress import progress_bar
-from sharding.record import Source, Split, canonical, printable
+from sharding.record import RejectedImage, ShardError, Source, Split
 from sharding.sample_table import TABLE, write_table
+from sharding.shard import member_bytes
 from sharding.source import has_split, open_source, own_split
 from sharding.statistics import Sums
-from sharding.worker import PartTask, ShardNote, finished_note, part_samples
+from sharding.worker import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
 
 logger = logging.getLogger(__name__)
 
@@ -84,33 +84,43 @@ class SplitPacking:
         """Pack and publish it; True if it is published now."""
         shared = self.options.val_fraction is not None  # both splits come from all pictures
         source = open_source(self.options.source, self.options.layout, "train" if shared else self.split)
-        name = printable(canonical(str(self.options.source)))
-        identity = {**self.options.recorded(self.split, source.layout), "source": name}
         if self.final.exists() and any(self.final.iterdir()):
-            self._check_published(identity, source)
+            self._check_published(source)
         elif self.options.dry_run:
             with contextlib.closing(PackIndex(None, self.seed)) as index:
-                listing, probe = self._list(source, index, None)
-                self.table = listing.table
+                draft, probe = self._list(source, index, None)
+                self.table = draft.classes
                 self._log_estimate(index, source, probe or _read(index.spread(_PROBE)), [], _streamed_bytes(source))
             return False
         else:
-            with job.open_job(self.work, identity) as folder:
-                if not (self.work / "manifest.json").exists():  # else it was killed while it was being published
-                    self._make(source, folder, identity)
+            with job.open_job(self.work) as folder:
+                whole, draft_path = self.work / "manifest.json", folder / job.DRAFT
+                begun = next((Manifest.load(path, draft=True) for path in (whole, draft_path) if path.exists()), None)
+                if begun:
+                    advice = "give its options to carry on, or remove the folder to begin anew"
+                    self._check_options(begun, source, f"{self.work}: a half-done job, begun", advice)
+                if not whole.exists():  # else it was killed while it was being published
+                    self._make(source, folder, begun)
                 job.commit_split(self.work, self.final)
         self.table = Manifest.load(self.final / "manifest.json").classes
         return True
 
-    def _check_published(self, identity: dict[str, Any], source: Source) -> None:
+    def _check_options(self, begun: Manifest, source: Source, state: str, advice: str) -> None:
+        """Raise ShardError if a published or half-done split has other options than this command."""
+        before = {**begun.options, "source": begun.source}
+        now = {**self.options.recorded(self.split, source.layout), "source": source_name(self.options)}
+        names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        changed = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
+        if changed:
+            raise ShardError(f"{state} with other options: {changed}; {advice}")
+
+    def _check_published(self, source: Source) -> None:
         """Raise ShardError unless what is published is what this command would make."""
         if not (self.final / "manifest.json").exists():
             raise ShardError(f"{self.final}: holds other files, no packed split; move it away, or choose another OUT")
         manifest = Manifest.load(self.final / "manifest.json")
         anew = f"to pack anew, remove {self.final} and run the same command again, or choose another OUT"
-        changed = job.describe_changes({**manifest.options, "source": manifest.source}, identity)
-        if changed:
-            raise ShardError(f"{self.final}: already packed, with other options: {changed}; {anew}")
+        self._check_options(manifest, source, f"{self.final}: already packed,", anew)
         differences = describe_differences(manifest.contents, count_contents(source, self.options))
         if differences and manifest.contents:
             raise ShardError(f"{self.final}: {self.options.source} has changed since: {differences}; {anew}")
@@ -120,35 +130,32 @@ class SplitPacking:
         unknown = "" if manifest.contents else " (by a version that did not note whether the source changes)"
         logger.info("%s: already packed with these options%s", self.final, unknown)
 
-    def _make(self, source: Source, folder: Path, identity: dict[str, Any]) -> None:
-        saved, index_path = folder / "listing.json", folder / "pack_index.sqlite"
-        before = Listing.load(saved) if saved.exists() else None
-        spooled = before is not None and bool(source.streamed)
+    def _make(self, source: Source, folder: Path, begun: Manifest | None) -> None:
+        """List the source, unless that was done and spooled, and pack it; it must be what it was if it was `begun`."""
+        index_path, spooled = folder / "pack_index.sqlite", begun is not None and bool(source.streamed)
         if not spooled:  # a kill may have left half of an index
             index_path.unlink(missing_ok=True)
         prestart(self.options.workers, self.options.scheduler)
         with contextlib.closing(PackIndex(index_path, self.seed)) as index:
-            if before and spooled:
-                listing = replace(before, contents=count_contents(source, self.options))
+            if begun and spooled:
+                draft = replace(begun, contents=count_contents(source, self.options))
             else:
-                listing, _ = self._list(source, index, folder)
-            if before is None:
-                listing.save(saved)
-            elif before != listing:
-                what = describe_differences(before.contents, listing.contents) or "its classes or labels"
+                draft, _ = self._list(source, index, folder)
+            if begun is None:
+                draft.save(folder / job.DRAFT)
+            elif begun != draft:
+                what = describe_differences(begun.contents, draft.contents) or "its classes or labels"
                 raise ShardError(
                     f"{self.options.source}: has changed since the half-done job in {self.work} was begun: {what}; "
                     "remove that folder to begin anew"
                 )
-            self.table = listing.table
-            shards = ceil_div(len(index), self.options.samples_per_shard)
-            earlier = (finished_note(self.work, self._name(number)) for number in range(shards))
-            notes = [note for note in earlier if note is not None]
+            tars = [self.work / f"{self.split}-{number:06d}.tar" for number in range(self._shards(index))]
+            notes = [note for note in map(finished_note, tars) if note is not None]
             self._log_estimate(index, source, _read(index.spread(_PROBE)), notes)
-            self._pack_shards(index, folder, notes)
-        self._conclude(folder, identity, listing, sorted(notes, key=lambda note: note.name))
+            self._pack_shards(index, tars, {entry.wnid: entry.label for entry in draft.classes}, notes)
+        self._conclude(draft, sorted(notes, key=lambda note: note.name))
 
-    def _list(self, source: Source, index: PackIndex, folder: Path | None) -> tuple[Listing, list[bytes]]:
+    def _list(self, source: Source, index: PackIndex, folder: Path | None) -> tuple[Manifest, list[bytes]]:
         """Fill the index; also returns some pictures of a source that can only be read in order, to judge by.
 
         Such a source is spooled in `folder`, if there is one. Raises ShardError for too little disk before that.
@@ -166,14 +173,14 @@ class SplitPacking:
         with spool or contextlib.nullcontext():
             return list_source(source, options, self.split, self.table, index, spool), probe
 
-    def _name(self, number: int) -> str:
-        return f"{self.split}-{number:06d}.tar"
+    def _shards(self, index: PackIndex) -> int:
+        return ceil_div(len(index), self.options.samples_per_shard)
 
     def _log_estimate(
         self, index: PackIndex, source: Source, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
     ) -> None:
         """Say how many pictures are left, how large and how long. `spool_bytes`: what a dry run has not spooled."""
-        left, shards = len(index) - _pictures(notes), ceil_div(len(index), self.options.samples_per_shard)
+        left, shards = len(index) - _pictures(notes), self._shards(index)
         words = estimate(probe, left, shards - len(notes), self.options, self.split == "train", spool_bytes)
         if notes:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
@@ -181,23 +188,18 @@ class SplitPacking:
             f"{self.split}: {left} pictures of {len(index.wnids())} classes to pack (layout: {source.layout}); {words}"
         )
 
-    def _pack_shards(self, index: PackIndex, folder: Path, notes: list[ShardNote]) -> None:
+    def _pack_shards(self, index: PackIndex, tars: list[Path], labels: dict[str, int], notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
         options, finished = self.options, {note.name for note in notes}
-        labels = {entry.wnid: entry.label for entry in self.table or []}
 
         def shards(size: int) -> Iterator[list[PartTask]]:
-            slots = itertools.count()
-            for number, samples in enumerate(index.shards(options.samples_per_shard)):
-                if self._name(number) not in finished:
-                    starts = range(0, len(samples), size)
-                    parts = [samples[start : start + size] for start in starts]
+            for tar, samples in zip(tars, index.shards(options.samples_per_shard), strict=True):
+                if tar.name not in finished:
+                    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
                     yield [
                         PartTask(
-                            slot=next(slots), name=self._name(number), part=part, parts=len(parts),
-                            folder=self.work.absolute(), samples=those, labels=[labels[one.wnid] for one in those],
-                            quality=options.quality, resample=options.resample, encoding=options.encoding,
-                            summed=self.split == "train",
+                            tar=tar.absolute(), part=part, samples=those, labels=[labels[one.wnid] for one in those],
+                            options=options, summed=self.split == "train",
                         ) for part, those in enumerate(parts)
                     ]  # fmt: skip
 
@@ -208,9 +210,9 @@ class SplitPacking:
             progress_bar(len(index), self.split, done, options.quiet) as bar,
         ):
             tasks = shards(part_samples(len(index) - done, slots))
-            job.run_tasks(tasks, executor, slots, folder, bar, notes, options.max_rejects)
+            job.run_tasks(tasks, executor, slots, bar, notes, options.max_rejects)
 
-    def _conclude(self, folder: Path, identity: dict[str, Any], listing: Listing, notes: list[ShardNote]) -> None:
+    def _conclude(self, draft: Manifest, notes: list[ShardNote]) -> None:
         """Write the statistics (of a training split) and, last, the manifest. Raises ShardError for an empty split."""
         rejects = [reject for note in notes for reject in note.rejects]
         if rejects and not any(note.samples for note in notes):
@@ -220,7 +222,7 @@ class SplitPacking:
                 f"mend them, remove {self.work} and begin anew"
             )
         if self.split == "train":
-            sums = Sums.merged(Sums.load(folder / f"{note.name}.npz") for note in notes)
+            sums = Sums.merged(Sums.load(note_path(self.work / note.name)) for note in notes)
             sums.finish().save(self.work / "statistics.npz")
         for note in notes:
             if not note.samples:  # every picture of it was rejected; DALI refuses an empty index
@@ -228,24 +230,14 @@ class SplitPacking:
                 (self.work / note.name).with_suffix(".idx").unlink()
         notes = [note for note in notes if note.samples]
         shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes]
-        write_table(self.work, shards, (np.load(folder / f"{note.name}.npy") for note in notes))
+        write_table(self.work, shards, (np.load(note_path(self.work / note.name))["rows"] for note in notes))
         checksums = {f"{Path(note.name).stem}.idx": note.index_sha256 for note in notes}
         for path in (self.work / TABLE, self.work / "statistics.npz"):
             if path.exists():
                 checksums[path.name] = file_sha256(path)
-        Manifest(
-            split=self.split,
-            encoding=self.options.encoding,
-            samples=sum(shard.samples for shard in shards),
-            classes=listing.table,
-            options={name: value for name, value in identity.items() if name != "source"},
-            shards=shards,
-            rejects=rejects,
-            skipped=listing.skipped,
-            contents=listing.contents,
-            checksums=checksums,
-            source=identity["source"],
-        ).save(self.work / "manifest.json")
+        samples = sum(shard.samples for shard in shards)
+        whole = replace(draft, samples=samples, shards=shards, rejects=rejects, checksums=checksums)
+        whole.save(self.work / "manifest.json")
 
 
 def _pictures(notes: list[ShardNote]) -> int:
@@ -262,3 +254,50 @@ def _read(samples: Iterable[Sample]) -> Iterator[bytes]:
 def _streamed_bytes(source: Source) -> int:
     """About what spooling the source takes: its pictures are compressed already."""
     return sum(path.stat().st_size for path in source.streamed)
+
+
+def estimate(
+    probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions, summed: bool, spool_bytes: int = 0
+) -> str:
+    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards: size, time, room.
+
+    `summed`: sums for the statistics are kept beside each shard until the end; `spool_bytes` are still to be spooled.
+    Returns it in words. Raises ShardError if the split does not fit where it will lie.
+    """
+    sizes, begun, sums = [], None, Sums() if summed else None
+    for data in probe:
+        try:
+            stored = pack_picture(data, sums, options.quality, options.resample, options.encoding)
+        except RejectedImage:
+            continue
+        if begun is None:  # the first one compiles what the others use
+            begun = time.process_time()
+        sizes.append(member_bytes(len(stored)) + member_bytes(4))
+    each_bytes = sum(sizes) / len(sizes) if sizes else 0.0
+    each_seconds = (time.process_time() - begun) / max(len(sizes) - 1, 1) if begun is not None else 0.0
+    total = each_bytes * pictures + shards * tarfile.RECORDSIZE
+    parts = each_bytes * min(pictures, options.samples_per_shard)  # of the shard that is joined
+    kept = shards * (sums.by_position.nbytes + 1000) if sums else 0
+    needed, free = total + parts + kept + spool_bytes, free_bytes(options.out)
+    if needed > free:
+        spool = f", {in_words(spool_bytes)} of it to spool what is only read in order" * (spool_bytes > 0)
+        raise ShardError(
+            f"{options.out}: {in_words(free)} free, about {in_words(needed)} needed while packing{spool}; "
+            "make room, or choose another OUT or a lower --quality"
+        )
+    spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
+    return (
+        f"about {in_words(total)} in {shards} shard{'s' * (shards != 1)}{spool}; {in_words(free)} free in {options.out}"
+        f"; about {each_seconds * pictures / options.workers:.0f} s with {options.workers} workers"
+    )
+
+
+def in_words(count: float) -> str:
+    """A number of bytes for people: 9.5 MB, 41.2 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk where `folder` is, or will be made."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free

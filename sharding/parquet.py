@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharding.errors import ShardError
 from sharding.manifest import ClassInfo
-from sharding.record import SPLIT_WORDS, Record, Source, Split, printable, split_of_name
+from sharding.record import SPLIT_WORDS, Record, ShardError, Source, Split, printable, split_of_name
 
 _WNID = re.compile(r"(?:^|_)(n\d{8})(?:_|\.|$)")
 _ROWS = 64

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sharding.errors import ShardError
+from common.errors import UserError
 
 if TYPE_CHECKING:  # options need this module, and a command line answers before NumPy is imported
     from sharding.manifest import ClassInfo
@@ -26,6 +26,14 @@ NUMBERED_NAME = re.compile(r"ILSVRC\d{4}_(?:val|test)_(\d{8})")
 """Names of the official validation and test pictures: the number is the line of the ground-truth file."""
 
 _WNID_NAME = re.compile(r"(n\d{8})_")
+
+
+class ShardError(UserError):
+    """A source, a job or a shard set is not as it must be; the message says what, where and what to do."""
+
+
+class RejectedImage(ShardError):
+    """One source picture cannot be packed, for this reason: it goes to the manifest's `rejects`, the job goes on."""
 
 
 class Record(NamedTuple):

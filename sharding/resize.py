@@ -9,8 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from sharding.decode import JpegHeader, decode, jpeg_header
-from sharding.errors import RejectedImage
-from sharding.record import Encoding, Resample
+from sharding.record import Encoding, RejectedImage, Resample
 
 SIDE = 256
 """Shorter side to 256, then the central 256×256 (Krizhevsky 2012 §2)."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.files import write_atomically
-from sharding.errors import ShardError
 from sharding.manifest import Manifest, ShardInfo
+from sharding.record import ShardError
 from sharding.shard import ROW, SUFFIX, read_rows
 
 TABLE = "samples.npy"

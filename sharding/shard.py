@@ -12,8 +12,7 @@ from typing import IO, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.errors import ShardError
-from sharding.record import Encoding
+from sharding.record import Encoding, ShardError
 
 LARGEST = 2**31 - 1
 """A picture's size is kept as int32."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.errors import ShardError
 from sharding.manifest import ClassInfo, Manifest, ShardInfo
+from sharding.record import ShardError
 from sharding.sample_table import TABLE, npy_header, open_table
 from sharding.shard import BLOCK, SUFFIX, UNREAD, member_bytes, read_keys
 from sharding.statistics import Statistics

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common import ceil_div
-from sharding.errors import ShardError
 from sharding.manifest import Manifest
+from sharding.record import ShardError
 from sharding.shard_set import ShardSet
 
 CELL = 160

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from sharding.archives import find_archives, open_archives
 from sharding.classes import member_of_kit, read_text
-from sharding.errors import ShardError
 from sharding.folders import kaggle_root, open_folder, open_kaggle, refuse_packed, split_folder
 from sharding.parquet import find_parquet, open_parquet
-from sharding.record import SPLIT_WORDS, Layout, Record, Source, Split, canonical, is_picture, split_of_name
+from sharding.record import SPLIT_WORDS, Layout, Record, ShardError, Source, Split, canonical, is_picture, split_of_name
 
 _FINDERS: dict[Layout, Callable[[Path, Split], list[Path]]] = {"parquet": find_parquet, "archives": find_archives}
 

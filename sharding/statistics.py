@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from common.files import write_atomically
-from sharding.errors import ShardError
+from sharding.record import ShardError
 
 _SIDE = 256
 _DAMAGED = (
@@ -75,20 +75,10 @@ class Sums:
             total.merge(part)
         return total
 
-    @property
-    def bytes(self) -> int:
-        """What they take on the disk."""
-        return self.by_position.nbytes + self.products.nbytes + 1000
-
-    def save(self, path: Path) -> None:
-        """Write the sums to an `.npz` file."""
-        with write_atomically(path) as file:
-            np.savez(file, images=self.images, by_position=self.by_position, products=self.products)
-
     @classmethod
     def load(cls, path: Path) -> "Sums":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
+        """Read the sums among the arrays of an `.npz` file, which are named as the fields."""
+        with np.load(path) as arrays:
             return cls(int(arrays["images"]), arrays["by_position"], arrays["products"])
 
     def finish(self) -> "Statistics":

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import tariterators
 
-from sharding.errors import RejectedImage, ShardError
 from sharding.executor import open_executor
 from sharding.manifest import Manifest, ShardInfo, file_sha256
 from sharding.progress import progress_bar
-from sharding.record import Encoding
+from sharding.record import Encoding, RejectedImage, ShardError
 from sharding.resize import decode_stored
 from sharding.sample_table import TABLE, open_table
 from sharding.shard import SUFFIX, UNREAD, Entry, index_text, rows_of

@@ -1,69 +1,76 @@
 """What workers do: the samples of a part of a shard → members of a tar; all parts of a shard → tar, index, note.
 
-Parts make as many workers busy as there are, however few the shards; how they are cut does not show in the bytes.
+A shard is packed in parts, so that no worker idles however few the shards, and a job that fails stops soon; how the
+parts are cut does not show in the bytes.
 """
 
 import hashlib
 import json
-import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 
 from common import ceil_div
 from common.files import write_atomically
-from sharding.errors import RejectedImage, ShardError
 from sharding.manifest import file_sha256
+from sharding.options import PackOptions
 from sharding.pack_index import Sample
-from sharding.record import Encoding, Resample
+from sharding.record import Encoding, RejectedImage, Resample
 from sharding.resize import decode_stored, prepare_image
 from sharding.shard import SUFFIX, Entry, ShardWriter, index_text, rows_of, tar_end
 from sharding.statistics import Sums
 
-_REPORT_EVERY = 32
-_SMALLEST_PART = 32
-_PARTS_PER_SLOT = 8
+_SMALLEST_PART, _LARGEST_PART, _PARTS_PER_SLOT = 32, 512, 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartTask:
-    """Everything that packing one of the `parts` of shard `name` needs; travels to the worker.
+    """Everything that packing one part of a shard needs; travels to the worker.
 
-    `labels` are those of `samples`; `slot` numbers the tasks of a job; `summed`: pixels are summed for the statistics.
+    `tar` is the shard's file, `part` numbers its parts, `labels` are those of `samples`; `summed`: pixels are summed
+    for the statistics.
     """
 
-    slot: int
-    name: str
+    tar: Path
     part: int
-    parts: int
-    folder: Path
     samples: list[Sample]
     labels: list[int]
-    quality: int
-    resample: Resample
-    encoding: Encoding
+    options: PackOptions
     summed: bool
 
     @property
     def path(self) -> Path:
         """The file of this part's members."""
-        return self.folder / f"{self.name}.{self.part:06d}.part"
+        return self.tar.with_name(f"{self.tar.name}.{self.part:06d}.part")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedPart:
-    """What packing a part gave: its samples in order, what was rejected, and the sums over its pictures."""
+class Packed:
+    """What packing a part or all of a shard gave: its samples in order, what was rejected, sums over its pictures."""
 
     entries: list[Entry]
     rejects: list[dict[str, str]]
     sums: Sums | None
 
+    @classmethod
+    def joined(cls, parts: Iterable["Packed"]) -> "Packed":
+        """That of a shard, from its parts in order."""
+        parts = list(parts)
+        sums = [part.sums for part in parts if part.sums is not None]
+        return cls(
+            entries=[entry for part in parts for entry in part.entries],
+            rejects=[reject for part in parts for reject in part.rejects],
+            sums=Sums.merged(sums) if sums else None,
+        )
+
 
 @dataclass(frozen=True)
 class ShardNote:
-    """What is known of a finished shard; `<job>/<name>.json` holds it, written last."""
+    """What is known of a finished shard; `<job>/<name>.npz` holds it, its rows of the table and its sums."""
 
     name: str
     samples: int
@@ -73,84 +80,62 @@ class ShardNote:
     rejects: list[dict[str, str]]
 
 
-class Stopped(ShardError):
-    """The job was told to stop; its unfinished shards are thrown away."""
-
-
 def part_samples(samples: int, slots: int) -> int:
     """In parts of how many samples a job's shards are packed on `slots` workers: some for each, so that none idles."""
-    return samples if slots == 1 else max(_SMALLEST_PART, ceil_div(samples, _PARTS_PER_SLOT * slots))
+    return min(max(_SMALLEST_PART, ceil_div(samples, _PARTS_PER_SLOT * slots)), _LARGEST_PART)
 
 
-def pack_shard(task: PartTask) -> ShardNote:
-    """Pack a shard that is not cut into parts. Raises what `pack_part` raises."""
-    return join_parts([task], [pack_part(task)])
-
-
-def pack_part(task: PartTask) -> PackedPart:
+def pack_part(task: PartTask) -> Packed:
     """Pack one part of a shard into `task.path`. Calling it again gives the same bytes.
 
     Every written picture is decoded again, and those pixels are summed if `task.summed`. Raises OSError for a full disk
-    or a source that cannot be read, Stopped if the job was stopped.
+    or a source that cannot be read.
     """
-    sums, rejects = Sums() if task.summed else None, []
-    with write_atomically(task.path) as file, Progress(task.folder / "job", task.slot) as progress:
-        writer = ShardWriter(file, task.encoding)
-        for done, (sample, label) in enumerate(zip(task.samples, task.labels, strict=True)):
-            if done % _REPORT_EVERY == 0:
-                progress.report(done)
+    sums, rejects, options = Sums() if task.summed else None, [], task.options
+    with task.path.open("wb") as file:
+        writer = ShardWriter(file, options.encoding)
+        for sample, label in zip(task.samples, task.labels, strict=True):
             try:
-                stored = pack_picture(sample.read(), sums, task.quality, task.resample, task.encoding)
+                stored = pack_picture(sample.read(), sums, options.quality, options.resample, options.encoding)
             except RejectedImage as error:
-                rejects.append({"source": sample.source, "reason": error.reason})
+                rejects.append({"source": sample.source, "reason": str(error)})
                 continue
             writer.add(sample.key, stored, label)
-        if task.parts == 1:
-            writer.finish()
-        progress.report(len(task.samples))
-    return PackedPart(entries=writer.entries, rejects=rejects, sums=sums)
+    return Packed(entries=writer.entries, rejects=rejects, sums=sums)
 
 
-def join_parts(tasks: list[PartTask], packed: list[PackedPart]) -> ShardNote:
-    """Make the shard of its packed parts: tar, index, rows of the table, sums, and the note last.
+def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding) -> ShardNote:
+    """Make the shard of the files of its parts: tar, index, and what the job keeps of it last.
 
-    The parts stay, so that it can be called again if the worker that joins them dies. A single part is the tar already.
+    The parts stay, so that it can be called again if the worker that joins them dies.
     """
-    first = tasks[0]
-    tar, job = first.folder / first.name, first.folder / "job"
-    if len(tasks) > 1:
-        with write_atomically(tar) as file:
-            for task in tasks:
-                with task.path.open("rb") as members:
-                    shutil.copyfileobj(members, file, 1 << 20)
-            file.write(tar_end(file.tell()))
-    elif first.path.exists():
-        first.path.replace(tar)
-    entries = [entry for part in packed for entry in part.entries]
-    rejects = [reject for part in packed for reject in part.rejects]
-    index = index_text(entries, SUFFIX[first.encoding]).encode()
+    with write_atomically(tar) as file:
+        for path in parts:
+            with path.open("rb") as members:
+                shutil.copyfileobj(members, file, 1 << 20)
+        file.write(tar_end(file.tell()))
+    index = index_text(packed.entries, SUFFIX[encoding]).encode()
     with write_atomically(tar.with_suffix(".idx")) as file:
         file.write(index)
-    with write_atomically(job / f"{tar.name}.npy") as file:
-        np.save(file, rows_of(entries))
-    if first.summed:
-        Sums.merged(part.sums for part in packed if part.sums).save(job / f"{tar.name}.npz")
     index_sha256 = hashlib.sha256(index).hexdigest()
-    note = ShardNote(tar.name, len(entries), tar.stat().st_size, file_sha256(tar), index_sha256, rejects)
-    with write_atomically(job / f"{tar.name}.json") as file:
-        file.write(json.dumps(asdict(note)).encode())
+    note = ShardNote(tar.name, len(packed.entries), tar.stat().st_size, file_sha256(tar), index_sha256, packed.rejects)
+    sums = vars(packed.sums) if packed.sums else {}
+    with write_atomically(note_path(tar)) as file:
+        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(packed.entries), **sums)
     return note
 
 
-def finished_note(folder: Path, name: str) -> ShardNote | None:
+def note_path(tar: Path) -> Path:
+    """Where the job keeps the note of a shard."""
+    return tar.parent / "job" / f"{tar.stem}.npz"
+
+
+def finished_note(tar: Path) -> ShardNote | None:
     """The note of a shard that an earlier run finished, or None if it must be packed."""
-    note_path, tar = folder / "job" / f"{name}.json", folder / name
-    if not note_path.exists() or not tar.exists():
+    if not note_path(tar).exists() or not tar.exists():
         return None
-    try:
-        note = ShardNote(**json.loads(note_path.read_bytes()))
-    except TypeError:  # begun by version 0.1, which made no rows of the table
-        return None
+    with np.load(note_path(tar)) as arrays:
+        note = ShardNote(**json.loads(str(arrays["note"])))
     return note if tar.stat().st_size == note.bytes else None
 
 
@@ -163,33 +148,6 @@ def pack_picture(data: bytes, sums: Sums | None, quality: int, resample: Resampl
     return stored
 
 
-class Progress:
-    """Counts of pictures done, one slot of 8 bytes a task in `<job>/progress`, and a stop mark in the first."""
-
-    def __init__(self, job: Path, slot: int) -> None:
-        self._path, self._offset = job / "progress", 8 * (slot + 1)
-
-    def __enter__(self) -> "Progress":
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        os.close(self._descriptor)
-
-    def report(self, done: int) -> None:
-        """Write this task's count. Raises Stopped if the job was told to stop."""
-        os.pwrite(self._descriptor, done.to_bytes(8, "little"), self._offset)
-        if any(os.pread(self._descriptor, 8, 0)):
-            raise Stopped("the job was stopped")
-
-    @staticmethod
-    def stop(job: Path) -> None:
-        """Tell all workers to stop."""
-        with Progress(job, 0) as progress:
-            os.pwrite(progress._descriptor, b"\1", 0)
-
-    @staticmethod
-    def total(job: Path) -> int:
-        """Pictures done in all tasks."""
-        path = job / "progress"
-        return int(np.frombuffer(path.read_bytes(), "<u8")[1:].sum()) if path.exists() else 0
+# Numba reads a kernel from its cache when it is first called, a quarter of a second for all. It is paid here, by the
+# process that workers are forked from, which imports this module while the main process lists the source.
+pack_picture(simplejpeg.encode_jpeg(np.full((300, 300, 3), 128, np.uint8)), Sums(), 95, "area", "jpeg")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 
+from sharding import ShardError
 from sharding.classes import Devkit, check_known, ground_truth, sorted_table
-from sharding.errors import ShardError
 from sharding.manifest import ClassInfo
 
 

@@ -10,8 +10,8 @@ import simplejpeg
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
+from sharding import RejectedImage
 from sharding.decode import decode, jpeg_header
-from sharding.errors import RejectedImage
 
 MakeFile = Callable[..., bytes]
 

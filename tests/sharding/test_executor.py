@@ -10,8 +10,7 @@ import distributed
 import pytest
 
 from sharding import PackOptions, ShardError, pack
-from sharding.executor import open_executor
-from sharding.worker import Progress
+from sharding.executor import PlainBar, open_executor
 
 pytestmark = pytest.mark.slow
 
@@ -19,13 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 KILLED_MASTER = """
 import os, signal
-from sharding import PackOptions, pack, job
-real = job.Progress.total
-def dying(place):
-    if real(place) > 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(place)
-job.Progress.total = dying
+from sharding import PackOptions, executor, pack
+def dying(bar, images):  # when the first part is packed
+    os.kill(os.getpid(), signal.SIGKILL)
+executor.PlainBar.update = dying
 if __name__ == "__main__":
     pack(PackOptions(source={source!r}, out={out!r}, split="train", samples_per_shard=4, workers=2))
 """
@@ -79,14 +75,14 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_dies(
     ):
         workers = list(client.run(os.getpid).values())
         assert len(set(workers)) == 2 and os.getpid() not in workers
-        real = Progress.total
+        real = PlainBar.update
 
-        def killing(job: Path) -> int:
-            if real(job) > 0 and len(workers) == 2:
+        def killing(bar: PlainBar, images: int) -> None:
+            if len(workers) == 2:
                 os.kill(workers.pop(), signal.SIGKILL)
-            return real(job)
+            real(bar, images)
 
-        monkeypatch.setattr(Progress, "total", killing)
+        monkeypatch.setattr(PlainBar, "update", killing)
         options = {"split": "train", "samples_per_shard": 4, "scheduler": cluster.scheduler_address}
         (folder,) = pack(PackOptions(source=class_folders, out=tmp_path, **options))
     assert len(workers) == 1  # one was killed

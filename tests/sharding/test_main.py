@@ -157,16 +157,16 @@ def test_a_full_disk(class_folders: Path, tmp_path: Path) -> None:
         pytest.skip("a file system can be mounted by root only")
     try:
         (disk / "ballast").write_bytes(b"x" * 200_000)
-        code = "import sys; from sharding.__main__ import main; import sharding.estimate as e;"
+        code = "import sys; from sharding.__main__ import main; import sharding.packing as e;"
         code += "e.free_bytes = lambda _: 10**9; sys.exit(main())"  # as if others filled the disk in the meantime
         command = [sys.executable, "-c", code, "pack", str(class_folders), str(disk), "--samples-per-shard", "5"]
         full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert full.returncode == 1 and "Traceback" not in full.stderr
         error = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
         assert len(error) == 1 and "No space left on device" in error[0] and "run the same command again" in error[0]
-        finished = list((disk / "train.partial" / "job").glob("train-*.json"))
+        finished = list((disk / "train.partial" / "job").glob("train-*.npz"))
         told = subprocess.run([*command[:1], "-m", "sharding", *command[3:]], cwd=ROOT, capture_output=True, text=True)
         assert told.returncode == 1 and "make room, or choose another OUT" in told.stderr
-        assert list((disk / "train.partial" / "job").glob("train-*.json")) == finished
+        assert list((disk / "train.partial" / "job").glob("train-*.npz")) == finished
     finally:
         subprocess.run(["umount", str(disk)], check=True)

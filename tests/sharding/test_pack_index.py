@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sharding.errors import RejectedImage, ShardError
+from sharding import RejectedImage, ShardError
 from sharding.pack_index import PackIndex, Sample, Spool, shuffled_position
 from sharding.record import Record
 

