@@ -59,8 +59,7 @@ def run(options: EvaluationOptions) -> int:
     from evaluation.ten_patch import default_batch_size, evaluate, gather
     from evaluation.trained_run import TrainedRun, choose_device, open_common_split
     from evaluation.views import Classifier
-    from training.collectives import noticing_lost_ranks
-    from training.mesh import close_mesh, make_mesh
+    from training.mesh import close_mesh, make_mesh, noticing_lost_ranks
 
     runs = [TrainedRun.open(path, options.checkpoint) for path in options.run_dir]
     device, folder = choose_device(options.device), runs[0].path / "average" if len(runs) > 1 else runs[0].path

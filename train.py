@@ -33,9 +33,8 @@ def run(config: TrainConfig) -> int:
     """One training; returns 0."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from training.collectives import noticing_lost_ranks
-    from training.memory import advising_on_memory
-    from training.mesh import close_mesh
+    from training.mesh import close_mesh, noticing_lost_ranks
+    from training.step import advising_on_memory
     from training.trainer import train
 
     with noticing_lost_ranks("; give the same command again to go on"), advising_on_memory(), logging_redirect_tqdm():

@@ -30,9 +30,8 @@ from dali_pipelines.augmentation import RecipeName
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 from training.config import TrainConfig
-from training.memory import keep_freed_memory
 from training.mesh import Mesh
-from training.step import ParallelNetwork
+from training.step import ParallelNetwork, keep_freed_memory
 
 SETTINGS = {False: (1.0, 128, 2, MINIMUM_REPEATS), True: (0.125, 16, 2, 1)}  # width, batch, batches together, repeats
 CLOCKS: tuple[Clock, ...] = ("images_per_second", "images_per_cpu_second")

@@ -11,6 +11,11 @@ class UserError(Exception):
     """Something that the user can mend: the message says what, where, what was expected, and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 160 characters, without the advice that torch puts below it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
 def run_command(work: Callable[[], int], interrupted: str = "interrupted", who: str = "") -> int:
     """The exit status of `work`, in which an error that the user can mend becomes one line and status 1.
 

@@ -8,7 +8,9 @@ the split network (`model.two_tower`) shares: it runs one or two towers, and lea
 `ModelConfig.ablate` leaves parts out, to measure what they are worth.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from model.dropout import DropoutKey
 from model.recipe import LAYERS, Recipe, recipe
-from model.response_norm import NormLayer, response_norm, spatial_norm
+from model.response_norm import response_norm, spatial_norm
 
 # Krizhevsky 2012 §3.5, for one of the two towers
 WIDTHS = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192, "conv5": 128, "fc6": 2048, "fc7": 2048}
@@ -131,12 +133,12 @@ class Towers(nn.Module):
         self.norm1, self.norm2 = self._norms()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _norms(self) -> tuple[nn.Module, nn.Module]:
+    def _norms(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         """What follows conv1 and conv2."""
         if "norms" in self.config.ablate:
             return nn.Identity(), nn.Identity()
-        norm = NormLayer(response_norm, scale=self.recipe.norm_scale, towers=self.towers)
-        return norm, nn.Sequential(norm, NormLayer(spatial_norm)) if self.recipe.spatial_norm else norm
+        norm = functools.partial(response_norm, scale=self.recipe.norm_scale, towers=self.towers)
+        return norm, (lambda maps: spatial_norm(norm(maps))) if self.recipe.spatial_norm else norm
 
     def exchange(self, x: Tensor) -> Tensor:
         """What both towers hold, [n, both towers' channels, …], from what the towers here hold."""

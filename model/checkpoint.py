@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import hardlink, sync_folder, write_atomically
 from model.alexnet import AlexNet, ModelConfig, Towers
 from model.schedule import make_schedule
@@ -76,16 +76,14 @@ def save_checkpoint(path: Path, state: dict[str, Any], *names: str) -> None:
 def replace_checkpoint(source: Path, path: Path) -> None:
     """Put the checkpoint `source` in the place of `path`, which stays as replaced.pt (and may have been `source`)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.samefile(source):
+        return
+    incoming = path.with_name("incoming.part")
+    hardlink(source, incoming)
     if path.exists():
-        if path.samefile(source):
-            return
-        incoming = path.with_name("incoming.part")
-        hardlink(source, incoming)
         hardlink(path, path.with_name(REPLACED))
-        incoming.replace(path)
-        sync_folder(path.parent)
-    else:
-        hardlink(source, path)
+    incoming.replace(path)
+    sync_folder(path.parent)
 
 
 def finish_save(path: Path) -> bool:
@@ -118,8 +116,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is cut short or no checkpoint: {first_line(error)}") from error
     except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{path} is no checkpoint of this program: {first_line(error)}") from error
     return _validated(path, state)
 
@@ -194,7 +190,8 @@ def _check_tensors(state: dict[str, Any]) -> None:
             tensor, field = tensors[name], f"{part}.{name}"
             _expect(isinstance(tensor, torch.Tensor), field, tensor, "a tensor")
             plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
-            _expect(plain and tuple(tensor.shape) == shape, field, _sketch(tensor), f"floats of shape {list(shape)}")
+            is_as_expected, found = plain and tensor.shape == shape, f"{tensor.dtype} {list(tensor.shape)}"
+            _expect(is_as_expected, field, found, f"floats of shape {list(shape)}")
             _expect(bool(torch.isfinite(tensor).all()), field, "NaN or infinite numbers", "finite ones")
 
 
@@ -213,10 +210,6 @@ def _is_class(row: object) -> bool:
     return _is_count(row[0]) and all(text is None or isinstance(text, str) for text in row[1:])
 
 
-def _sketch(tensor: torch.Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"
-
-
 def find_checkpoint(run: Path, name: str = "last") -> Path:
     """The path of a run's `last` or `best` checkpoint. Raises CheckpointError if there is none."""
     path = run / FOLDER / f"{name}.pt"
@@ -228,15 +221,7 @@ def find_checkpoint(run: Path, name: str = "last") -> Path:
 
 
 def load_network(checkpoint: dict[str, Any], device: torch.device | str = "cpu") -> AlexNet:
-    """The unsplit network of a loaded checkpoint, in evaluation mode. Raises CheckpointError if they do not fit."""
-    try:
-        network = AlexNet(ModelConfig(**checkpoint["model_config"]))
-        network.load_state_dict(checkpoint["model"])
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint's weights do not fit its network: {first_line(error)}") from error
+    """The unsplit network of a loaded checkpoint, in evaluation mode."""
+    network = AlexNet(ModelConfig(**checkpoint["model_config"]))
+    network.load_state_dict(checkpoint["model"])
     return network.to(device).eval()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without torch's advice on loading files that are not trusted."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -9,15 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-_WORD = 2**64
-
-
-def _signed(number: int) -> int:
-    """`number` modulo 2^64 as the int64 with the same bits."""
-    return (number + _WORD // 2) % _WORD - _WORD // 2
-
-
-_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64  # the int64 with the same bits
 
 
 def _shifted(bits: Tensor, places: int) -> Tensor:

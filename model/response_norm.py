@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.norm_kernels import (
@@ -127,34 +127,31 @@ def _plain_spatial(x: Tensor, scale: float, towers: int) -> Tensor:
     return x * (SPATIAL_CONSTANT + 25 * scale * means).pow(-0.75)
 
 
-def _run_on_pixels(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
-    """Run a kernel across channels; tensors [n, C, H, W] in channels_last memory, the last of them is filled."""
-    arrays = [tensor.detach().permute(0, 2, 3, 1).view(-1).numpy() for tensor in tensors]  # views, never copies
-    number = arrays[0].dtype.type
-    channels = max(1, tensors[0].shape[1] // towers)
-    arguments = (*arrays, edge_masks(channels, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
-    over_threads(kernel, arguments, arrays[0].size // channels, channels)
-
-
-def _run_on_images(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
-    """Run a kernel over pixels; tensors as in `_run_on_pixels`, towers play no part."""
-    n, channels, height, width = tensors[0].shape
-    arrays = [tensor.detach().permute(0, 2, 3, 1).view(n, height, width * channels).numpy() for tensor in tensors]
-    number = arrays[0].dtype.type
-    over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
-
-
 class _Norm(NamedTuple):
-    """A norm's formula in PyTorch's operations, its two CPU kernels, and what cuts tensors into work for them."""
+    """A norm's formula in PyTorch's operations, and its two CPU kernels."""
 
     plain: Callable[[Tensor, float, int], Tensor]
     forward: Callable[..., None]
     backward: Callable[..., None]
-    run: Callable[[Callable[..., None], tuple[Tensor, ...], float, int], None]
 
 
-CHANNEL_NORM = _Norm(_plain_channel, channel_forward, channel_backward, _run_on_pixels)
-SPATIAL_NORM = _Norm(_plain_spatial, spatial_forward, spatial_backward, _run_on_images)
+CHANNEL_NORM = _Norm(_plain_channel, channel_forward, channel_backward)
+SPATIAL_NORM = _Norm(_plain_spatial, spatial_forward, spatial_backward)
+
+
+def _run(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
+    """Run a kernel; tensors [n, C, H, W] in channels_last memory, the last of them is filled."""
+    n, channels, height, width = tensors[0].shape
+    of_pixels = kernel in (SPATIAL_NORM.forward, SPATIAL_NORM.backward)
+    shape = (n, height, width * channels) if of_pixels else (-1,)
+    arrays = [tensor.detach().permute(0, 2, 3, 1).view(shape).numpy() for tensor in tensors]  # never copies
+    number = arrays[0].dtype.type
+    if of_pixels:  # each channel is alone: towers play no part
+        over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
+        return
+    own = max(1, channels // towers)
+    arguments = (*arrays, edge_masks(own, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
+    over_threads(kernel, arguments, arrays[0].size // own, own)
 
 
 class _Fused(torch.autograd.Function):
@@ -166,7 +163,7 @@ class _Fused(torch.autograd.Function):
         y = torch.empty_like(x)
         ctx.save_for_backward(x)
         ctx.settings = norm, scale, towers
-        norm.run(norm.forward, (x, y), scale, towers)
+        _run(norm.forward, (x, y), scale, towers)
         return y
 
     @staticmethod
@@ -175,16 +172,5 @@ class _Fused(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         norm, scale, towers = ctx.settings
         dx = torch.empty_like(x)
-        norm.run(norm.backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
+        _run(norm.backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
         return dx, None, None, None
-
-
-class NormLayer(nn.Module):
-    """`response_norm` or `spatial_norm` with its options as a layer."""
-
-    def __init__(self, norm: Callable[..., Tensor], **options: float) -> None:
-        super().__init__()
-        self.norm, self.options = norm, options
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x, **self.options)

@@ -80,6 +80,7 @@ class Schedule:
     recipe: str
     noise_epochs: int | None = None
     noise_again: tuple[int, int] | None = None
+    saved: tuple[str, ...] = ()  # the numbers that a resumed run must know
 
     def rates(self, epoch: int) -> dict[str, float]:
         """The rate of each unsplit parameter name in `epoch` (from 0), before any scaling."""
@@ -95,13 +96,15 @@ class Schedule:
             group["lr"] = rates[group["name"]] * group["rate_scale"]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: plain numbers and strings."""
-        return {"recipe": self.recipe}
+        """The recipe's name, and the numbers of `saved`."""
+        return {"recipe": self.recipe} | {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`; ValueError when it is another recipe's."""
         if state.get("recipe") != self.recipe:
             raise ValueError(f"schedule's state is of recipe {state.get('recipe')!r}, expected {self.recipe!r}")
+        for name in self.saved:
+            setattr(self, name, type(getattr(self, name))(state[name]))
 
 
 class OriginalSchedule(Schedule):
@@ -133,6 +136,7 @@ class PaperSchedule(Schedule):
     """One rate for all: ÷10, three times at most, each when the validation error has stopped improving."""
 
     recipe = "paper"
+    saved = ("best", "stale_epochs", "drops")
 
     def __init__(self, epochs: int, plateau: str, patience: int | None) -> None:
         self.watched = f"{plateau}_error"
@@ -153,15 +157,6 @@ class PaperSchedule(Schedule):
         if self.stale_epochs > self.patience and self.drops < PAPER_DROPS:
             self.drops += 1
             self.stale_epochs = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"best": self.best, "stale_epochs": self.stale_epochs, "drops": self.drops}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.best = float(state["best"])
-        self.stale_epochs = int(state["stale_epochs"])
-        self.drops = int(state["drops"])
 
 
 def make_schedule(

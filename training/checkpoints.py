@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from common.command_line import flag
+from common.files import hardlink
 from model.checkpoint import (
     BEST,
     FOLDER,
@@ -26,16 +27,14 @@ from model.checkpoint import (
     REPLACED,
     CheckpointError,
     finish_save,
-    first_line,
-    hardlink,
     load_checkpoint,
     replace_checkpoint,
     save_checkpoint,
 )
 from model.schedule import Schedule
 from model.two_tower import join_state, split_state
-from training.collectives import Control
 from training.config import TrainConfig
+from training.mesh import Mesh
 from training.run_folder import CONFIG, RunError
 from training.step import ParallelNetwork
 
@@ -55,44 +54,35 @@ class TrainState:
 def collect(network: ParallelNetwork) -> tuple[Tensors, Tensors] | None:
     """Unsplit weights and velocities on rank 0, None elsewhere; called by all ranks. Tensors on the CPU."""
     mesh = network.mesh
-    own = (_on_cpu(network.net.state_dict()), _on_cpu(network.optimizer.velocities()))
+    weights, velocities = (
+        {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        for tensors in (network.net.state_dict(), network.optimizer.velocities())
+    )
     if mesh.model_world == 1 or mesh.data_rank != 0:
-        return own if mesh.is_main else None
+        return (weights, velocities) if mesh.is_main else None
+    box: list[Any] = [weights, velocities]
     if mesh.is_main:
-        box: list[Any] = [None]
         dist.recv_object_list(box, src=1, group=mesh.control_group)
-        weights, velocities = zip(own, box[0])
-        return join_state(weights), join_state(velocities)
-    dist.send_object_list([own], dst=0, group=mesh.control_group)
+        return join_state([weights, box[0]]), join_state([velocities, box[1]])
+    dist.send_object_list(box, dst=0, group=mesh.control_group)
     return None
 
 
-def _on_cpu(tensors: Tensors) -> Tensors:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
 def restore(checkpoint: dict[str, Any], network: ParallelNetwork) -> None:
-    """Put a checkpoint's weights and velocities into this rank's network. Raises CheckpointError if they do not fit."""
+    """Put the weights and velocities of a checkpoint of this network into this rank's."""
     weights, velocities = checkpoint["model"], checkpoint["optimizer"]
-    try:
-        if network.mesh.model_world > 1:
-            tower = network.mesh.model_rank
-            weights, velocities = split_state(weights, tower), split_state(velocities, tower)
-        network.net.load_state_dict(weights)
-        for name, velocity in network.optimizer.velocities().items():
-            velocity.copy_(velocities[name])
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint does not fit the network: {first_line(error)}") from error
+    if network.mesh.model_world > 1:
+        weights, velocities = (split_state(state, network.mesh.model_rank) for state in (weights, velocities))
+    network.net.load_state_dict(weights)
+    for name, velocity in network.optimizer.velocities().items():
+        velocity.copy_(velocities[name])
 
 
 def differences(checkpoint: dict[str, Any], config: TrainConfig, dataset: dict[str, Any]) -> list[str]:
     """One phrase for each point in which `checkpoint` is of another training than this config on this data set."""
     saved, before = checkpoint["train_config"], checkpoint["dataset"]
-    phrases = [
-        f"{flag(name)} was {saved.get(name)}, is {value}"
-        for name, value in config.identity().items()
-        if saved.get(name) != value
-    ]
+    options = [(name, saved.get(name), value) for name, value in config.identity().items()]
+    phrases = [f"{flag(name)} was {old}, is {new}" for name, old, new in options if old != new]
     if before["fingerprint"] != dataset["fingerprint"]:
         samples = f"{before['samples']:,} images in {len(before['classes'])} classes from {before['shards']}"
         now = f"{dataset['samples']:,} in {len(dataset['classes'])} from {dataset['shards']}"
@@ -100,27 +90,25 @@ def differences(checkpoint: dict[str, Any], config: TrainConfig, dataset: dict[s
     return phrases
 
 
-@dataclass(kw_only=True)
+@dataclass
 class CheckpointManager:
     """Writes a run's checkpoints. `constant`: the parts of a checkpoint that do not change during a run."""
 
-    run_dir: Path
-    keep_every: int
+    config: TrainConfig
     constant: dict[str, Any]
     network: ParallelNetwork
     schedule: Schedule
-    control: Control
     before_writing: Callable[[], None] | None = None  # puts the log of the steps done on the disk first
     last_valid: Path | None = None  # the file that is known to be whole: read or written by this process
     saved_at: float = field(default_factory=time.monotonic)
 
     def path(self, name: str) -> Path:
         """Where the checkpoint called `name` lies."""
-        return self.run_dir / FOLDER / name
+        return self.config.run_dir / FOLDER / name
 
-    def is_due(self, minutes: float) -> bool:
-        """Whether the last checkpoint (or the start) is `minutes` old; only rank 0's clock counts."""
-        return self.network.mesh.is_main and time.monotonic() - self.saved_at >= 60 * minutes
+    def is_due(self) -> bool:
+        """Whether the last checkpoint (or the start) is --checkpoint-minutes old; only rank 0's clock counts."""
+        return self.network.mesh.is_main and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
 
     def hint(self) -> str:
         """Which checkpoint to go on from, for an error's message."""
@@ -135,14 +123,14 @@ class CheckpointManager:
         self.schedule.load_state_dict(checkpoint["schedule"])
         last = self.path(LAST)
         if source != last:
-            self.control.on_main_rank(lambda: replace_checkpoint(source, last), CheckpointError, saving=True)
+            self.network.mesh.on_main_rank(lambda: replace_checkpoint(source, last), CheckpointError, saving=True)
         self.last_valid = last
         return TrainState(epoch=checkpoint["epoch"], step=checkpoint["step"], best=checkpoint["best"])
 
     def finite(self) -> bool:
         """Whether all weights of all ranks are finite; called by all ranks."""
         finite = all(bool(torch.isfinite(value).all()) for value in self.network.net.state_dict().values())
-        return not self.control.any(not finite)
+        return not self.network.mesh.any(not finite)
 
     def save(self, state: TrainState, *, best: bool = False, epoch_done: bool = False) -> None:
         """Write last.pt, and its other names; called by all ranks. Raises CheckpointError on all of them."""
@@ -150,7 +138,7 @@ class CheckpointManager:
             raise CheckpointError(f"weights are not finite after step {state.step}; not saved: {self.hint()}")
         collected = collect(self.network)
         names = [BEST] if best else []
-        if epoch_done and self.keep_every and state.epoch % self.keep_every == 0:
+        if epoch_done and self.config.keep_every and state.epoch % self.config.keep_every == 0:
             names.append(f"epoch-{state.epoch:04d}.pt")
 
         def write() -> None:
@@ -163,29 +151,27 @@ class CheckpointManager:
             variable = {"model": weights, "optimizer": velocities, "schedule": self.schedule.state_dict()}
             save_checkpoint(self.path(LAST), self.constant | variable | vars(state), *names)
 
-        self.control.on_main_rank(write, CheckpointError, saving=True)
+        self.network.mesh.on_main_rank(write, CheckpointError, saving=True)
         self.last_valid, self.saved_at = self.path(LAST), time.monotonic()
 
 
-def find_start(config: TrainConfig, control: Control) -> Path | None:
+def find_start(config: TrainConfig, mesh: Mesh) -> Path | None:
     """The checkpoint that a run goes on from, None to start anew; rank 0's answer, on all ranks.
 
     --resume-from, else last.pt. Raises RunError if the folder cannot be gone on with.
     """
-    path = control.on_main_rank(lambda: _newest(config), RunError, saving=True)
+
+    def newest() -> str | None:
+        last = config.run_dir / FOLDER / LAST
+        last_is_there = finish_save(last)
+        if config.resume_from is not None and not (last_is_there and _resumed_before_restart(config)):
+            return str(config.resume_from)
+        if not last_is_there and any(last.parent.glob("*.pt")):
+            raise RunError(f"{last.parent} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
+        return str(last) if last_is_there else None
+
+    path = mesh.on_main_rank(newest, RunError, saving=True)
     return None if path is None else Path(path)
-
-
-def _newest(config: TrainConfig) -> str | None:
-    folder = config.run_dir / FOLDER
-    last_is_there = finish_save(folder / LAST)
-    if config.resume_from is not None and not (last_is_there and _resumed_before_restart(config)):
-        return str(config.resume_from)
-    if last_is_there:
-        return str(folder / LAST)
-    if any(folder.glob("*.pt")):
-        raise RunError(f"{folder} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
-    return None
 
 
 def _resumed_before_restart(config: TrainConfig) -> bool:

@@ -1,7 +1,8 @@
 """The options of training: a command line in, a checked `TrainConfig` out, and from there into run and checkpoint.
 
-Each field is an option: its name, type, default and help make the command line. Fields marked as identity say
-which training this is; a run goes on only with the same ones. The others may change from one start to the next.
+Each field is an option: its name, type, default and help make the command line; `least`, `above` and `most` bound its
+value. Fields marked as identity say which training this is; a run goes on only with the same ones. The others may
+change from one start to the next.
 """
 
 from collections.abc import Sequence
@@ -29,32 +30,30 @@ class TrainConfig:
     shards: Path = option("folder with train/ and perhaps val/ (made by: make shards)")
     run_dir: Path = option("folder for this run's checkpoints and metrics")
     recipe: Literal["original", "paper"] = option("what differs between program and paper", "original", identity=True)
-    width: float = option("scale of every layer's width", 1.0, identity=True)
-    epochs: int = option("passes over the training images", 90, identity=True)
+    width: float = option("scale of every layer's width", 1.0, identity=True, above=0, most=MOST_WIDTH)
+    epochs: int = option("passes over the training images", 90, identity=True, least=1)
     schedule: Literal["first", "second"] = option(
-        "recipe original: the rates of its 93 epochs, or of its 135, whose rate was raised again",
-        "first",
-        identity=True,
+        "recipe original: rates of its 93 epochs, or of its 135, whose rate was raised again", "first", identity=True
     )
     plateau: Literal["top1", "top5"] = option(
         "recipe paper: the validation error that lowers the rate when it stops improving", "top1", identity=True
     )
     patience: int | None = option(
-        "recipe paper: epochs without an improvement that are borne; none: 8 in 90", None, identity=True
+        "recipe paper: epochs without an improvement that are borne; none: 8 in 90", None, identity=True, least=1
     )
-    max_steps: int | None = option("stop after so many steps in all", None)
-    batch_size: int = option("images a step, over all processes", BASE_BATCH_SIZE, identity=True)
-    accumulate: int = option("passes a step is divided into, where memory is short", 1)
-    seed: int = option("of weights, order, augmentation and dropout", 0, identity=True)
+    max_steps: int | None = option("stop after so many steps in all", None, least=1)
+    batch_size: int = option("images a step, over all processes", BASE_BATCH_SIZE, identity=True, least=1)
+    accumulate: int = option("passes a step is divided into, where memory is short", 1, least=1)
+    seed: int = option("of weights, order, augmentation and dropout", 0, identity=True, least=0, most=MOST_SEED)
     device: Literal["auto", "cpu", "cuda"] = option("auto: the GPUs if there are any", "auto")
     model_parallel: Literal["auto", "1", "2"] = option(
         "processes that share one network; auto: 2 where their number is even", "auto"
     )
-    window: int | None = option("shards shuffled together; none: all", None, identity=True)
+    window: int | None = option("shards shuffled together; none: all", None, identity=True, least=1)
     resume_from: Path | None = option("go on from this checkpoint, not from last.pt", None)
-    checkpoint_minutes: float = option("a checkpoint at least so often; 0: after every step", 10.0)
-    keep_every: int = option("keep the checkpoint of every n-th epoch; 0: of none", 10)
-    log_every: int = option("steps from one line of metrics.jsonl to the next", 1)
+    checkpoint_minutes: float = option("a checkpoint at least so often; 0: after every step", 10.0, least=0)
+    keep_every: int = option("keep the checkpoint of every n-th epoch; 0: of none", 10, least=0)
+    log_every: int = option("steps from one line of metrics.jsonl to the next", 1, least=1)
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = option(
         "tf32: of a GPU's convolutions and matrix products; bfloat16: mixed precision; auto: tf32 on a GPU",
         "auto",
@@ -70,30 +69,30 @@ class TrainConfig:
         f"parts to leave out, to measure what they are worth: {', '.join(ABLATIONS)}", (), metavar="NAME", identity=True
     )
     deterministic: bool = option("only repeatable algorithms on the GPU, slower", False)
-    threads: int | None = option("threads a process computes with; none: torch's choice", None)
+    threads: int | None = option("threads a process computes with; none: torch's choice", None, least=1)
     timeout_seconds: float | None = option(
-        "how long a process waits for the others before it gives up; none: 300 on GPUs, else 60", None
+        "how long a process waits for the others before it gives up; none: 300 on GPUs, else 60",
+        None,
+        above=0,
+        most=MOST_TIMEOUT_SECONDS,
     )
-    profile: int | None = option("write a torch.profiler trace of so many steps, after a few to warm up", None)
+    profile: int | None = option("write a torch.profiler trace of so many steps, after a few to warm up", None, least=1)
     quiet: bool = option("print only warnings and errors", False)
 
     def __post_init__(self) -> None:
-        for name, choices in _choices().items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{flag(name)} is one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("epochs", "patience", "max_steps", "batch_size", "accumulate", "window"):
-            self._at_least(name, 1)
-        for name in ("log_every", "threads", "profile"):
-            self._at_least(name, 1)
-        for name in ("seed", "keep_every", "checkpoint_minutes"):
-            self._at_least(name, 0)
-        for name in ("width", "timeout_seconds"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{flag(name)} is above 0, got {getattr(self, name)}")
-        for name, most in (("seed", MOST_SEED), ("width", MOST_WIDTH), ("timeout_seconds", MOST_TIMEOUT_SECONDS)):
-            if (getattr(self, name) or 0) > most:
-                raise ValueError(f"{flag(name)} is at most {most}, got {getattr(self, name)}")
+        hints = get_type_hints(TrainConfig)
+        for item in fields(self):
+            value, rules, choices = getattr(self, item.name), item.metadata, get_args(hints[item.name])
+            if get_origin(hints[item.name]) is Literal and value not in choices:
+                raise ValueError(f"{flag(item.name)} is one of {', '.join(choices)}, got {value!r}")
+            if value is None:
+                continue
+            if "least" in rules and not value >= rules["least"]:
+                raise ValueError(f"{flag(item.name)} is at least {rules['least']}, got {value}")
+            if "above" in rules and not rules["above"] < value < float("inf"):
+                raise ValueError(f"{flag(item.name)} is above {rules['above']}, got {value}")
+            if "most" in rules and value > rules["most"]:
+                raise ValueError(f"{flag(item.name)} is at most {rules['most']}, got {value}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
         self._check_schedule()
@@ -118,11 +117,6 @@ class TrainConfig:
                 raise ValueError("--ablate columns makes a network of one column: it needs --model-parallel 1, got 2")
             object.__setattr__(self, "model_parallel", "1")
 
-    def _at_least(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if value is not None and not value >= least:
-            raise ValueError(f"{flag(name)} is at least {least}, got {value}")
-
     @property
     def rate_scale(self) -> float:
         """What the recipe's rates are multiplied by for this batch size."""
@@ -140,11 +134,6 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The fields that say which training this is."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.metadata.get("identity")}
-
-
-def _choices() -> dict[str, tuple[str, ...]]:
-    hints = get_type_hints(TrainConfig)
-    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def parse_arguments(arguments: Sequence[str] | None, description: str) -> TrainConfig:

@@ -10,23 +10,34 @@ gloo everywhere: it works on CPU tensors and notices at once that a process has 
 waits longer: while rank 0 writes a checkpoint to a slow disk, the others are not to give up.
 """
 
+import contextlib
+import logging
 import os
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from common.errors import UserError
+from common.errors import UserError, first_line
+
+logger = logging.getLogger(__name__)
 
 # On GPUs ranks compile kernels and choose algorithms in their first steps, not all in the same time.
 TIMEOUT_SECONDS = {"cpu": 60.0, "cuda": 300.0}
 SAVING_TIMEOUT_SECONDS = 1800.0
 WATCHDOG_MARGIN_SECONDS = 60.0  # NCCL's watchdog kills the process without advice: it comes after our own clock
-
-
+NAMING_SECONDS = 5.0  # so long may a rank take to notice that another is lost
+# What gloo and NCCL say, in plain RuntimeErrors, when a peer has gone or stays silent.
+LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "timeout", "socket")
 # The meshes that `make_mesh` made and `close_mesh` has not closed: as process groups are, of the whole process.
 open_meshes: list["Mesh"] = []
+
+
+class LostRankError(UserError):
+    """Another rank does not answer any more."""
 
 
 class MeshError(UserError):
@@ -35,7 +46,11 @@ class MeshError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """This rank's coordinates. A group is None where its axis has one rank."""
+    """This rank's coordinates, and what ranks say to each other beside gradients, activations and images.
+
+    A group is None where its axis has one rank. `sum`, `any` and `on_main_rank` are called by all ranks, in the same
+    order, and give all the same answer.
+    """
 
     rank: int = 0
     world: int = 1
@@ -67,6 +82,39 @@ class Mesh:
             return f"1 process on {what.rsplit(',', 1)[0]}"
         return f"{self.world} processes on {what}: data axis {self.data_world}, model axis {self.model_world}"
 
+    def sum(self, values: list[float]) -> list[float]:
+        """The sums over all ranks, in float64."""
+        if self.control_group is None:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums, group=self.control_group)
+        return sums.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.sum([float(flag)])[0] > 0
+
+    def on_main_rank(
+        self, work: Callable[[], str | None], error: type[UserError], *, saving: bool = False
+    ) -> str | None:
+        """What `work` returns on rank 0, on all ranks; while it is `saving`, the others wait longer for it.
+
+        If it fails there with a UserError or OSError, all raise `error` with its text.
+        """
+        outcome: list[str | None] = [None, None]
+        if self.is_main:
+            try:
+                outcome = [None, work()]
+            except (UserError, OSError) as failure:
+                outcome = [str(failure), None]
+        group = self.saving_group if saving else self.control_group
+        if group is not None:
+            dist.broadcast_object_list(outcome, src=0, group=group)
+        cause, result = outcome
+        if cause is not None:
+            raise error(cause)
+        return result
+
 
 def coordinates(rank: int, world: int, model_world: int) -> tuple[int, int]:
     """(data rank, model rank) of `rank`. Raises MeshError if `world` cannot be divided so."""
@@ -97,32 +145,34 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
     nccl_timeout = timeout + timedelta(seconds=WATCHDOG_MARGIN_SECONDS if cuda else 0.0)
     # A backward pass uses two communicators: the pair's exchange and DDP's sums. Their kernels run on streams of their
     # own, and two ranks whose GPUs began them in different orders would wait for each other. All ranks run the same
-    # program, so NCCL may keep the order in which the host asked (from 2.26 on; older ones ignore the variable).
+    # program, so NCCL may keep the order in which the host asked (release notes of 2.26.2: off unless this is set; the
+    # 2.29.7 that PyTorch 2.13 is built with knows the variable).
     os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
     store = None
     if not dist.is_initialized():
         store = _store(rank, world, timeout)
+        backend, own_gpu = ("nccl", device) if cuda else ("gloo", None)
         dist.init_process_group(
-            "nccl" if cuda else "gloo",
-            store=store,
-            rank=rank,
-            world_size=world,
-            timeout=nccl_timeout,
-            device_id=device if cuda else None,
+            backend, store=store, rank=rank, world_size=world, timeout=nccl_timeout, device_id=own_gpu
         )
-    data_world = world // model_world
-    towers = [[data * model_world + tower for data in range(data_world)] for tower in range(model_world)]
-    pairs = [[data * model_world + tower for tower in range(model_world)] for data in range(data_world)]
+    ranks = torch.arange(world).view(-1, model_world)  # a row for each pair, a column for each tower
+
+    def own_group(members: torch.Tensor, own: int) -> dist.ProcessGroup | None:
+        """Each rank takes part in the making of every group; it gets its own."""
+        if members.shape[1] == 1:
+            return None
+        return [dist.new_group(row, timeout=nccl_timeout) for row in members.tolist()][own]
+
     mesh = Mesh(
         rank=rank,
         world=world,
         data_rank=data_rank,
-        data_world=data_world,
+        data_world=world // model_world,
         model_rank=model_rank,
         model_world=model_world,
-        data_group=_own_group(towers, model_rank, nccl_timeout),
-        model_group=_own_group(pairs, data_rank, nccl_timeout),
-        exchange_group=_own_group(pairs, data_rank, nccl_timeout),
+        data_group=own_group(ranks.T, model_rank),
+        model_group=own_group(ranks, data_rank),
+        exchange_group=own_group(ranks, data_rank),
         control_group=dist.new_group(backend="gloo", timeout=timeout),
         saving_group=dist.new_group(backend="gloo", timeout=max(timeout, timedelta(seconds=SAVING_TIMEOUT_SECONDS))),
         device=device,
@@ -157,16 +207,40 @@ def _device(device_type: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def _own_group(members: list[list[int]], own: int, timeout: timedelta) -> dist.ProcessGroup | None:
-    """Make every group, since each rank must take part in the making of each; return the one this rank is in."""
-    if len(members[0]) == 1:
-        return None
-    groups = [dist.new_group(ranks, timeout=timeout) for ranks in members]
-    return groups[own]
-
-
 def close_mesh() -> None:
     """Leave the process group, if there is one."""
     open_meshes.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def noticing_lost_ranks(advice: str = "") -> Iterator[None]:
+    """Turn the errors of a collective whose peer has gone into LostRankError with `advice`; let all others pass."""
+    try:
+        yield
+    except (RuntimeError, LostRankError) as error:
+        if isinstance(error, dist.DistError | LostRankError) or any(word in str(error).lower() for word in LOST):
+            raise LostRankError(f"{_lost_ranks()} gone or does not answer: {first_line(error)}{advice}") from error
+        raise
+
+
+def _lost_ranks() -> str:
+    """`process 3 is`, as the main rank finds out: each that has noticed says in the store that it lives."""
+    for mesh in open_meshes:
+        missing: list[str] = []
+        if mesh.store is None:
+            continue
+        try:
+            mesh.store.set(f"alive {mesh.rank}", "")
+            end = time.monotonic() + NAMING_SECONDS
+            for rank in range(mesh.world if mesh.is_main else 0):
+                try:
+                    mesh.store.wait([f"alive {rank}"], timedelta(seconds=max(0.1, end - time.monotonic())))
+                except dist.DistStoreError:
+                    missing.append(str(rank))
+        except RuntimeError as error:  # the store's host has gone
+            logger.warning("cannot ask which process is lost: %s", first_line(error))
+        if missing:
+            return f"process {', '.join(missing)} is"
+    return "another process is"

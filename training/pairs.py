@@ -6,14 +6,14 @@ each normalizes all of them, by what the loader says of both halves: pixels are 
 each sample once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
-from dali_pipelines import Batch, Loader, Normalize
+from dali_pipelines import Loader, Normalize
 from dali_pipelines.order import slice_range
-from training.collectives import gather_pair_images
 from training.mesh import Mesh
 
 
@@ -36,6 +36,22 @@ def decoding_coordinates(mesh: Mesh) -> tuple[int, int]:
     return mesh.data_rank * mesh.model_world + mesh.model_rank, mesh.data_world * mesh.model_world
 
 
+def gather_pair_images(images: torch.Tensor, sizes: Sequence[int], mesh: Mesh) -> torch.Tensor:
+    """The images that both ranks of a pair decoded, rank 0's first: uint8 [n, 3, 224, 224] → [sum(sizes), 3, 224, 224].
+
+    Channels-last memory on the mesh's device, in and out; n = sizes[model_rank]. Raises ValueError for another n.
+    """
+    rows = sizes[mesh.model_rank]
+    if len(images) != rows:
+        raise ValueError(f"rank {mesh.model_rank} of a pair should hold {rows} of {sum(sizes)} samples: {len(images)}")
+    pixels = images.permute(0, 2, 3, 1)  # contiguous: no copy
+    message = torch.zeros(max(sizes), *pixels.shape[1:], dtype=torch.uint8, device=images.device)
+    message[:rows].copy_(pixels)
+    both = [torch.empty_like(message) for _ in sizes]
+    dist.all_gather(both, message, group=mesh.exchange_group)
+    return torch.cat([part[:size] for part, size in zip(both, sizes)]).permute(0, 3, 1, 2)
+
+
 class PairedLoader:
     """Wraps a loader of this rank's `decoding_coordinates`.
 
@@ -44,11 +60,7 @@ class PairedLoader:
 
     def __init__(self, loader: Loader, normalize: Normalize, mesh: Mesh) -> None:
         self.loader, self.normalize, self.mesh = loader, normalize, mesh
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches of an epoch, the same on every rank."""
-        return self.loader.steps_per_epoch
+        self.steps_per_epoch, self.close = loader.steps_per_epoch, loader.close
 
     @property
     def damaged_images(self) -> int:
@@ -65,7 +77,8 @@ class PairedLoader:
             images, augmentation = batch.images.to(mesh.device, non_blocking=True), batch.augmentation
             labels, ids = batch.labels, batch.ids
             if mesh.exchange_group is not None:
-                images = gather_pair_images(images, self._half_sizes(batch), mesh)
+                halves = [slice_range(batch.samples, 2 * mesh.data_rank + half, 2 * mesh.data_world) for half in (0, 1)]
+                images = gather_pair_images(images, [half.stop - half.start for half in halves], mesh)
                 arrays = self.loader.slice_metadata(batch.epoch, batch.step, mesh.data_rank, mesh.data_world)
                 ids, labels, augmentation = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), arrays[2]
             if images.dtype == torch.uint8:
@@ -78,17 +91,8 @@ class PairedLoader:
                 wait_seconds=batch.wait_seconds,
             )
 
-    def _half_sizes(self, batch: Batch) -> tuple[int, int]:
-        mesh = self.mesh
-        halves = [slice_range(batch.samples, 2 * mesh.data_rank + half, 2 * mesh.data_world) for half in (0, 1)]
-        return halves[0].stop - halves[0].start, halves[1].stop - halves[1].start
-
     def _on_device(self, numbers: torch.Tensor) -> torch.Tensor:
         device = self.mesh.device
         if device.type == "cuda" and numbers.device.type == "cpu" and not numbers.is_pinned():
             numbers = numbers.pin_memory()
         return numbers.to(device, non_blocking=True)
-
-    def close(self) -> None:
-        """Let go of the loader's threads and buffers."""
-        self.loader.close()

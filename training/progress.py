@@ -1,17 +1,20 @@
-"""Progress: each step's sums on each rank in; metrics lines, and a bar or plain lines with the time left out.
+"""Progress: each step's sums on each rank in; metrics lines, a bar or plain lines with the time left, a profile out.
 
 A step's sums stay on the device until the next step has been queued, so that a GPU never waits for the log.
 """
 
+import contextlib
 import logging
 import math
 import resource
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile, schedule
 from tqdm import tqdm
 
 from common.errors import UserError
@@ -19,20 +22,21 @@ from model.alexnet import Towers
 from model.response_norm import implementation
 from model.scores import Figures
 from training.checkpoints import TrainState
-from training.collectives import LostRankError
-from training.mesh import Mesh
+from training.config import TrainConfig
+from training.mesh import LostRankError, Mesh
 from training.run_folder import RunFolder
 from training.step import ParallelNetwork, precision_on
 
 logger = logging.getLogger(__name__)
 LINE_SECONDS = 30.0
+WARM_UP_STEPS = 5  # before the steps of --profile
 
 
 class NotFiniteError(UserError):
     """The loss or the weights became NaN or infinite."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Step:
     """One step that has been queued: the `step`-th, from 1, in `epoch`, from 0.
 
@@ -59,7 +63,7 @@ class Progress:
         self._queued: deque[tuple[Step, torch.cuda.Event | None]] = deque()
         self._lag = 1 if mesh.device.type == "cuda" else 0
         self.restart_clock()
-        self._last, self._line, self._line_step, self._line_time = last, "", first, time.monotonic()
+        self._last, self._line_step, self._line_time = last, first, time.monotonic()
         hidden = folder is None or not sys.stderr.isatty() or not logger.isEnabledFor(logging.INFO)
         self._bar = tqdm(total=last, initial=first, unit="step", disable=hidden, dynamic_ncols=True)
 
@@ -106,17 +110,17 @@ class Progress:
         now = time.monotonic()
         seconds = max(now - self._since, 1e-9)
         speed, waiting = self._images / seconds, min(self._wait / seconds, 1.0)
-        self._line = (
-            f"epoch {step.epoch + 1}, loss {loss:.3f}, error {top1_error:.1%}, {speed:.0f} images/s, "
-            f"data wait {waiting:.0%}"
-        )
-        self._bar.set_postfix_str(self._line, refresh=False)
+        text = f"epoch {step.epoch + 1}, loss {loss:.3f}, error {top1_error:.1%}, "
+        text += f"{speed:.0f} images/s, data wait {waiting:.0%}"
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step.step - self._bar.n)
-        if step.step == self._last:
-            self._log_line(step.step, "")
-        elif now - self._line_time >= LINE_SECONDS:
-            seconds_left = (self._last - step.step) * (now - self._line_time) / (step.step - self._line_step)
-            self._log_line(step.step, f", {in_words(seconds_left)} left without validation")
+        todo = self._last - step.step
+        if not todo or now - self._line_time >= LINE_SECONDS:
+            left = tqdm.format_interval(todo * (now - self._line_time) / (step.step - self._line_step))
+            if self._bar.disable:
+                text += f", {left} left without validation" if todo else ""
+                logger.info("step %s of %s: %s", f"{step.step:,}", f"{self._last:,}", text)
+            self._line_step, self._line_time = step.step, now
         if step.step % self.log_every == 0:
             self.restart_clock()
             line = {
@@ -133,26 +137,15 @@ class Progress:
             }
             self.folder.log(line)
 
-    def _log_line(self, step: int, left: str) -> None:
-        if self._bar.disable:
-            logger.info("step %s of %s: %s%s", f"{step:,}", f"{self._last:,}", self._line, left)
-        self._line_step, self._line_time = step, time.monotonic()
-
     def log_validation(self, step: int, epoch: int, figures: Figures) -> None:
         """Log the scores of an epoch's validation, and say them."""
         if self.folder is None:
             return
-        errors = {"top1_error": figures["top1_error"], "top5_error": figures["top5_error"]}
-        validation = {"loss": figures["log_loss"], **errors, "images": figures["images"]}
+        loss, top1, top5, images = (figures[name] for name in ("log_loss", "top1_error", "top5_error", "images"))
+        validation = {"loss": loss, "top1_error": top1, "top5_error": top5, "images": images}
         self.folder.log({"step": step, "epoch": epoch + 1, "validation": validation})
-        logger.info(
-            "epoch %d: validation loss %.4f, top-1 error %.2f %%, top-5 error %.2f %%, %s images",
-            epoch + 1,
-            figures["log_loss"],
-            100 * figures["top1_error"],
-            100 * figures["top5_error"],
-            f"{figures['images']:,}",
-        )
+        errors = f"top-1 error {100 * top1:.2f} %, top-5 error {100 * top5:.2f} %"
+        logger.info("epoch %d: validation loss %.4f, %s, %s images", epoch + 1, loss, errors, f"{images:,}")
 
     def restart_clock(self) -> None:
         """Leave out of images/s what went on since the last report."""
@@ -167,15 +160,6 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def in_words(seconds: float) -> str:
-    """`about 3.2 hours`, `about 4 minutes`."""
-    if seconds >= 5400:
-        return f"about {seconds / 3600:.1f} hours"
-    if seconds >= 90:
-        return f"about {seconds / 60:.0f} minutes"
-    return f"about {seconds:.0f} seconds"
 
 
 def log_run_summary(
@@ -200,3 +184,32 @@ def log_run_summary(
         lines.append(f"going on after step {state.step:,} in epoch {state.epoch + 1}")
     for line in lines:
         logger.info("%s", line)
+
+
+@contextlib.contextmanager
+def profiling(config: TrainConfig, mesh: Mesh) -> Iterator[Callable[[], None]]:
+    """Gives what is to be called after each step; without --profile that does nothing.
+
+    RUN/profile/rank-R.json.gz, for https://ui.perfetto.dev, shows kernels, copies and the operations of all threads,
+    the loader's too. The first steps are left out: they compile, choose algorithms and wait for the first batches.
+    """
+    if config.profile is None:
+        yield lambda: None
+        return
+    path = config.run_dir / "profile" / f"rank-{mesh.rank}.json.gz"
+
+    def write(profiler: profile) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(path))
+        logger.info("profile of %d steps: %s", config.profile, path)
+
+    cuda = [ProfilerActivity.CUDA] if mesh.device.type == "cuda" else []
+    with profile(
+        activities=[ProfilerActivity.CPU, *cuda],
+        schedule=schedule(wait=WARM_UP_STEPS - 1, warmup=1, active=config.profile, repeat=1),
+        on_trace_ready=write,
+        experimental_config=_ExperimentalConfig(profile_all_threads=True),
+    ) as profiler:
+        yield profiler.step
+    if profiler.step_num < WARM_UP_STEPS + config.profile:
+        logger.warning("--profile %d needs %d steps more than that; the run had fewer", config.profile, WARM_UP_STEPS)

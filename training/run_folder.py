@@ -118,9 +118,8 @@ class RunFolder:
         """Append one line (with `step`) to metrics.jsonl and its numbers to TensorBoard."""
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
-        part = line.get("validation")
-        name, numbers = ("validation", part) if part else ("train", line)
-        for key, value in numbers.items():
+        name = "validation" if "validation" in line else "train"
+        for key, value in line.get("validation", line).items():
             if key not in ("step", "epoch") and isinstance(value, int | float):
                 self._events.add_scalar(f"{name}/{key}", value, line["step"])
 

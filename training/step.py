@@ -6,14 +6,17 @@ rank's loss is its sum over the global batch's size, times the number of data ra
 """
 
 import contextlib
+import ctypes
 import os
+import platform
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from dali_pipelines.order import slice_range
 from model.alexnet import AlexNet, ModelConfig
 from model.dropout import DropoutKey
@@ -21,8 +24,37 @@ from model.optimizer import make_optimizer
 from model.response_norm import missing_for_triton
 from model.two_tower import TwoTowerAlexNet
 from training.config import TrainConfig
-from training.memory import keep_freed_memory
 from training.mesh import Mesh
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # malloc.h of glibc
+# What torch says, in plain RuntimeErrors, of tensors that no memory is large enough for.
+TOO_LARGE = ("can't allocate memory", "storage size calculation overflowed", "not enough memory")
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for its next allocations. Returns whether the C library can.
+
+    glibc maps each large tensor of the CPU anew, and the system clears every page of it again: with the memory kept, a
+    step takes an eighth less CPU time (`benchmarks/LOG.md`), and the process stays as large as it once was. Only
+    glibc's `mallopt` is known to work so; elsewhere nothing changes.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, -1))
+
+
+@contextlib.contextmanager
+def advising_on_memory() -> Iterator[None]:
+    """Turn the errors of an allocation that fails, on CPU or GPU, into MemoryError with advice; let all others pass."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if known or any(words in str(error).lower() for words in TOO_LARGE):
+            advice = "try a higher --accumulate, or a lower --batch-size or --width"
+            raise MemoryError(f"not enough memory: {first_line(error)}; {advice}") from error
+        raise
 
 
 def set_up_torch(config: TrainConfig) -> str:
@@ -37,9 +69,8 @@ def set_up_torch(config: TrainConfig) -> str:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with it
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not config.deterministic
-    device_type = config.device
-    if device_type == "auto":
-        device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device_type = automatic if config.device == "auto" else config.device
     # PyTorch's own default is neither: cuDNN's convolutions in TF32, matrix products in float32.
     tf32 = precision_on(device_type, config) != "float32"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -100,9 +131,10 @@ class ParallelNetwork:
         totals = torch.zeros(3, dtype=torch.float64, device=self.mesh.device)
         scale = self.mesh.data_world / samples
         sizes = self._pass_sizes(len(labels))
+        ddp = self._forward if isinstance(self._forward, DistributedDataParallel) else None
         parts = zip(images.split(sizes), labels.split(sizes), ids.split(sizes))
         for index, (pixels, answers, numbers) in enumerate(parts, 1):
-            with contextlib.nullcontext() if index == len(sizes) else self._no_sync():
+            with ddp.no_sync() if ddp is not None and index < len(sizes) else contextlib.nullcontext():
                 key = DropoutKey(self.config.seed, step, numbers)
                 with self._autocast():
                     logits = self._forward(pixels, dropout=key)
@@ -116,18 +148,12 @@ class ParallelNetwork:
 
     def _pass_sizes(self, n: int) -> list[int]:
         """How many of n samples are computed together, one group after the other; no empty one before the last."""
-        parts = [slice_range(n, index, self.config.accumulate) for index in range(self.config.accumulate)]
-        sizes = [part.stop - part.start for part in parts]
+        passes = self.config.accumulate
+        sizes = [part.stop - part.start for part in (slice_range(n, index, passes) for index in range(passes))]
         return [size for size in sizes[:-1] if size] + sizes[-1:]
 
-    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
-        if isinstance(self._forward, DistributedDataParallel):
-            return self._forward.no_sync()
-        return contextlib.nullcontext()
-
     def _autocast(self) -> torch.autocast:
-        enabled = self.config.precision == "bfloat16"
-        return torch.autocast(self.mesh.device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.mesh.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:

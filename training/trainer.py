@@ -6,10 +6,11 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import Any, Self
 
 from dali_pipelines import DataConfig, Loader, Normalize
 from model import ModelConfig, make_schedule
@@ -18,14 +19,11 @@ from model.schedule import Schedule
 from model.scores import Scores
 from sharding import ShardError, ShardSet, Statistics
 from training.checkpoints import CheckpointManager, TrainState, as_tensors, find_start, read_matching
-from training.collectives import Control
 from training.config import TrainConfig
 from training.mesh import Mesh, make_mesh
 from training.pairs import PairedLoader, decoding_coordinates
-from training.profiling import profiling
-from training.progress import NotFiniteError, Progress, Step, log_run_summary
+from training.progress import NotFiniteError, Progress, Step, log_run_summary, profiling
 from training.run_folder import RunError, RunFolder, RunLock
-from training.signals import StopSignals
 from training.step import ParallelNetwork, set_up_torch
 
 logger = logging.getLogger(__name__)
@@ -60,31 +58,86 @@ def make_loader(
     return PairedLoader(loader, Normalize(statistics, data.recipe, mesh.device), mesh)
 
 
-@dataclass(kw_only=True)
-class Trainer:
-    """What a run is made of; `run` is the loop."""
+class StopSignals:
+    """While entered, SIGTERM, SIGUSR1 and a first Ctrl-C only set `received` to the signal's name.
 
-    config: TrainConfig
-    signals: StopSignals
-    control: Control
-    network: ParallelNetwork
-    schedule: Schedule
-    checkpoints: CheckpointManager
-    state: TrainState
-    loader: PairedLoader
-    val_loader: PairedLoader | None
-    last_step: int
-    progress: Progress
-    step_done: Callable[[], None]
+    A signal to any rank travels to all by the sum of the next step: all save there, and leave with exit status 0.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            self._before[number] = signal.signal(number, self.receive)
+        return self
+
+    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+        """The handler: keep the signal's name; a second Ctrl-C ends the process at once."""
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """Everything that a run is made of, at the state that it goes on from; `run` is the loop.
+
+    `stack` closes what must be closed.
+    """
+
+    def __init__(self, config: TrainConfig, stack: contextlib.ExitStack) -> None:
+        device_type = set_up_torch(config)
+        train_set, val_set = open_data(config)
+        mesh = make_mesh(config.model_parallel, device_type, config.timeout_seconds)
+
+        def lock_folder() -> None:
+            stack.callback(RunLock(config.run_dir).close)
+
+        mesh.on_main_rank(lock_folder, RunError, saving=True)
+        source = find_start(config, mesh)
+        self.config, self.mesh, self.state = config, mesh, TrainState()
+        self.schedule = make_schedule(
+            config.recipe, config.epochs, log=config.schedule, plateau=config.plateau, patience=config.patience
+        )
+        data, model = make_data_config(config, self.schedule), make_model_config(config, len(train_set.classes))
+        description = describe_run(config, data, model, train_set)
+        self.network = ParallelNetwork(model, config, mesh)
+        statistics = as_tensors(asdict(train_set.statistics))
+        constant = description | {"format": FORMAT, "statistics": statistics}
+        self.checkpoints = CheckpointManager(config, constant, self.network, self.schedule)
+        if source is not None:
+            self.state = self.checkpoints.load(source, read_matching(source, config, description["dataset"]))
+        self.network.distribute()
+        self.signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
+
+        def open_loader(shards: ShardSet, data: DataConfig) -> PairedLoader:
+            loader = make_loader(shards, data, mesh, train_set.statistics, config.decode)
+            stack.callback(loader.close)
+            return loader
+
+        self.loader = open_loader(train_set, data)
+        self.val_loader = None if val_set is None else open_loader(val_set, replace(data, training=False))
+        steps_per_epoch = self.loader.steps_per_epoch
+        self.last_step = min(config.epochs * steps_per_epoch, config.max_steps or sys.maxsize)
+        log_run_summary(self.network, self.state, len(train_set), len(val_set or ()), steps_per_epoch, self.last_step)
+        folder = None
+        if mesh.is_main:
+            folder = stack.enter_context(
+                contextlib.closing(RunFolder(config.run_dir, self.state.step, self.state.epoch))
+            )
+            folder.write_config(description)
+            self.checkpoints.before_writing = folder.sync
+        self.progress = Progress(mesh, folder, self.state.step, self.last_step, config.log_every)
+        stack.callback(self.progress.close)
+        self.step_done = stack.enter_context(profiling(config, mesh))
 
     def run(self) -> bool:
-        """Train to the end. Returns False if a signal to any rank stopped it before."""
-        try:
-            return self._epochs()
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{error}; {self.checkpoints.hint()}") from error
-
-    def _epochs(self) -> bool:
+        """Train to the end. Returns False if a signal to any rank stopped it before. Raises NotFiniteError."""
         per_epoch = self.loader.steps_per_epoch
         while self.state.epoch < self.config.epochs:
             if not self._steps(per_epoch):
@@ -110,45 +163,31 @@ class Trainer:
                 return False
             totals = self.network.step(batch.images, batch.labels, batch.ids, step=state.step, samples=batch.samples)
             state.step += 1
-            self.progress.add(
-                Step(
-                    step=state.step,
-                    epoch=epoch,
-                    samples=batch.samples,
-                    rate=rate,
-                    wait_seconds=batch.wait_seconds,
-                    damaged_images=self.loader.damaged_images,
-                    totals=totals,
-                )
-            )
+            wait_seconds, damaged_images = batch.wait_seconds, self.loader.damaged_images
+            self.progress.add(Step(state.step, epoch, batch.samples, rate, wait_seconds, damaged_images, totals))
             self.step_done()
         self._report_all()
         return True
 
     def _may_go_on(self) -> bool:
-        """Before a step: report the one that is ready, save if it is time to, and hear whether any rank must stop."""
-        is_due = self.checkpoints.is_due(self.config.checkpoint_minutes)
-        stop, save = self._sync_step(stop=self.signals.received is not None, save=is_due)
-        if stop or save:
-            self._report_all()
-            self.checkpoints.save(self.state)
-        return not stop
+        """Before a step: report the one that is ready, save if it is time to, and hear whether any rank must stop.
 
-    def _sync_step(self, *, stop: bool, save: bool) -> tuple[bool, bool]:
-        """The one sum over all ranks that a step makes: of an earlier step's figures, and of who asks to stop or save.
-
-        So all ranks decide the same at the same step: whether to stop, and whether to save.
+        One sum over all ranks carries that step's figures, and who asks to stop or save: so all do the same.
         """
         ready = self.progress.pop_ready()
-        stops, saves, *sums = self.control.sum([float(stop), float(save), *self.progress.own_sums(ready)])
+        stop, save = self.signals.received is not None, self.checkpoints.is_due()
+        stops, saves, *sums = self.mesh.sum([float(stop), float(save), *self.progress.own_sums(ready)])
         if ready is not None:
             self.progress.report(ready, sums)
-        return stops > 0, saves > 0
+        if stops or saves:
+            self._report_all()
+            self.checkpoints.save(self.state)
+        return not stops
 
     def _report_all(self) -> None:
         """Report every step that has been queued; called by all ranks alike."""
         while (step := self.progress.pop_ready(flush=True)) is not None:
-            self.progress.report(step, self.control.sum(self.progress.own_sums(step)))
+            self.progress.report(step, self.mesh.sum(self.progress.own_sums(step)))
 
     def _finish_epoch(self) -> bool:
         """Validate, lower the rate perhaps, save. Stopped while validating, the run goes on with the validation."""
@@ -174,14 +213,14 @@ class Trainer:
         """Scores of the center crop over all ranks; None if stopped."""
         scores = Scores(self.network.net.config.classes)
         for batch in loader.epoch(0):
-            if self.control.any(self.signals.received is not None):
+            if self.mesh.any(self.signals.received is not None):
                 return None
             if len(batch.labels):
                 logits = self.network.logits(batch.images)
-                if self.network.mesh.model_rank == 0:  # the ranks of a pair have the same
+                if self.mesh.model_rank == 0:  # the ranks of a pair have the same
                     scores.add_logits(logits, batch.labels)
-        if self.network.mesh.control_group is not None:
-            scores.all_reduce(self.network.mesh.control_group)
+        if self.mesh.control_group is not None:
+            scores.all_reduce(self.mesh.control_group)
         return scores
 
 
@@ -197,6 +236,11 @@ def make_data_config(config: TrainConfig, schedule: Schedule) -> DataConfig:
         noise_again=None if "color" in config.ablate else schedule.noise_again,
         window=config.window,
     )
+
+
+def make_model_config(config: TrainConfig, classes: int) -> ModelConfig:
+    """The network's part of the options."""
+    return ModelConfig(recipe=config.recipe, classes=classes, width=config.width, ablate=config.network_ablations)
 
 
 def describe_run(config: TrainConfig, data: DataConfig, model: ModelConfig, train: ShardSet) -> dict[str, Any]:
@@ -215,81 +259,18 @@ def describe_run(config: TrainConfig, data: DataConfig, model: ModelConfig, trai
     }
 
 
-def make_trainer(config: TrainConfig, stack: contextlib.ExitStack) -> Trainer:
-    """Everything that a run is made of, at the state that it goes on from; `stack` closes what must be closed."""
-    device_type = set_up_torch(config)
-    train_set, val_set = open_data(config)
-    statistics = train_set.statistics
-    mesh = make_mesh(config.model_parallel, device_type, config.timeout_seconds)
-    control = Control(mesh)
-
-    def lock_folder() -> None:
-        stack.enter_context(contextlib.closing(RunLock(config.run_dir)))
-
-    control.on_main_rank(lock_folder, RunError, saving=True)
-    source = find_start(config, control)
-    schedule = make_schedule(
-        config.recipe, config.epochs, log=config.schedule, plateau=config.plateau, patience=config.patience
-    )
-    data = make_data_config(config, schedule)
-    model_config = ModelConfig(
-        recipe=config.recipe, classes=len(train_set.classes), width=config.width, ablate=config.network_ablations
-    )
-    description = describe_run(config, data, model_config, train_set)
-    network = ParallelNetwork(model_config, config, mesh)
-    checkpoints = CheckpointManager(
-        run_dir=config.run_dir,
-        keep_every=config.keep_every,
-        constant=description | {"format": FORMAT, "statistics": as_tensors(asdict(statistics))},
-        network=network,
-        schedule=schedule,
-        control=control,
-    )
-    state = TrainState()
-    if source is not None:
-        state = checkpoints.load(source, read_matching(source, config, description["dataset"]))
-    network.distribute()
-    signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
-    loader = stack.enter_context(contextlib.closing(make_loader(train_set, data, mesh, statistics, config.decode)))
-    val_loader = None
-    if val_set is not None:
-        val_loader = make_loader(val_set, replace(data, training=False), mesh, statistics, config.decode)
-        stack.enter_context(contextlib.closing(val_loader))
-    last_step = min(config.epochs * loader.steps_per_epoch, config.max_steps or sys.maxsize)
-    log_run_summary(network, state, len(train_set), len(val_set or ()), loader.steps_per_epoch, last_step)
-    folder = None
-    if mesh.is_main:
-        folder = stack.enter_context(contextlib.closing(RunFolder(config.run_dir, state.step, state.epoch)))
-        folder.write_config(description)
-        checkpoints.before_writing = folder.sync
-    progress = Progress(mesh, folder, state.step, last_step, config.log_every)
-    return Trainer(
-        config=config,
-        signals=signals,
-        control=control,
-        network=network,
-        schedule=schedule,
-        checkpoints=checkpoints,
-        state=state,
-        loader=loader,
-        val_loader=val_loader,
-        last_step=last_step,
-        progress=stack.enter_context(contextlib.closing(progress)),
-        step_done=stack.enter_context(profiling(config, mesh)),
-    )
-
-
 def train(config: TrainConfig) -> None:
     """Set up, train, and say how it ended. Raises UserError (of any kind), MemoryError or OSError."""
     with contextlib.ExitStack() as stack:
-        trainer = make_trainer(config, stack)
-        finished = trainer.run()
+        trainer = Trainer(config, stack)
+        try:
+            finished = trainer.run()
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error}; {trainer.checkpoints.hint()}") from error
         folder, step = trainer.progress.folder, trainer.state.step
         if folder is not None and not finished:
             folder.mark_stopped(step)
-    last = trainer.checkpoints.path(LAST)
-    if finished:
-        logger.info("done after step %d: checkpoint %s", step, last)
-        return
-    options = " without --resume-from" if config.resume_from else ""
-    logger.info("stopped after step %d: checkpoint %s; the same command%s goes on from there", step, last, options)
+    how = "done" if finished else "stopped"
+    command = "the same command" + (" without --resume-from" if config.resume_from else "")
+    advice = "" if finished else f"; {command} goes on from there"
+    logger.info("%s after step %d: checkpoint %s%s", how, step, trainer.checkpoints.path(LAST), advice)

@@ -8,7 +8,7 @@ import torch
 
 from model import DropoutKey, ModelConfig
 from model.alexnet import ABLATIONS, Towers
-from model.pytorch_calls import pytorch_calls
+from model.export import pytorch_calls
 from tests.model import numpy_alexnet
 from tests.model.test_alexnet import RECIPES, narrow, numpy_weights, random_images
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from model import AlexNet, ModelConfig
 from model.__main__ import main
 from model.checkpoint import save_checkpoint
-from model.pytorch_calls import pytorch_calls
+from model.export import pytorch_calls
 from tests.handmade import checkpoint_state
 
 CLASSES = [[0, "n01440764", "tench"], [1, "n01443537", "Käfer, goldfish"], [2, "n09", "cliff"]]

@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from model.response_norm import (
     SPATIAL_SCALE,
-    NormLayer,
     _compiled,
     _plain_spatial,
     can_compile,
@@ -116,8 +115,8 @@ def test_towers_do_not_see_each_other() -> None:
     assert not torch.equal(response_norm(x, 0.1)[:, 5], response_norm(changed, 0.1)[:, 5])
 
 
-@pytest.mark.parametrize("norm", [NormLayer(response_norm, scale=0.1, towers=2), NormLayer(spatial_norm)])
-def test_the_number_of_threads_changes_no_bit(norm: torch.nn.Module) -> None:
+@pytest.mark.parametrize("norm", [functools.partial(response_norm, scale=0.1, towers=2), spatial_norm])
+def test_the_number_of_threads_changes_no_bit(norm: Callable[[Tensor], Tensor]) -> None:
     x = random_images((6, 24, 31, 29), torch.float32, size=100.0)
     threads, results = torch.get_num_threads(), []
     try:
@@ -147,7 +146,7 @@ def test_two_threads_of_a_program_may_normalize_at_once() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     x = random_images((2, 12, 5, 5), dtype)
-    for norm in (NormLayer(response_norm, scale=0.1, towers=2), NormLayer(spatial_norm)):
+    for norm in (functools.partial(response_norm, scale=0.1, towers=2), spatial_norm):
         y, gradient = value_and_gradient(norm, x)
         assert gradient.dtype == dtype
         assert torch.equal(y, norm(x.detach().float()).to(dtype))
@@ -209,8 +208,8 @@ def test_a_gpu_with_compiler_and_headers_compiles_the_norms(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("norm", [NormLayer(response_norm, scale=0.01, towers=2), NormLayer(spatial_norm)])
-def test_inside_torch_compile_the_plain_formula_gives_the_same(norm: torch.nn.Module) -> None:
+@pytest.mark.parametrize("norm", [functools.partial(response_norm, scale=0.01, towers=2), spatial_norm])
+def test_inside_torch_compile_the_plain_formula_gives_the_same(norm: Callable[[Tensor], Tensor]) -> None:
     x = random_images((2, 12, 7, 6), torch.float64)
     compiled = torch.compile(norm, backend="eager", fullgraph=True)
     for found, expected in zip(value_and_gradient(compiled, x), value_and_gradient(norm, x), strict=True):
@@ -243,6 +242,6 @@ def test_many_shapes_stay_within_the_limit_of_recompilations(monkeypatch: pytest
 def test_the_gpu_equals_the_cpu(dtype: torch.dtype) -> None:
     x = random_images((4, 96, 27, 27), dtype, "channels_last")
     on_gpu = x.detach().cuda().requires_grad_()
-    for norm in (NormLayer(response_norm, scale=1e-4, towers=2), NormLayer(spatial_norm)):
+    for norm in (functools.partial(response_norm, scale=1e-4, towers=2), spatial_norm):
         for found, expected in zip(value_and_gradient(norm, on_gpu), value_and_gradient(norm, x), strict=True):
             assert_close(found.cpu().float(), expected.float(), 1e-5 if dtype == torch.float32 else 2e-2)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.memory import advising_on_memory
+from training.step import advising_on_memory
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import resource, sys, torch
-from training.memory import keep_freed_memory
+from training.step import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for turn in range(10):
@@ -59,7 +59,7 @@ def test_only_failed_allocations_get_advice(error: Exception, kind: type[Excepti
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import memory
+    from training import step
 
-    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("musl", "1.2"))
-    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(step.platform, "libc_ver", lambda: ("musl", "1.2"))
+    assert step.keep_freed_memory() is False

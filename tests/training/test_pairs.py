@@ -10,9 +10,8 @@ from dali_pipelines.order import slice_range
 from sharding import ShardSet
 from tests.training.conftest import IMAGES
 from tests.training.ranks import start
-from training.collectives import gather_pair_images
 from training.mesh import Mesh, make_mesh
-from training.pairs import PairedLoader, decoding_coordinates
+from training.pairs import PairedLoader, decoding_coordinates, gather_pair_images
 
 pytestmark = pytest.mark.slow
 

@@ -7,23 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import make_schedule
 from tests.training.conftest import Arguments
 from tests.training.ranks import start, train
 from training.checkpoints import CheckpointManager
-from training.collectives import Control
 from training.config import TrainConfig
 from training.mesh import Mesh
-from training.progress import NotFiniteError, Progress, Step, in_words
+from training.progress import NotFiniteError, Progress, Step
 from training.run_folder import RunFolder
 from training.step import set_up_torch
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(4.6, "about 5 seconds"), (89, "about 89 seconds"), (90, "about 2 minutes"), (5400, "about 1.5 hours")],
-)
-def test_durations_have_fitting_units(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
 
 
 def queued(number: int, loss: float) -> Step:
@@ -92,8 +84,8 @@ def test_without_a_terminal_a_plain_line_comes_every_half_minute_and_at_the_end(
     folder.close()
     line = "epoch 1, loss 1.000, error 50.0%, 0 images/s, data wait 0%"
     assert [record.getMessage() for record in caplog.records] == [
-        f"step 103 of 109: {line}, about 72 seconds left without validation",
-        f"step 106 of 109: {line}, about 36 seconds left without validation",
+        f"step 103 of 109: {line}, 01:12 left without validation",
+        f"step 106 of 109: {line}, 00:36 left without validation",
         f"step 109 of 109: {line}",
     ]
 
@@ -102,11 +94,10 @@ def test_without_a_terminal_a_plain_line_comes_every_half_minute_and_at_the_end(
 def test_only_the_clock_of_rank_0_makes_a_checkpoint_due(age_minutes: float, rank: int, is_due: bool) -> None:
     mesh = Mesh(rank=rank, world=2)
     network = type("Network", (), {"mesh": mesh})()
-    checkpoints = CheckpointManager(
-        run_dir=Path(), keep_every=0, constant={}, network=network, schedule=None, control=Control(mesh)  # type: ignore[arg-type]
-    )  # fmt: skip
+    config = TrainConfig(shards=Path(), run_dir=Path(), checkpoint_minutes=10.0)
+    checkpoints = CheckpointManager(config, {}, network, make_schedule("paper", 1))
     checkpoints.saved_at -= 60 * age_minutes
-    assert checkpoints.is_due(10.0) == is_due
+    assert checkpoints.is_due() == is_due
 
 
 def deterministic(arguments: list[str]) -> int:

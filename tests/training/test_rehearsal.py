@@ -22,10 +22,9 @@ from dali_pipelines import Normalize
 from dali_pipelines.augmentation import draw
 from model import ModelConfig, make_optimizer
 from sharding import Statistics
-from training import collectives
 from training.config import TrainConfig
 from training.mesh import Mesh
-from training.pairs import PairedLoader
+from training.pairs import PairedLoader, gather_pair_images
 from training.step import ParallelNetwork
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the step itself")
@@ -135,6 +134,9 @@ class CpuLoader:
         fields = {"labels": numbers, "ids": numbers, "augmentation": self.augmentation, "samples": SAMPLES}
         yield type("Batch", (), {"images": images, "epoch": 0, "step": 0, "wait_seconds": 0.0, **fields})()
 
+    def close(self) -> None:
+        """Nothing was opened."""
+
     def slice_metadata(self, *_unused: int) -> tuple[Any, Any, Any]:
         return np.arange(SAMPLES), np.arange(SAMPLES), self.augmentation
 
@@ -171,4 +173,4 @@ def test_step_of_a_gpu_rank_mixes_no_devices_and_waits_for_nothing(
 def test_pair_images_of_wrong_number_are_refused_on_a_gpu_too(stand_ins: None) -> None:
     mesh = Mesh(world=2, model_world=2, exchange_group=dist.group.WORLD, device=GPU)
     with FakeTensorMode(), pytest.raises(ValueError, match="should hold 2 of 3 samples"):
-        collectives.gather_pair_images(torch.empty(1, 3, 224, 224, dtype=torch.uint8, device=GPU), (2, 1), mesh)
+        gather_pair_images(torch.empty(1, 3, 224, 224, dtype=torch.uint8, device=GPU), (2, 1), mesh)

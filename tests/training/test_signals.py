@@ -16,12 +16,11 @@ from tests.training.conftest import STEPS_PER_EPOCH, Arguments
 from tests.training.ranks import start, train, train_and_signal
 from train import main
 from training.checkpoints import CheckpointManager, TrainState
-from training.collectives import Control, LostRankError, noticing_lost_ranks
 from training.config import TrainConfig
-from training.mesh import make_mesh
+from training.mesh import LostRankError, make_mesh, noticing_lost_ranks
 from training.progress import Progress, Step
-from training.signals import StopSignals
 from training.step import ParallelNetwork
+from training.trainer import StopSignals
 
 pytestmark = pytest.mark.slow
 
@@ -123,22 +122,14 @@ def save_slowly(folder: Path) -> int:
     """A rank of two: those who wait for a step give up after a second, and rank 0 takes two and a half to save."""
     torch.distributed.init_process_group("gloo")
     mesh = make_mesh("1", "cpu", timeout_seconds=1.0)
-    control = Control(mesh)
-    config = TrainConfig(shards=folder, run_dir=folder)
+    config = TrainConfig(shards=folder, run_dir=folder, keep_every=0)
     network = ParallelNetwork(ModelConfig(recipe="paper", classes=8, width=1 / 32), config, mesh)
     others = ("format", "statistics", "train_config", "data_config", "model_config", "dataset", "versions")
-    checkpoints = CheckpointManager(
-        run_dir=folder,
-        keep_every=0,
-        constant=dict.fromkeys(others),
-        network=network,
-        schedule=make_schedule("paper", 90),
-        control=control,
-        before_writing=lambda: threading.Event().wait(2.5) and None,
-    )
+    checkpoints = CheckpointManager(config, dict.fromkeys(others), network, make_schedule("paper", 90))
+    checkpoints.before_writing = lambda: threading.Event().wait(2.5) and None
     torch.distributed.barrier()
     checkpoints.save(TrainState())
-    return 0 if control.sum([1.0]) == [2.0] else 1
+    return 0 if mesh.sum([1.0]) == [2.0] else 1
 
 
 def test_slow_save_is_no_lost_rank(tmp_path: Path) -> None:

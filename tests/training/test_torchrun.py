@@ -24,7 +24,7 @@ import os, signal, sys, threading
 sys.path[0] = {str(ROOT)!r}
 import train
 from training.progress import Progress
-from training.signals import StopSignals
+from training.trainer import StopSignals
 add, restarted = Progress.add, os.path.exists("killed")
 def add_and_signal(self, step):
     add(self, step)
