@@ -53,22 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: EvaluationOptions) -> int:
     """Predict or evaluate; on rank 0 the results are written and printed. Returns the exit status."""
     # torch and DALI take seconds to import: --help and a wrong option do not wait for them
-    from evaluation.prediction import predict
-    from evaluation.results import describe, write_results
+    from evaluation.results import AVERAGE, describe, write_results
     from evaluation.tables import error_table
-    from evaluation.ten_patch import default_batch_size, evaluate, gather
+    from evaluation.ten_patch import default_batch_size, evaluate, gather, predict
     from evaluation.trained_run import TrainedRun, choose_device, open_common_split
-    from evaluation.views import Classifier
     from training.mesh import close_mesh, make_mesh, noticing_lost_ranks
 
     runs = [TrainedRun.open(path, options.checkpoint) for path in options.run_dir]
-    device, folder = choose_device(options.device), runs[0].path / "average" if len(runs) > 1 else runs[0].path
+    device, folder = choose_device(options.device), runs[0].path / AVERAGE if len(runs) > 1 else runs[0].path
     if options.predict:
         return predict(runs[0], options.predict, device, options.shards)
     with noticing_lost_ranks(), open_common_split(runs, options.split, options.shards) as shards:
         mesh, start = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS), time.perf_counter()
         part = evaluate(
-            [Classifier(run.network(mesh.device), run.statistics, run.recipe, mesh.device) for run in runs],
+            [run.classifier(mesh.device) for run in runs],
             shards,
             batch_size=(options.batch_size or default_batch_size(mesh.device)) * mesh.world,
             rank=mesh.rank,
@@ -80,8 +78,11 @@ def run(options: EvaluationOptions) -> int:
         if evaluation is not None:
             report = describe(runs, shards, evaluation, mesh.describe(), time.perf_counter() - start)
             write_results(folder, runs[0], evaluation, report)
+            of = "{file.name} (epoch {epoch}, step {step})".format(
+                **report["checkpoint"] | {"file": runs[0].checkpoint}
+            )
             sys.stdout.write(
-                f"{report['name'] or shards.path}: {report['images']} images, {runs[0].describe()}, "
+                f"{report['name'] or shards.path}: {report['images']} images, {of}, "
                 f"{report['images_per_second']:.1f} images/s\n{error_table(report)}"
                 f"written: {folder / 'report.json'}, class_errors.csv, predictions.npz\n"
             )

@@ -1,7 +1,7 @@
 """Do ten views cost their convolutions and little else, and what did the seed's way cost?
 
     limit   the network alone, one plain call a batch, on views that lie ready, a tenth of an image each
-    spread  the same views by `evaluation.inference`: single-threaded passes side by side, as the evaluation runs it
+    spread  the same views by `evaluation.views.inference`: single-threaded passes side by side, as in the evaluation
     ours    `evaluation.ten_patch`: each image decoded once, ten views, averages, scores
     seed    the seed's way, after `val_acc_multi.py` of github AsteroidHunter/replicatingAlexNet: Pillow reads one image
             at a time, the mean is subtracted from the whole image ten times, each view is cut and mirrored on its own,
@@ -28,9 +28,8 @@ from benchmarks.measure import Case, interleave, timed
 from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
-from evaluation.inference import inference
 from evaluation.ten_patch import evaluate
-from evaluation.views import Classifier
+from evaluation.views import Classifier, inference
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from common.files import write_atomically
-from evaluation.references import AVERAGES, reference_note, references_for
-from evaluation.tables import METHODS, class_errors_csv, error_rows
+from evaluation.references import reference_note, references_for
+from evaluation.tables import FIGURES, METHODS, class_errors_csv, error_rows
 from evaluation.ten_patch import Evaluation
 from evaluation.trained_run import EvaluationError, TrainedRun
 from model.checkpoint import versions
 from sharding import ShardSet
 
 REPORT, PREDICTIONS, CLASS_ERRORS = "report.json", "predictions.npz", "class_errors.csv"
+AVERAGE = "average"  # the folder, in the first run's, of what several networks' mean leaves
 LARGEST = 1e300  # of the numbers in JSON: an integer there may be too large to print as a fraction
 _FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; a float may be an integer
     "date": str,
@@ -37,8 +38,9 @@ _FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; a float 
     "reference_note": str,
     "checkpoint": {"step": int, "sha256": str},
     "dataset": {"shards": str, "fingerprint": str, "samples": int},
-    **{method: {"top1_error": float, "top5_error": float, "log_loss": float} for method in METHODS},
+    **{method: dict.fromkeys(FIGURES, float) for method in METHODS},
 }
+_MEMBER_FIELDS = {"file": str, "sha256": str, **{name: dict.fromkeys(FIGURES, float) for name in ("ten_patch", "gain")}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +64,15 @@ def describe(
     Of several runs the figures are their mean's, the first one is described, and `members` holds each: its ten-patch
     figures, and `gain`, by how much its error is above the mean's.
     """
-    run, references = runs[0], references_for(runs[0].challenge, shards.split)
-    average: dict[str, Any] = dict(evaluation.scores["ten_patch"].figures())
+    run, state, mean = runs[0], runs[0].state, dict(evaluation.scores["ten_patch"].figures())
     members: list[dict[str, Any]] = []
     for member, scores in zip(runs, evaluation.members):
         figures: dict[str, Any] = dict(scores.figures())
-        gain = {name: figures[name] - average[name] for name in ("top1_error", "top5_error", "log_loss")}
-        file = {"file": str(member.checkpoint), "sha256": member.checksum()}
-        members.append({**file, "ten_patch": figures, "gain": gain})
-    if len(runs) > 1 and run.challenge == AVERAGES[0].challenge:
-        references = [*AVERAGES, *references]
+        gain = {name: figures[name] - mean[name] for name in FIGURES}
+        members.append(
+            {"file": str(member.checkpoint), "sha256": member.checksum(), "ten_patch": figures, "gain": gain}
+        )
+    references = references_for(run.challenge, shards.split, averages=len(runs) > 1)
     return {
         "format": 1,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -83,15 +84,11 @@ def describe(
         "members": members,
         "references": [asdict(item) for item in references],
         "reference_note": reference_note(run.challenge, shards.split, len(evaluation.rows)),
-        "model": run.state["model_config"],
-        "checkpoint": {
-            "file": str(run.checkpoint),
-            "sha256": run.checksum(),
-            "epoch": run.state["epoch"],
-            "step": run.state["step"],
-        },
+        "model": state["model_config"],
+        "checkpoint": {"file": str(run.checkpoint), "sha256": run.checksum()}
+        | {name: state[name] for name in ("epoch", "step")},
         "dataset": {"shards": str(shards.path), "fingerprint": shards.fingerprint, "samples": len(shards)},
-        "training_dataset": {key: run.state["dataset"][key] for key in ("shards", "fingerprint", "samples")},
+        "training_dataset": {name: state["dataset"][name] for name in ("shards", "fingerprint", "samples")},
         "machine": machine,
         "seconds": round(seconds, 3),
         "images_per_second": round(len(evaluation.rows) / seconds, 3),
@@ -128,13 +125,15 @@ def check_fields(content: Any, types: Mapping[str, Any], prefix: str = "") -> No
 
 
 def read_report(run: Path) -> dict[str, Any] | None:
-    """The content of a run's report.json, None if there is none. Raises EvaluationError if it is another program's."""
+    """The report.json of a run or of an average, None if there is none. Raises EvaluationError if it is foreign."""
     path = run / REPORT
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
         check_fields(content, _FIELDS)
+        for member in content.get("members", []):
+            check_fields(member, _MEMBER_FIELDS, "members.")
         error_rows(content)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from None
@@ -170,5 +169,6 @@ def read_predictions(run: Path, classes: int) -> Predictions | None:
 
 
 def _foreign(path: Path, what: str) -> EvaluationError:
-    again = f"make it again: python eval_tenpatch.py --run-dir {path.parent}"
+    runs = f"{path.parent.parent} B…" if path.parent.name == AVERAGE else path.parent
+    again = f"make it again: python eval_tenpatch.py --run-dir {runs}"
     return EvaluationError(f"{path}: not what eval_tenpatch.py writes ({what}); {again}")

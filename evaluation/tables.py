@@ -1,75 +1,104 @@
-"""The errors of an evaluation, as rows beside the published ones, as text, and by class as CSV."""
+"""The errors of an evaluation: beside the published ones, as text, by class as CSV, and as the difference of two.
+
+Two networks that saw the same images are right or wrong together for most of them: the images on which they differ tell
+more than two intervals beside each other.
+"""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from evaluation.references import Reference
-from model.scores import Figures, Scores
+import numpy as np
+from scipy.stats import binomtest
+
+from model.scores import CONFIDENCE_DEVIATE, Scores
 
 METHODS = {
     "ten_patch": "ten patches, mean of softmax",
     "ten_patch_mean_logits": "ten patches, mean of logits",
     "center_crop": "center crop",
 }
+FIGURES = ("top1_error", "top5_error", "log_loss")
 HEADER = ("errors in per cent, 95 % intervals", "top-1", "top-5", "log loss")
 CLASS_COLUMNS = ("label", "wnid", "name", "images", "top1_errors", "top5_errors", "top1_error", "top5_error")
 
-Row = tuple[str, str, str, str]
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """Error of the second network less that of the first, as a fraction; `low` and `high` bound it at 95 %.
+
+    `only_first`, `only_second`: images that only this network has right. `p_value`: McNemar's exact test (1947), two
+    sides: how often equally good networks would differ so much.
+    """
+
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p_value: float
+
+    def in_points(self) -> str:
+        """`+1.20 [+0.80, +1.60]`, in percentage points."""
+        return f"{100 * self.difference:+.2f} [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
+
+
+def compare_answers(first: np.ndarray, second: np.ndarray) -> PairedDifference:
+    """Compare whether each image is right, bool [n], n at least 1, for two networks.
+
+    The interval is Agresti and Min's (2005) for matched pairs: half an image is added to each of the four counts, so
+    that it is sound for few images too. Raises ValueError for different numbers of images, or none.
+    """
+    if first.shape != second.shape or not len(first):
+        raise ValueError(f"expected the same images for both, at least one, got {first.shape} and {second.shape}")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    lost, won, images = only_first + 0.5, only_second + 0.5, len(first) + 2
+    middle = (lost - won) / images
+    margin = CONFIDENCE_DEVIATE * (lost + won - (lost - won) ** 2 / images) ** 0.5 / images
+    discordant = only_first + only_second
+    return PairedDifference(
+        difference=(only_first - only_second) / len(first),
+        low=max(middle - margin, -1.0),
+        high=min(middle + margin, 1.0),
+        only_first=only_first,
+        only_second=only_second,
+        p_value=float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
+    )
 
 
 def error_rows(report: Mapping[str, Any]) -> list[Row]:
     """Rows (what, top-1, top-5, log loss) of a report.json: three methods, each of several networks, the references."""
     members = report.get("members", [])
-    count = f", {len(members)} networks" if members else ""
-    rows = [_own_row(title + count, report[method]) for method, title in METHODS.items()]
-    rows += [_own_row(f"{member['file']} alone", member["ten_patch"]) for member in members]
-    for content in report["references"]:
-        rows += _reference_rows(Reference(**content))
-    return rows
-
-
-def _own_row(title: str, figures: Figures) -> Row:
-    top1, top5 = (
-        _with_interval(100 * error, [100 * end for end in interval], 2)
-        for error, interval in (
-            (figures["top1_error"], figures["top1_interval"]),
-            (figures["top5_error"], figures["top5_interval"]),
-        )
-    )
-    return title, top1, top5, _with_interval(figures["log_loss"], figures["log_loss_interval"], 4)
-
-
-def _with_interval(value: float, interval: Sequence[float], digits: int) -> str:
-    return f"{value:.{digits}f} [{', '.join(f'{end:.{digits}f}' for end in interval)}]"
-
-
-def _reference_rows(reference: Reference) -> list[Row]:
-    title = f"{reference.run}, {reference.challenge} {reference.split}"
-    rows: list[tuple[str, float | None, float | None, float | None]] = [
-        (title, reference.top1_error, reference.top5_error, reference.log_loss)
-    ]
-    if reference.center_top1_error is not None:
-        center = reference.center_top1_error, reference.center_top5_error, reference.center_log_loss
-        rows.append((f"{title}, center crop", *center))
-    return [
-        (what, _per_cent(top1), _per_cent(top5), "" if loss is None else f"{loss:.4f}")
-        for what, top1, top5, loss in rows
+    networks = f", {len(members)} networks" if members else ""
+    rows = [error_row(title + networks, report[method]) for method, title in METHODS.items()]
+    rows += [error_row(f"{member['file']} alone", member["ten_patch"]) for member in members]
+    return rows + [
+        error_row(f"{item['run']}, {item['challenge']} {item['split']}", item) for item in report["references"]
     ]
 
 
-def _per_cent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.5g}"
+def error_row(title: str, figures: Mapping[str, Any]) -> Row:
+    """`title` and the figures: ours with two digits (log loss: four) and their interval, published ones as they are."""
+    cells = []
+    for name in FIGURES:
+        value, interval = figures[name], figures.get(name.replace("_error", "") + "_interval")
+        scale, form = (1, ".4f") if name == "log_loss" else (100, ".2f" if interval else ".5g")
+        ends = f" [{', '.join(f'{scale * end:{form}}' for end in interval)}]" if interval else ""
+        cells.append("" if value is None else f"{scale * value:{form}}{ends}")
+    return title, *cells
 
 
 def error_table(report: Mapping[str, Any]) -> str:
     """The rows as aligned lines of text."""
     rows = [HEADER, *error_rows(report)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    name_width, *widths = (max(map(len, column)) for column in zip(*rows))
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
-        for row in rows
+        "  ".join([name.ljust(name_width), *(cell.rjust(width) for cell, width in zip(cells, widths))]).rstrip()
+        for name, *cells in rows
     ]
     if report["reference_note"]:
         lines.append(report["reference_note"])

@@ -1,14 +1,14 @@
-"""Ten-patch evaluation: networks and a packed split in; each image decoded once, ten views, scores and answers out.
+"""Networks and a packed split, or picture files, in; ten views of each image; scores and the best classes out.
 
-Of several networks the mean of their probabilities is scored (Krizhevsky 2012 §6), and each by itself.
-
-Every rank takes its slice of each batch; counts add up, so the figures are the same for any number of ranks.
+Of several networks the mean of their probabilities is scored (Krizhevsky 2012 §6), and each by itself. Every rank takes
+its slice of each batch; counts add up, so the figures are the same for any number of ranks.
 """
 
 import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import VIEWS
-from evaluation.inference import inference
 from evaluation.tables import METHODS
-from evaluation.views import Classifier, average_networks, average_views
+from evaluation.trained_run import TrainedRun, try_split
+from evaluation.views import Classifier, average_networks, average_views, inference
 from model.scores import ScoreError, Scores
-from sharding import ShardSet
+from sharding import RejectedImage, ShardSet, prepare_image
+from sharding.resize import decode_stored
 
 BEST = 5
 CPU_BATCH, MOST_BATCH = 25, 128  # images a step and process
@@ -101,7 +102,7 @@ def evaluate(
         views=VIEWS,
         output="float32" if normalized else "uint8",
     )
-    hidden = quiet or rank != 0 or not sys.stderr.isatty()
+    hidden = quiet or rank != 0 or None  # None: where there is no terminal
     with Loader(shards, config, rank, world, statistics=first.statistics) as loader, inference() as compute:
         steps = tqdm(loader.epoch(0), total=loader.steps_per_epoch, unit="batch", disable=hidden, desc="ten patches")
         for batch in steps:
@@ -116,10 +117,9 @@ def evaluate(
             average = average_networks(answers)
             for method, score in scores.items():
                 (score.add if method == "ten_patch" else score.add_logits)(average[method], labels)
+            top = average["ten_patch"].cpu().topk(min(BEST, classes), dim=1)
             rows.append(np.zeros(len(labels), rows[0].dtype))
-            top = average["ten_patch"].cpu().topk(rows[0]["best"].shape[1], dim=1)
-            columns = {"ids": batch.ids, "labels": labels, "best": top.indices, "probability": top.values}
-            for name, values in columns.items():
+            for name, values in zip(rows[0].dtype.names or (), (batch.ids, labels, top.indices, top.values)):
                 rows[-1][name] = values.numpy()
     return Evaluation(scores=scores, members=member_scores, rows=np.concatenate(rows))
 
@@ -132,3 +132,33 @@ def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Ev
     parts: list[Any] | None = [None] * world if rank == 0 else None
     dist.gather_object(part, parts, dst=0, group=group)
     return Evaluation.joined(parts, images) if parts else None
+
+
+def predict(run: TrainedRun, pictures: Sequence[Path], device: torch.device, shards: Path | None) -> int:
+    """Print the five best classes of each picture file. Returns 1 if one cannot be read, else 0.
+
+    `shards`: where the packed splits are, if not where the run was trained from. Pictures are prepared as the training
+    pictures were; where their split is no longer there to tell how, by the packer's defaults, which is said.
+    """
+    training, missing = try_split(run, "train", shards)
+    if training is None:
+        sys.stderr.write(f"note: pictures are packed with the default options, since {missing}\n")
+        packing: dict[str, Any] = {"encoding": "jpeg"}
+    else:
+        with training:
+            packing = {name: training.options[name] for name in ("resample", "quality")}
+            packing["encoding"] = training.encoding
+    classifier, failed = run.classifier(device), 0
+    for path in pictures:
+        try:
+            stored = prepare_image(path.read_bytes(), **packing)
+        except (RejectedImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            sys.stderr.write(f"error: {path}: {reason}; expected a picture file\n")
+            failed += 1
+            continue
+        probabilities = classifier.probabilities(decode_stored(stored, packing["encoding"])[None])[0]
+        sys.stdout.write(f"{path}\n")
+        for label in np.argsort(-probabilities, kind="stable")[:BEST]:
+            sys.stdout.write(f"  {100 * probabilities[label]:6.2f} %  {run.class_names[label]}\n")
+    return 1 if failed else 0

@@ -12,6 +12,7 @@ import torch
 from common.errors import UserError
 from dali_pipelines.augmentation import RecipeName
 from evaluation.references import challenge_of
+from evaluation.views import Classifier
 from model import AlexNet
 from model.checkpoint import find_checkpoint, load_checkpoint, load_network
 from sharding import ShardError, ShardSet, Statistics
@@ -76,25 +77,13 @@ class TrainedRun:
         arrays: dict[str, Any] = {name: np.asarray(tensor) for name, tensor in self.state["statistics"].items()}
         return Statistics(**{**arrays, "images": int(arrays["images"])})
 
-    def describe(self) -> str:
-        """The checkpoint in a few words, for the screen."""
-        return f"{self.checkpoint.name} (epoch {self.state['epoch']}, step {self.state['step']})"
-
-    def packing_options(self, override: Path | None = None) -> tuple[dict[str, Any], str]:
-        """How the training pictures were packed: `resample`, `quality` and `encoding` for `sharding.prepare_image`.
-
-        Where the packed training split is no longer there to tell: the packer's defaults, and a sentence that says so.
-        """
-        shards, missing = try_split(self, "train", override)
-        if shards is None:
-            return {"encoding": "jpeg"}, f"pictures are packed with the default options, since {missing}"
-        with shards:
-            options = {name: shards.options[name] for name in ("resample", "quality")}
-            return options | {"encoding": shards.encoding}, ""
-
     def network(self, device: torch.device) -> AlexNet:
         """The unsplit network with the checkpoint's weights, in evaluation mode on `device`."""
         return load_network(self.state, device=device)
+
+    def classifier(self, device: torch.device) -> Classifier:
+        """The network on `device` with what its pictures are prepared by."""
+        return Classifier(self.network(device), self.statistics, self.recipe, device)
 
     def checksum(self) -> str:
         """Hex SHA-256 of the checkpoint's file."""

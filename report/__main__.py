@@ -25,6 +25,7 @@ class ReportOptions(CheckpointOptions):
     compare: tuple[Path, ...] = option("runs to put side by side, the first as baseline", (), metavar="DIR")
     out: Path | None = option("the page; none: report.html or compare.html in the (first) run's folder", None)
     neighbors_among: int = option("training images to search for neighbors, from the first", 5000)
+    quiet: bool = option("nothing on the screen but errors", False)
 
     def __post_init__(self) -> None:
         self.check_from_one("neighbors_among")
@@ -49,7 +50,8 @@ def run(options: ReportOptions) -> int:
     # torch and matplotlib take seconds to import: --help and a wrong option do not wait for them
     from report.build import compare_runs, report_run
 
-    sys.stdout.write("\n".join(compare_runs(options) if options.compare else report_run(options)) + "\n")
+    lines = compare_runs(options) if options.compare else report_run(options)
+    sys.stdout.write("" if options.quiet else "\n".join(lines) + "\n")
     return 0
 
 

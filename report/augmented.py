@@ -27,12 +27,12 @@ def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
 
 def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
     """The first training batches of epochs 1 and 2, in the batch's order."""
-    title = "Training batches as the network sees them"
+    title, galleries = "Training batches as the network sees them", []
     try:
         config = DataConfig(**run.state["data_config"])
     except (TypeError, ValueError) as error:
-        return Section(name="augmented", title=title, sentences=[f"No batch: data_config of the checkpoint: {error}"])
-    normalize, galleries = Normalize(run.statistics, run.recipe, "cpu"), []
+        return Section("augmented", title, [f"No batch: data_config of the checkpoint: {error}"])
+    normalize = Normalize(run.statistics, run.recipe, "cpu")
     try:
         with Loader(training, config, statistics=run.statistics) as loader:
             for epoch in (0, 1):
@@ -43,8 +43,8 @@ def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
                 caption = f"First batch of epoch {epoch + 1}, color noise of up to {noise:.0f} gray levels."
                 galleries.append(Gallery(cards=cards, size="small", caption=caption))
     except LoaderError as error:
-        return Section(name="augmented", title=title, sentences=[f"No batch: {error}"])
+        return Section("augmented", title, [f"No batch: {error}"])
     crops = "crops" if config.random_crops else "center crops"
     what = f"{crops}, mirrors and color noise" if config.augment else "center crops (trained without augmentation)"
     sentence = f"Recipe {run.recipe}: 224×224 {what}, the mean added back, values clipped to 0..255."
-    return Section(name="augmented", title=title, sentences=[sentence], blocks=galleries)
+    return Section("augmented", title, [sentence], galleries)

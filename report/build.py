@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.files import write_atomically
-from evaluation.results import read_predictions, read_report
+from evaluation.results import AVERAGE, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
-from evaluation.views import Classifier
 from report.augmented import augmented_section
-from report.classes import classes_section
-from report.compare import compare_sections
-from report.configuration import configuration_section
-from report.confusions import confusions_section, mistakes_section, picture_source
-from report.curves import PANELS, curves_section, read_metrics
-from report.errors import NOT_EVALUATED, baseline_section, errors_section
-from report.filters import filters_section
-from report.guesses import guesses_section
-from report.neighbors import neighbors_section
+from report.classes import classes_section, confusions_section, mistakes_section, picture_source
+from report.configuration import configuration_section, differences_section
+from report.curves import COLUMNS, curves_section, read_metrics
+from report.errors import NOT_EVALUATED, average_section, baseline_section, compared_section, errors_section
+from report.figures import filters_section, guesses_section, neighbors_section
 from report.page import Charts, Section, render
 
 if TYPE_CHECKING:
@@ -34,11 +29,9 @@ def report_run(options: "ReportOptions") -> list[str]:
     assert options.run_dir is not None
     run = TrainedRun.open(options.run_dir, options.checkpoint)
     evaluation = read_report(run.path)
-    sections, facts = run_sections(run, evaluation, options), run_facts(run, evaluation)
-    if options.baseline is not None:
-        sections.insert(1, baseline_section(run, TrainedRun.open(options.baseline)))
+    facts = run_facts(run, evaluation)
     page = options.out or run.path / "report.html"
-    written = write_page(page, f"Run {run.path.resolve().name}", facts, sections)
+    written = write_page(page, f"Run {run.path.resolve().name}", facts, run_sections(run, evaluation, options))
     return [*(f"{name}: {value}" for name, value in facts), written]
 
 
@@ -46,36 +39,38 @@ def compare_runs(options: "ReportOptions") -> list[str]:
     """Write the page on several runs; returns lines for the screen. Raises as `report_run`."""
     runs = [TrainedRun.open(path, options.checkpoint) for path in options.compare]
     facts, page = [("runs", ", ".join(map(str, options.compare)))], options.out or runs[0].path / "compare.html"
-    return [write_page(page, f"{len(runs)} runs", facts, compare_sections(runs))]
+    sections = [compared_section(runs), curves_section(runs), differences_section(runs)]
+    return [write_page(page, f"{len(runs)} runs", facts, sections)]
 
 
 def run_sections(run: TrainedRun, evaluation: Evaluation, options: "ReportOptions") -> list[Section]:
     """All sections in the page's order; one that cannot be shown has the sentence that says why."""
-
-    def absent(name: str, title: str, reason: str) -> Section:
-        return Section(name=name, title=title, sentences=[f"Not shown: {reason}"])
-
     held_out, no_held_out = try_split(run, evaluation["split"] if evaluation else "val", options.shards)
     training, no_training = try_split(run, "train", options.shards)
-    device, predictions = choose_device(options.device), read_predictions(run.path, len(run.classes))
-    classifier = Classifier(run.network(device), run.statistics, run.recipe, device)
-    sections = [errors_section(run, evaluation), curves_section([run]), filters_section(run)]
+    classifier, sections = run.classifier(choose_device(options.device)), [errors_section(run, evaluation)]
+    predictions, average = read_predictions(run.path, len(run.classes)), read_report(run.path / AVERAGE)
+    if options.baseline is not None:
+        sections.append(baseline_section(run, TrainedRun.open(options.baseline)))
+    if average is not None:
+        sections.append(average_section(run, average))
+    sections += [curves_section([run]), filters_section(run)]
     if held_out:
         sections.append(guesses_section(run, classifier, held_out))
     else:
-        sections.append(absent("guesses", "Held-out images", no_held_out))
+        sections.append(Section("guesses", "Held-out images", [f"Not shown: {no_held_out}"]))
     if held_out and training:
         sections.append(neighbors_section(run, classifier, held_out, training, options.neighbors_among))
     if training:
         sections.append(augmented_section(run, training))
     else:
-        sections.append(absent("augmented", "Training images", no_training))
+        sections.append(Section("augmented", "Training images", [f"Not shown: {no_training}"]))
     if evaluation and predictions:
         pictures = picture_source(held_out, evaluation["dataset"]["fingerprint"])
         sections.append(confusions_section(run, predictions, *pictures))
         sections += [mistakes_section(run, predictions, *pictures), classes_section(run, predictions)]
     else:
-        sections.append(absent("classes", "Errors by class", NOT_EVALUATED.format(run=run.path)))
+        reason = NOT_EVALUATED.format(run=run.path)
+        sections.append(Section("classes", "Errors by class", [f"Not shown: {reason}"]))
     return [*sections, configuration_section(run, evaluation)]
 
 
@@ -119,7 +114,6 @@ def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: l
     for path, content in (files | {page: render(title, facts, sections)}).items():
         with write_atomically(path) as file:
             file.write(content.encode())
-    for panel in PANELS:
-        if panel.column not in charts:
-            (folder / f"{panel.column}.svg").unlink(missing_ok=True)
+    for column in set(COLUMNS) - set(charts):
+        (folder / f"{column}.svg").unlink(missing_ok=True)
     return f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {folder}"

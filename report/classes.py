@@ -1,4 +1,6 @@
-"""The section on errors by class: best and worst, a table of all, and the confusion matrix of a small class table."""
+"""The sections on what goes wrong: frequent confusions and confident mistakes with pictures, errors by class."""
+
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -6,22 +8,94 @@ from sklearn.metrics import confusion_matrix
 from common import ceil_div
 from evaluation.results import Predictions
 from evaluation.trained_run import TrainedRun
-from report.confusions import confused_pairs
-from report.drawing import short_name
-from report.page import Bar, Cell, Section, Table
+from evaluation.views import pixels_of
+from report.drawing import picture, short_name
+from report.figures import guess_bars
+from report.page import Bar, Card, Cell, Gallery, Section, Table
+from sharding import ShardSet
 
+CONFUSIONS, MISTAKES, SIDE = 50, 24, 112
 SHOWN = 12  # classes at each end
 MATRIX_CLASSES = 30
+
+Picture = Callable[[int], list[str]]
+
+
+def picture_source(held_out: ShardSet | None, fingerprint: str) -> tuple[Picture, list[str]]:
+    """Sample id → its picture, or none where the split that was evaluated is not at hand; then a sentence says so."""
+    if held_out is None or held_out.fingerprint != fingerprint:
+        return lambda _sample: [], ["Without pictures: the split that was evaluated is not where --shards says."]
+    return lambda sample: [picture(pixels_of(held_out, np.array([sample]))[0], SIDE)], []
+
+
+def confused_pairs(predictions: Predictions, classes: int) -> np.ndarray:
+    """Rows (true class, best guess, images) of what was taken for another class, most frequent first: int64 [p, 3]."""
+    labels, guesses = predictions.labels.astype(np.int64), predictions.best[:, 0].astype(np.int64)
+    wrong = labels != guesses
+    pairs, counts = np.unique(labels[wrong] * classes + guesses[wrong], return_counts=True)
+    order = np.lexsort((pairs, -counts))
+    return np.stack([*np.divmod(pairs, classes), counts], axis=1)[order]
+
+
+def confusions_section(run: TrainedRun, predictions: Predictions, pictures: Picture, notes: list[str]) -> Section:
+    """The fifty most frequent confusions: an image that was taken for another class, and one of that class."""
+    names, labels, pairs = run.class_names, predictions.labels, confused_pairs(predictions, len(run.classes))
+    images, cards = np.bincount(labels, minlength=len(names)), []
+    for label, guess, count in pairs[:CONFUSIONS].tolist():
+        of_guess = [*_surest(predictions, guess, guess), *np.flatnonzero(labels == guess).tolist()]
+        examples = [*_surest(predictions, label, guess)[:1], *of_guess[:1]]
+        cards.append(
+            Card(
+                pictures=[uri for sample in examples for uri in pictures(sample)],
+                alternative=f"Left an image of {names[label]} taken for {names[guess]}, right one of {names[guess]}.",
+                title=f"{short_name(names[label])} → {short_name(names[guess])}",
+                lines=[f"{count:,} of {images[label]:,} images"],
+            )
+        )
+    sentences = [
+        f"{pairs[:, 2].sum():,} of {len(labels):,} images are taken for another class, in {len(pairs):,} "
+        f"different ways; the {len(cards)} most frequent are these. Left the image confused with the highest "
+        "probability, right the image of the other class that is known for it with the highest, else its first.",
+        *notes,
+    ]
+    return _gallery_section("confusions", "Most frequent confusions", sentences, cards)
+
+
+def _surest(predictions: Predictions, label: int, guess: int) -> list[int]:
+    """Images of class `label` whose best guess is `guess`, the most probable first."""
+    images = np.flatnonzero((predictions.labels == label) & (predictions.best[:, 0] == guess))
+    return images[np.argsort(-predictions.probability[images, 0], kind="stable")].tolist()
+
+
+def mistakes_section(run: TrainedRun, predictions: Predictions, pictures: Picture, notes: list[str]) -> Section:
+    """The images whose wrong best guess has the highest probability."""
+    names, wrong, cards = run.class_names, np.flatnonzero(~predictions.correct()), []
+    for sample in wrong[np.argsort(-predictions.probability[wrong, 0], kind="stable")][:MISTAKES].tolist():
+        label, best, shares = predictions.labels[sample], predictions.best[sample], predictions.probability[sample]
+        cards.append(
+            Card(
+                pictures=pictures(sample),
+                alternative=f"Image {sample} of the split, of class {names[label]}.",
+                title=short_name(names[label], 40),
+                lines=guess_bars(names, label, zip(best[:3], shares)),
+            )
+        )
+    sentence = "Wrong images whose best guess has the highest probability: hard, or mislabeled. The title is the class."
+    return _gallery_section("mistakes", "Most confident mistakes", [sentence, *notes], cards)
+
+
+def _gallery_section(name: str, title: str, sentences: list[str], cards: list[Card]) -> Section:
+    if not cards:
+        return Section(name, title, ["No image is taken for another class."])
+    return Section(name, title, sentences, [Gallery(cards=cards)])
 
 
 def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
     """Best and worst classes, all of them in a table, the confusion matrix where it is small enough to read."""
     names, labels = run.class_names, predictions.labels
     images = np.bincount(labels, minlength=len(names))
-    wrong = [
-        np.bincount(labels[~predictions.correct(guesses)], minlength=len(names))
-        for guesses in ((1, 5) if len(names) > 5 else (1,))
-    ]
+    kinds = (1, 5) if len(names) > 5 else (1,)
+    wrong = [np.bincount(labels[~predictions.correct(guesses)], minlength=len(names)) for guesses in kinds]
     taken_for: dict[int, str] = {}
     for label, guess, count in confused_pairs(predictions, len(names)).tolist():
         taken_for.setdefault(label, f"{short_name(names[guess])} ({count:,})")
@@ -30,7 +104,7 @@ def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
         errors = [_share(counts[label], images[label]) for counts in wrong]
         about = (taken_for.get(label, ""), str(label), str(wnid or ""))
         rows.append((short_name(names[label], 40), f"{images[label]:,}", *errors, *about))
-    errors_header = ("top-1 error", "top-5 error")[: len(wrong)]
+    errors_header = (f"top-{guesses} error" for guesses in kinds)
     header = ("class", "images", *errors_header, "most often taken for", "label", "wnid")
     with np.errstate(invalid="ignore", divide="ignore"):
         best, worst = ends(wrong[0] / images)
@@ -43,7 +117,7 @@ def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
     blocks.append(Table(header=header, rows=rows, form="sortable", caption=caption))
     if len(names) <= MATRIX_CLASSES:
         blocks.append(_matrix(predictions, names))
-    return Section(name="classes", title="Errors by class", blocks=blocks)
+    return Section("classes", "Errors by class", blocks=blocks)
 
 
 def ends(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +125,7 @@ def ends(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     errors: float [classes], NaN for a class without images, which is left out.
     """
-    order = np.lexsort((np.arange(len(errors)), errors))
+    order = np.argsort(errors, kind="stable")
     order = order[np.isfinite(errors[order])]
     count = min(SHOWN, ceil_div(len(order), 2))
     worst = order[count:][::-1][:SHOWN]

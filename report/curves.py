@@ -1,16 +1,20 @@
-"""The section on curves over epochs: one panel for each logged column, the published run behind it on ImageNet."""
+"""The section on curves: metrics.jsonl in, a panel for each logged column out, the published run behind on ImageNet."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from evaluation.references import published_curve
+from evaluation.results import check_fields
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.drawing import COLORS, Line, draw_lines, svg
-from report.metrics import Metrics, load_metrics, thinned
 from report.page import Chart, Charts, Section
+
+BINS = 400  # a curve has at most so many points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ PANELS = (
     Panel(column="data_wait_fraction", title="waiting for data", form="percent"),
     Panel(column="memory_bytes", title="memory at most (GB)", scale=1e-9),
 )
+COLUMNS = tuple(panel.column for panel in PANELS)
 WORDS = {"number": "{:.4g}", "percent": "{:.1%}", "log": "{:.2g}"}
 SEED_NOTE = (
     " Gray: github AsteroidHunter/replicatingAlexNet (the seed) on ILSVRC-2010, two GPUs; its validation, dashed, ran "
@@ -39,10 +44,82 @@ SEED_NOTE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a run logged. Every array float64; `training` columns [lines], `validation` columns [epochs validated].
+
+    `epochs` [lines] and `validation_epochs` count epochs done (the end of the first epoch is 1.0). A column that no
+    line has is absent, a value that a line lacks is NaN. `notes` are sentences on what was left out or is odd.
+    """
+
+    steps: np.ndarray
+    epochs: np.ndarray
+    training: dict[str, np.ndarray]
+    validation_epochs: np.ndarray
+    validation: dict[str, np.ndarray]
+    notes: list[str] = field(default_factory=list)
+
+
 def read_metrics(run: TrainedRun) -> Metrics:
     """What the run logged. Raises EvaluationError."""
     steps = run.state["dataset"]["samples"] // run.state["train_config"]["batch_size"]
     return load_metrics(run.path / "metrics.jsonl", max(steps, 1))
+
+
+def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
+    """Read a run's `metrics.jsonl`.
+
+    A torn last line (the run is going on, or was killed) is left out with a note. Raises EvaluationError when the file
+    is absent, has no training line, or has another kind of line elsewhere.
+    """
+    if not path.is_file():
+        raise EvaluationError(f"{path}: no such file; has train.py run in this folder?")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    records, notes = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            check_fields(record, {"step": int})
+            figures = record.get("validation", record)
+            check_fields(figures, {name: float for name in COLUMNS if figures.get(name) is not None})
+        except (ValueError, AttributeError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError) and number == len(lines):
+                notes.append("The last line of metrics.jsonl is incomplete and was left out.")
+                break
+            message = f"expected a line that train.py writes, got {line[:80]!r} ({error})"
+            raise EvaluationError(f"{path}:{number}: {message}") from None
+        records.append(record)
+    trained = [record for record in records if "validation" not in record]
+    validated = [record for record in records if "validation" in record]
+    if not trained:
+        raise EvaluationError(f"{path}: no training step is logged there yet")
+    steps = np.array([record["step"] for record in trained], np.float64)
+    if (np.diff(steps) <= 0).any():
+        notes.append("Steps do not always rise in metrics.jsonl: more than one training may have written there.")
+    return Metrics(
+        steps=steps,
+        epochs=steps / steps_per_epoch,
+        training=_columns(trained),
+        validation_epochs=np.array([record["step"] / steps_per_epoch for record in validated]),
+        validation=_columns([record["validation"] for record in validated]),
+        notes=notes,
+    )
+
+
+def _columns(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    columns = {name: np.array([record.get(name) for record in records], np.float64) for name in COLUMNS}  # None is NaN
+    return {name: column for name, column in columns.items() if not np.isnan(column).all()}
+
+
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `BINS` points: the means of x and of y over equal runs of consecutive points (NaN left out)."""
+    finite = np.isfinite(y)
+    x, y = x[finite], y[finite]
+    edges = np.linspace(0, len(x), min(BINS, len(x)) + 1).round().astype(int)[:-1]
+    if not len(edges):
+        return x, y
+    counts = np.diff([*edges, len(x)])
+    return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
 
 
 def curves_section(runs: Sequence[TrainedRun]) -> Section:
@@ -58,7 +135,7 @@ def curves_section(runs: Sequence[TrainedRun]) -> Section:
         sentences += [f"{run.path}: {note}" for note in metrics.notes]
         logged.append((run, color, metrics))
     if not logged:
-        return Section(name="curves", title="Training curves", sentences=sentences)
+        return Section("curves", "Training curves", sentences)
     published = published_curve() if len(runs) == 1 and runs[0].challenge else {}
     last = max([*(metrics.epochs[-1] for _, _, metrics in logged), *published.get("epoch", [])])
     charts = []
@@ -76,7 +153,7 @@ def curves_section(runs: Sequence[TrainedRun]) -> Section:
     else:
         legend = [("blue", "training"), ("orange", "validation")] + ([("gray", "the seed")] if published else [])
     block = Charts(charts=charts, legend=legend, caption=caption + (SEED_NOTE if published else ""))
-    return Section(name="curves", title="Training curves", sentences=sentences, blocks=[block])
+    return Section("curves", "Training curves", sentences, [block])
 
 
 def _shown_panels(logged: list[tuple[TrainedRun, str, Metrics]], sentences: list[str]) -> list[Panel]:

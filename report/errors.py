@@ -1,12 +1,11 @@
-"""The section on errors: this run's beside the published ones, and what it differs by from a baseline."""
+"""The sections on errors: beside the published ones, of several networks' mean, and the difference to other runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.paired import PairedDifference, compare_answers
 from evaluation.references import worth_of
 from evaluation.results import Predictions, read_predictions, read_report
-from evaluation.tables import HEADER, error_rows
+from evaluation.tables import FIGURES, HEADER, METHODS, compare_answers, error_row, error_rows
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.page import Section, Table
 
@@ -17,22 +16,44 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
     """The errors beside the published ones."""
     title = "Errors beside the references"
     if evaluation is None:
-        return Section(name="errors", title=title, sentences=[NOT_EVALUATED.format(run=run.path)])
-    sentences = [
-        f"{evaluation['images']:,} images of split {evaluation['split']}, {evaluation['classes']:,} classes, evaluated "
-        f"{evaluation['date']} at {evaluation['images_per_second']:.1f} images/s ({evaluation['machine']})."
-    ]
-    if evaluation["reference_note"]:
-        note = evaluation["reference_note"]
-        sentences.append(f"{note[0].upper()}{note[1:]}.")
-    evaluated = evaluation["checkpoint"]
+        return Section("errors", title, [NOT_EVALUATED.format(run=run.path)])
+    sentences, evaluated = _circumstances(evaluation), evaluation["checkpoint"]
     if evaluated["step"] != run.state["step"]:
         sentences.append(
             f"These errors are those of step {evaluated['step']}; everything else on this page is of step "
             f"{run.state['step']}. Evaluate again: python eval_tenpatch.py --run-dir {run.path}"
         )
-    table = Table(header=HEADER, rows=[tuple(row) for row in error_rows(evaluation)])
-    return Section(name="errors", title=title, sentences=sentences, blocks=[table])
+    return Section("errors", title, sentences, [Table(header=HEADER, rows=error_rows(evaluation))])
+
+
+def average_section(run: TrainedRun, average: Mapping[str, Any]) -> Section:
+    """Each of several networks, their mean, and the gain: by how much the mean's error is below each one's."""
+    members, rows = average.get("members", []), []
+    for member in members:
+        file, top1, top5, loss = error_row(member["file"], member["ten_patch"])
+        gain1, gain5, gain_loss = (member["gain"][name] for name in FIGURES)
+        rows.append((file, top1, f"{100 * gain1:+.2f}", top5, f"{100 * gain5:+.2f}", loss, f"{gain_loss:+.4f}"))
+    published = error_rows(average)[len(METHODS) + len(members) :]
+    mean = error_row(f"mean of the {len(members)} networks' softmax", average["ten_patch"])
+    rows += [(title, top1, "", top5, "", loss, "") for title, top1, top5, loss in (mean, *published)]
+    sentences = _circumstances(average)
+    if run.checksum() not in [member["sha256"] for member in members]:
+        again = f"Average again: python eval_tenpatch.py --run-dir {run.path} B…"
+        sentences.append(f"None of these networks is that of {run.checkpoint}, which this page is on. {again}")
+    caption = "Ten patches. Gain: error of the network alone less that of the mean, in points (log loss: in nats)."
+    header = (HEADER[0], *(name for column in HEADER[1:] for name in (column, "gain")))
+    table = Table(header=header, rows=rows, caption=caption)
+    return Section("average", "The mean of several networks", sentences, [table])
+
+
+def _circumstances(evaluation: Mapping[str, Any]) -> list[str]:
+    """Sentences on what was evaluated, when, where, and on how far the references apply."""
+    note = evaluation["reference_note"]
+    return [
+        f"{evaluation['images']:,} images of split {evaluation['split']}, {evaluation['classes']:,} classes, evaluated "
+        f"{evaluation['date']} at {evaluation['images_per_second']:.1f} images/s ({evaluation['machine']}).",
+        *([f"{note[0].upper()}{note[1:]}."] if note else []),
+    ]
 
 
 def paired_row(run: TrainedRun, baseline: TrainedRun) -> tuple[str, ...]:
@@ -49,7 +70,7 @@ def paired_row(run: TrainedRun, baseline: TrainedRun) -> tuple[str, ...]:
     top1, top5 = (compare_answers(theirs.correct(guesses), ours.correct(guesses)) for guesses in (1, 5))
     return (
         f"{run.path} less {baseline.path}",
-        *(text for paired in (top1, top5) for text in (in_points(paired), f"{paired.p_value:.2g}")),
+        *(text for paired in (top1, top5) for text in (paired.in_points(), f"{paired.p_value:.2g}")),
         f"{top1.only_second:,} / {top1.only_first:,}",
     )
 
@@ -72,19 +93,33 @@ def paired_table(rows: list[tuple[str, ...]]) -> Table:
     return Table(header=("runs", "top-1", "p", "top-5", "p", "right in one / other only"), rows=rows, caption=caption)
 
 
-def in_points(difference: PairedDifference) -> str:
-    """`+1.20 [+0.80, +1.60]`, in percentage points."""
-    middle, low, high = (100 * value for value in (difference.difference, difference.low, difference.high))
-    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
 def baseline_section(run: TrainedRun, baseline: TrainedRun) -> Section:
     """How the errors differ from those of the run that parts were taken away from, beside what the sources say."""
     rows = [paired_row(run, baseline)]
     before = baseline.state["train_config"].get("ablate", ())
     for part in run.state["train_config"].get("ablate", ()):
         for worth in worth_of(part) if part not in before else ():
-            about = "about " if worth.approximate else ""
-            points = ("" if share is None else f"{about}{100 * share:+.2f}" for share in (worth.top1, worth.top5))
-            rows.append((f"without {part}: {worth.source}", *(text for value in points for text in (value, "")), ""))
-    return Section(name="baseline", title="Difference to the baseline", blocks=[paired_table(rows)])
+            about = f"{worth.about or ''} ".lstrip()
+            top1, top5 = ("" if share is None else f"{about}{100 * share:+.2f}" for share in (worth.top1, worth.top5))
+            rows.append((f"without {part}: {worth.source}", top1, "", top5, "", ""))
+    return Section("baseline", "Difference to the baseline", blocks=[paired_table(rows)])
+
+
+def compared_section(runs: Sequence[TrainedRun]) -> Section:
+    """Ten-patch errors side by side; the difference of each to the first, where both saw the same images."""
+    rows, paired, sentences = [], [], []
+    for run in runs:
+        evaluation = read_report(run.path)
+        if evaluation is None:
+            sentences.append(NOT_EVALUATED.format(run=run.path))
+            continue
+        images = f"{evaluation['images']:,} of {evaluation['dataset']['shards']}"
+        rows.append((str(run.path), images, *error_rows(evaluation)[0][1:]))
+    for run in runs[1:]:
+        try:
+            paired.append(paired_row(run, runs[0]))
+        except EvaluationError as error:
+            sentences.append(f"Not compared: {error}")
+    blocks = [Table(header=("run", "images", *HEADER[1:]), rows=rows, caption=HEADER[0])] if rows else []
+    blocks += [paired_table(paired)] if paired else []
+    return Section("errors", "Errors, ten patches", sentences, blocks)

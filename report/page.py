@@ -1,7 +1,7 @@
 """Sections of tables, charts and galleries in; one HTML page out with all that it needs inside, nothing fetched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +56,7 @@ class Card:
     pictures: list[str]
     alternative: str
     title: str = ""
-    lines: list[Cell] = field(default_factory=list)
+    lines: Sequence[Cell] = ()
     marked: bool = False
 
 
@@ -72,23 +72,18 @@ class Gallery:
 Block = Table | Charts | Gallery
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands under it: sentences, then blocks. `name` is its anchor."""
 
     name: str
     title: str
-    sentences: list[str] = field(default_factory=list)
-    blocks: Sequence[Block] = field(default_factory=list)
+    sentences: Sequence[str] = ()
+    blocks: Sequence[Block] = ()
 
 
 def render(title: str, facts: list[tuple[str, str]], sections: list[Section]) -> str:
     """The page; `facts` (name, value) stand in its head. All text is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("template.html").render(title=title, facts=facts, sections=sections)
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template("template.html").render(title=title, facts=facts, sections=sections)

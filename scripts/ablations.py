@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from common.command_line import Parser, flag
 from common.errors import run_command
-from evaluation.paired import compare_answers
 from evaluation.references import worth_of
 from evaluation.results import read_predictions, read_report
+from evaluation.tables import compare_answers
 from evaluation.trained_run import EvaluationError
 from training.config import ABLATIONS, TrainConfig
 

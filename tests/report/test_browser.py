@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from eval_tenpatch import main as evaluate
 from report.__main__ import main
 from tests.report.chromium import Browser
 
@@ -43,7 +44,9 @@ CONTRAST = """
 def pages(run: Path, thousand: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     copy, long = (Path(shutil.copytree(run, folder / name)) for name in ("run", "a-run-with-" + "a" * 150))
+    assert evaluate(["--run-dir", str(copy), str(long), "--device", "cpu"]) == 0
     assert main(["--run-dir", str(copy), "--device", "cpu"]) == 0
+    assert "The mean of several networks" in (copy / "report.html").read_text()
     assert main(["--compare", str(copy), str(long), "--out", str(folder / "compare.html")]) == 0
     return {"run": copy / "report.html", "compare": folder / "compare.html", "thousand": thousand / "report.html"}
 

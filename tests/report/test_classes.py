@@ -10,8 +10,14 @@ from sklearn.metrics import confusion_matrix
 from evaluation.results import Predictions
 from evaluation.trained_run import TrainedRun
 from report import classes
-from report.classes import classes_section, ends
-from report.confusions import confused_pairs, confusions_section, mistakes_section, picture_source
+from report.classes import (
+    classes_section,
+    confused_pairs,
+    confusions_section,
+    ends,
+    mistakes_section,
+    picture_source,
+)
 from report.page import Bar, Gallery, Section, Table
 
 NAMES = ["ant", "bee", "cat, feline", "dog", "eel", "fox", "gnu"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.paired import compare_answers
 from evaluation.results import read_predictions
+from evaluation.tables import compare_answers
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.__main__ import main
-from report.compare import compare_sections
-from report.errors import baseline_section, in_points, paired_row
+from report.configuration import differences_section
+from report.errors import baseline_section, compared_section, paired_row
 from report.page import Section, Table
 from tests.handmade import make_run
 from tests.report.test_report import Page
@@ -55,10 +55,10 @@ def test_the_difference_is_that_of_the_answers(run: Path, other: Path) -> None:
     top1, top5 = compare_answers(right[0], right[1]), compare_answers(right[2], right[3])
     row = paired_row(second, first)
     assert row[0] == f"{other} less {run}"
-    assert row[1:5] == (in_points(top1), f"{top1.p_value:.2g}", in_points(top5), f"{top5.p_value:.2g}")
+    assert row[1:5] == (top1.in_points(), f"{top1.p_value:.2g}", top5.in_points(), f"{top5.p_value:.2g}")
     assert row[5] == f"{(right[1] & ~right[0]).sum()} / {(right[0] & ~right[1]).sum()}"
     assert top1.difference == pytest.approx(right[0].mean() - right[1].mean())
-    errors, differences = tables(compare_sections([first, second])[0])
+    errors, differences = tables(compared_section([first, second]))
     assert [row[0] for row in errors.rows] == [str(run), str(other)]
     assert differences.rows == [row]
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_compared_is_said(run: Path, other: Path, tmp_path: Path)
     (elsewhere / "report.json").write_text(json.dumps(report))
     (bare / "report.json").unlink()
     runs = [TrainedRun.open(path) for path in (run, elsewhere, bare)]
-    section = compare_sections(runs)[0]
+    section = compared_section(runs)
     assert [row[0] for row in tables(section)[0].rows] == [str(run), str(elsewhere)] and len(section.blocks) == 1
     said = " ".join(section.sentences)
     assert "evaluate both on the same split" in said
@@ -107,5 +107,5 @@ def test_what_cannot_be_compared_is_said(run: Path, other: Path, tmp_path: Path)
 
 def test_the_same_options_are_one_sentence(run: Path) -> None:
     trained = TrainedRun.open(run)
-    section = compare_sections([trained, trained])[2]
+    section = differences_section([trained, trained])
     assert section.sentences == ["All options are the same."] and not section.blocks

@@ -8,10 +8,9 @@ import torch
 
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
-from report import neighbors
+from report import figures
 from report.drawing import picture
-from report.guesses import guess_bar, guesses_section, spread
-from report.neighbors import nearest, neighbors_section
+from report.figures import guess_bars, guesses_section, nearest, neighbors_section, spread
 from report.page import Gallery, Section
 
 
@@ -50,11 +49,11 @@ def test_guesses_are_the_best_of_the_ten_patch_probabilities(opened: tuple[Train
     for card, image, label, row in zip(gallery.cards, pixels, labels, table, strict=True):
         assert card.pictures == [picture(image, 256)] and card.title == f"class-{label}"
         best = sorted(range(7), key=lambda guess: -row[guess])[:5]
-        assert card.lines == [guess_bar(f"class-{guess}", float(row[guess]), guess == label) for guess in best]
+        assert card.lines == guess_bars([f"class-{name}" for name in range(7)], label, [(g, row[g]) for g in best])
 
 
 def test_a_guess_has_its_probability_as_bar_and_a_tick_if_it_is_right() -> None:
-    right, wrong = guess_bar("tench, Tinca tinca", 0.25, True), guess_bar("hen", 0.5, False)
+    right, wrong = guess_bars(["hen", "tench, Tinca tinca"], 1, [(1, 0.25), (0, 0.5)])
     assert (right.text, right.share, right.marked) == ("✓ tench 25.0 %", 0.25, True)
     assert (wrong.text, wrong.share, wrong.marked) == ("hen 50.0 %", 0.5, False)
 
@@ -71,7 +70,7 @@ def test_nearest_agrees_with_all_distances() -> None:
 def test_neighbors_are_the_nearest_in_fc7(
     opened: tuple[TrainedRun, Classifier], among: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbors, "CHUNK", 4)
+    monkeypatch.setattr(figures, "CHUNK", 4)
     run, classifier = opened
     with run.open_split("val") as held_out, run.open_split("train") as training:
         section = neighbors_section(run, classifier, held_out, training, among)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from evaluation.trained_run import EvaluationError
-from report import metrics as metrics_module
-from report.metrics import load_metrics, thinned
+from report import curves
+from report.curves import load_metrics, thinned
 from tests.handmade import metrics
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str | None, what: 
 
 
 def test_bins_are_means_of_equal_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "BINS", 10)
+    monkeypatch.setattr(curves, "BINS", 10)
     x, y = np.arange(1000.0), np.arange(1000.0) ** 2
     thin_x, thin_y = thinned(x, y)
     np.testing.assert_allclose(thin_x, x.reshape(10, 100).mean(axis=1))
@@ -106,7 +106,7 @@ def test_bins_are_means_of_equal_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bins_leave_out_what_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "BINS", 3)
+    monkeypatch.setattr(curves, "BINS", 3)
     x, y = thinned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]))
     assert x.tolist() == [0, 2, 4] and y.tolist() == [1, 3, 5]
     none_x, none_y = thinned(np.arange(2.0), np.array([np.nan, np.nan]))

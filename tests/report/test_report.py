@@ -227,6 +227,9 @@ def test_the_screen_has_the_head_and_the_place(copy: Path, capsys: pytest.Captur
     assert facts["top-1 and top-5 error, ten patches"] == " and ".join(errors)
     assert facts["median throughput"] == "105 images/s"
     assert place.startswith(f"report: {copy / 'report.html'} ")
+    (copy / "report.html").unlink()
+    assert main(["--run-dir", str(copy), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "") and (copy / "report.html").is_file()
 
 
 def test_speed_and_time_are_those_of_the_logged_steps(copy: Path) -> None:

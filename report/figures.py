@@ -1,0 +1,132 @@
+"""The sections after Krizhevsky 2012, Figures 3 and 4: first-layer filters, guesses, nearest training images."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from common import ceil_div
+from evaluation.trained_run import TrainedRun
+from evaluation.views import Classifier, pixels_of
+from model import ModelConfig
+from report.drawing import picture, short_name
+from report.page import Bar, Card, Gallery, Section
+from sharding import ShardSet
+
+COLUMNS, SCALE = 16, 5  # filters in a row; screen pixels for each of a filter
+SHOWN, BEST = 8, 5
+QUERIES, NEIGHBORS, SIDE = 5, 6, 128
+CHUNK = 250
+
+
+def filter_pictures(weights: np.ndarray) -> np.ndarray:
+    """conv1 weights float [filters, 3, k, k] → uint8 [filters, k, k, 3]: 0 is mid gray, each filter fills its range.
+
+    Each filter is divided by its own largest absolute weight, so that faint filters are seen as well.
+    """
+    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    scaled = weights / np.where(largest == 0, 1, largest)
+    return (127.5 + 127.5 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def tile(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [n, h, w, 3], sixteen in a row, as one sheet uint8 [H, W, 4], clear lines of a pixel between."""
+    count, height, width, _ = pictures.shape
+    columns = min(COLUMNS, count)
+    rows = ceil_div(count, columns)
+    cells = np.zeros((rows * columns, height + 1, width + 1, 4), np.uint8)
+    cells[:count, :height, :width] = np.pad(pictures, [(0, 0)] * 3 + [(0, 1)], constant_values=255)
+    grid = cells.reshape(rows, columns, height + 1, width + 1, 4).swapaxes(1, 2)
+    return grid.reshape(rows * (height + 1), columns * (width + 1), 4)[:-1, :-1]
+
+
+def filters_section(run: TrainedRun) -> Section:
+    """A sheet for each tower: the first half of conv1's filters is tower A (the paper's GPU 1), the second tower B."""
+    weights = run.state["model"]["conv1.weight"].float().numpy()
+    towers = ModelConfig(**run.state["model_config"]).towers
+    cards = [
+        Card(
+            pictures=[picture(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))],
+            title=f"tower {tower}",
+            alternative=f"{len(filters)} filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color.",
+        )
+        for filters, tower in zip(np.split(filter_pictures(weights), towers), "AB")
+    ]
+    caption = "Arranged as in Krizhevsky 2012, Figure 3. Gray is a weight of 0; each filter fills its own range."
+    return Section("filters", "First-layer filters", blocks=[Gallery(cards=cards, size="sheet", caption=caption)])
+
+
+def spread(samples: int, count: int, offset: float = 0.5) -> np.ndarray:
+    """At most `count` ids int64, spread evenly over 0..samples-1, each in the same place of its own stretch."""
+    count = min(count, samples)
+    return np.floor((np.arange(count) + offset) * samples / max(count, 1)).astype(np.int64)
+
+
+def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet) -> Section:
+    """Eight held-out images with their five best guesses, the true class marked."""
+    ids, names = spread(len(held_out), SHOWN), run.class_names
+    pixels, cards = pixels_of(held_out, ids), []
+    for image, label, probabilities in zip(pixels, held_out.labels(ids), classifier.probabilities(pixels)):
+        best = np.argsort(-probabilities, kind="stable")[:BEST]
+        cards.append(
+            Card(
+                pictures=[picture(image, 256)],
+                alternative=f"A held-out image of class {names[label]}.",
+                title=short_name(names[label], 40),
+                lines=guess_bars(names, label, zip(best, probabilities[best])),
+            )
+        )
+    caption = (
+        "Krizhevsky 2012, Figure 4, left. Ten patches; the true class is orange with a tick. The images are spread "
+        f"evenly over split {held_out.split}, not chosen by result."
+    )
+    return Section("guesses", "Guesses on held-out images", blocks=[Gallery(cards=cards, caption=caption)])
+
+
+def guess_bars(names: list[str], label: int, guesses: Iterable[tuple[int, float]]) -> list[Bar]:
+    """A bar for each (class, probability): `✓ goldfish 50.0 %`, marked, for class `label`, others without the tick."""
+    return [
+        Bar(
+            text=f"{'✓ ' if guess == label else ''}{short_name(names[guess])} {100 * float(share):.1f} %",
+            share=float(share),
+            marked=bool(guess == label),
+        )
+        for guess, share in guesses
+    ]
+
+
+def nearest(training: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `training` float [n, f] nearest to each of `queries` [q, f], nearest first: int64 [q, ≤count]."""
+    return np.argsort(cdist(queries, training), axis=1, kind="stable")[:, :count]
+
+
+def neighbors_section(
+    run: TrainedRun, classifier: Classifier, held_out: ShardSet, training: ShardSet, among: int
+) -> Section:
+    """Five held-out images, a row each, and the six training images nearest to each in fc7's outputs."""
+    names, searched = [short_name(name, 18) for name in run.class_names], min(among, len(training))
+    ids = spread(len(held_out), QUERIES, offset=0.25)
+    queries, labels = pixels_of(held_out, ids), held_out.labels(ids)
+    features = [
+        classifier.features(pixels_of(training, np.arange(start, min(start + CHUNK, searched))))
+        for start in range(0, searched, CHUNK)
+    ]
+    neighbors = nearest(np.concatenate(features), classifier.features(queries), NEIGHBORS)
+    same, galleries = 0, []
+    for image, label, row in zip(queries, labels, neighbors):
+        cards = [_neighbor(image, f"held out: {names[label]}", marked=False)]
+        for other, other_label in zip(pixels_of(training, row), training.labels(row)):
+            same += int(other_label == label)
+            cards.append(_neighbor(other, names[other_label], marked=bool(other_label != label)))
+        galleries.append(Gallery(cards=cards, size="small"))
+    sentences = [
+        f"The first image of each row is held out, the others are the training images nearest to it: {same} of "
+        f"{neighbors.size} are of its class; the names of the others are orange.",
+        "Krizhevsky 2012, Figure 4, right: Euclidean distance of fc7's outputs for the center crop, searched among "
+        f"{searched:,} of {len(training):,} training images.",
+    ]
+    return Section("neighbors", "Nearest training images", sentences, galleries)
+
+
+def _neighbor(pixels: np.ndarray, title: str, *, marked: bool) -> Card:
+    return Card(pictures=[picture(pixels, SIDE)], alternative=title, title=title, marked=marked)
