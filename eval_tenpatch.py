@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.command_line import Parser, add_options, option, parse_config
+from common.command_line import Parser, add_options, check_options, option, parse_config
 from common.errors import run_command
 from evaluation import CheckpointOptions
 
@@ -29,13 +29,15 @@ class EvaluationOptions(CheckpointOptions):
 
     run_dir: tuple[Path, ...] = option("the run's folder; several: their networks are averaged", metavar="DIR")
     split: Literal["val", "test"] = option("which split", "val")
-    batch_size: int | None = option("images a step and process; none: 25, on a GPU what fits, at most 128", None)
+    batch_size: int | None = option(
+        "images a step and process; none: 25, on a GPU what fits, at most 128", None, least=1
+    )
     decode: Literal["gpu", "cpu"] = option("what decodes JPEG for a GPU; cpu: its cores, uint8 crops travel", "gpu")
     quiet: bool = option("no progress bar", False)
     predict: tuple[Path, ...] = option("name what these pictures show, in place of evaluating", (), metavar="IMAGE")
 
     def __post_init__(self) -> None:
-        self.check_from_one("batch_size")
+        check_options(self)
         if len(self.run_dir) > 1 and (self.predict or self.checkpoint not in ("last", "best")):
             raise ValueError("--predict and --checkpoint FILE take one --run-dir, got several")
         if len(set(self.run_dir)) < len(self.run_dir):

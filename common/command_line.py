@@ -20,13 +20,42 @@ _METAVARS: dict[type, str] = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
 
 def option(help_text: str, default: Any = MISSING, **metadata: Any) -> Any:
-    """A dataclass field that is an option; `metavar` in `metadata` names its value, `positional` makes it one."""
+    """A dataclass field that is an option; `metavar` in `metadata` names its value, `positional` makes it one.
+
+    `least`, `above` and `most` in `metadata` bound a number, as `check_options` holds.
+    """
     return field(default=default, metadata={"help": help_text, **metadata})
 
 
 def flag(name: str) -> str:
     """`--batch-size` of `batch_size`."""
     return "--" + name.replace("_", "-")
+
+
+def check_options(config: Any) -> None:
+    """Raise ValueError, naming option and value, for a field that is none of its Literal's or out of its bounds."""
+    hints = get_type_hints(type(config))
+    for item in fields(config):
+        hint, value, bounds = _without_none(hints[item.name]), getattr(config, item.name), item.metadata
+        if value is None and hint is not hints[item.name]:
+            continue
+        rules = {
+            f"is one of {', '.join(map(str, get_args(hint)))}": get_origin(hint) is not Literal
+            or value in get_args(hint),
+            f"is at least {bounds.get('least')}": "least" not in bounds or value >= bounds["least"],
+            f"is above {bounds.get('above')}": "above" not in bounds or value > bounds["above"],
+            f"is at most {bounds.get('most')}": "most" not in bounds or value <= bounds["most"],
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{flag(item.name)} {rule}, got {value!r}")
+
+
+def _without_none(hint: Any) -> Any:
+    """`T` of `T | None`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
 
 
 def as_typed(options: str) -> str:
@@ -62,8 +91,7 @@ def path(text: str) -> Path:
 
 def _add_option(parser: argparse.ArgumentParser, item: "Field[Any]", hint: Any) -> None:
     required = item.default is MISSING
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
+    hint = _without_none(hint)
     arguments: dict[str, Any] = {"help": _help(item)}
     if get_origin(hint) is tuple:
         hint = get_args(hint)[0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.command_line import flag, option
+from common.command_line import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +14,3 @@ class CheckpointOptions:
     checkpoint: str = option("last, best (chosen on val, so it flatters val), or a checkpoint file", "last")
     shards: Path | None = option("folder of the packed splits; none: where the run was trained from", None)
     device: Literal["auto", "cpu", "cuda"] = option("auto: the GPU if there is one", "auto")
-
-    def check_from_one(self, name: str) -> None:
-        """Raises ValueError, naming the option, if this field is below 1 (None is allowed)."""
-        value = getattr(self, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{flag(name)} is at least 1, got {value}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.command_line import Parser, add_options, option, parse_config
+from common.command_line import Parser, add_options, check_options, option, parse_config
 from common.errors import run_command
 from evaluation import CheckpointOptions
 
@@ -24,11 +24,11 @@ class ReportOptions(CheckpointOptions):
     baseline: Path | None = option("a run to tell the difference to", None, metavar="DIR")
     compare: tuple[Path, ...] = option("runs to put side by side, the first as baseline", (), metavar="DIR")
     out: Path | None = option("the page; none: report.html or compare.html in the (first) run's folder", None)
-    neighbors_among: int = option("training images to search for neighbors, from the first", 5000)
+    neighbors_among: int = option("training images to search for neighbors, from the first", 5000, least=1)
     quiet: bool = option("nothing on the screen but errors", False)
 
     def __post_init__(self) -> None:
-        self.check_from_one("neighbors_among")
+        check_options(self)
         if self.out is not None and self.out.suffix != ".html":
             raise ValueError(f"--out is a page whose name ends in .html, got {self.out}")
         if (self.run_dir is None) == (not self.compare):

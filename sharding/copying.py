@@ -19,8 +19,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from common.files import write_atomically
+from sharding.executor import progress_bar
 from sharding.manifest import Manifest
-from sharding.progress import progress_bar
 from sharding.record import SPLIT_WORDS, ShardError
 
 logger = logging.getLogger(__name__)

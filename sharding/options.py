@@ -3,9 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from common.command_line import flag, option
+from common.command_line import check_options, flag, option
 from sharding.record import Encoding, Layout, Resample, Split
 
 CORES = len(os.sched_getaffinity(0))
@@ -32,26 +32,21 @@ class PackOptions:
     devkit: Path | None = option("meta.mat of the development kit: class ids, wnids, names", None)
     patch_images: Path | None = option("folder of pictures that replace source pictures of the same name", None)
     resample: Resample = option("how pictures shrink (area: exact average, bicubic where they grow)", "area")
-    quality: int = option("JPEG quality, 1 to 100", 95)
+    quality: int = option("JPEG quality, 1 to 100", 95, least=1, most=100)
     encoding: Encoding = option("what a sample holds: a JPEG file, or raw pixels as .npy", "jpeg")
-    samples_per_shard: int = option("samples in a shard", 10_000)
-    seed: int = option("seed of the training split's shuffled order", 0)
-    workers: int = option("worker processes", CORES)
+    samples_per_shard: int = option("samples in a shard", 10_000, least=1, most=10_000_000)
+    seed: int = option("seed of the training split's shuffled order", 0, least=0, most=2**63 - 1)
+    workers: int = option("worker processes", CORES, least=1, most=MAX_WORKERS)
     dry_run: bool = option("say what would be done, how large and how long, and stop", False)
     scheduler: str | None = option("dask scheduler (tcp://…): pack on its workers", None, metavar="ADDRESS")
-    max_rejects: int = option("fail if more pictures than this cannot be packed", 100)
+    max_rejects: int = option("fail if more pictures than this cannot be packed", 100, least=0)
     quiet: bool = option("say nothing but warnings, errors and the last line", False)
 
     def __post_init__(self) -> None:
         for name in ("source", "out", *_FILES):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
-        for name, lowest, highest in _RANGES:
-            _check_range(name, getattr(self, name), lowest, highest)
-        for name, kind in (("split", Split), ("layout", Layout), ("resample", Resample), ("encoding", Encoding)):
-            value = getattr(self, name)
-            if value not in get_args(kind) and not (name == "split" and value is None):
-                raise ValueError(f"{flag(name)} {value}: must be one of {', '.join(get_args(kind))}")
+        check_options(self)
         if self.scheduler is not None and "://" not in self.scheduler:
             raise ValueError(f"--scheduler {self.scheduler}: must be an address, as tcp://node1:8786")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
@@ -87,10 +82,10 @@ class VerifyOptions:
     """The options of `verify`. Raises ValueError for a wrong value."""
 
     folder: Path = option("a packed split, or a folder of them", metavar="DIR", positional=True)
-    workers: int = option("worker processes", CORES)
+    workers: int = option("worker processes", CORES, least=1, most=MAX_WORKERS)
 
     def __post_init__(self) -> None:
-        _check_range("workers", self.workers, 1, MAX_WORKERS)
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,22 +107,10 @@ class CopyOptions:
 
     source: str = option("packed splits: a folder, or s3://… gs://… hf://… https://…", metavar="SRC", positional=True)
     target: str = option("where the copies go: a folder, or an address", metavar="DST", positional=True)
-    workers: int = option("files that are copied at a time", 8)
+    workers: int = option("files that are copied at a time", 8, least=1, most=MAX_WORKERS)
 
     def __post_init__(self) -> None:
-        _check_range("workers", self.workers, 1, MAX_WORKERS)
-
-
-def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
-    if not lowest <= value <= highest:
-        raise ValueError(f"{flag(name)} {value}: must be from {lowest} to {highest}")
+        check_options(self)
 
 
 _FILES = ("classes", "ground_truth", "devkit", "patch_images")
-_RANGES = (
-    ("quality", 1, 100),
-    ("samples_per_shard", 1, 10_000_000),
-    ("seed", 0, 2**63 - 1),
-    ("workers", 1, MAX_WORKERS),
-    ("max_rejects", 0, 10**9),
-)

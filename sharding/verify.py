@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset import tariterators
 
-from sharding.executor import open_executor
+from sharding.executor import open_executor, progress_bar
 from sharding.manifest import Manifest, ShardInfo, file_sha256
-from sharding.progress import progress_bar
 from sharding.record import Encoding, RejectedImage, ShardError
 from sharding.resize import decode_stored
 from sharding.sample_table import TABLE, open_table

@@ -8,9 +8,9 @@ change from one start to the next.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from common.command_line import Parser, add_options, flag, option, parse_config
+from common.command_line import Parser, add_options, check_options, flag, option, parse_config
 
 BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
 MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
@@ -80,19 +80,7 @@ class TrainConfig:
     quiet: bool = option("print only warnings and errors", False)
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(TrainConfig)
-        for item in fields(self):
-            value, rules, choices = getattr(self, item.name), item.metadata, get_args(hints[item.name])
-            if get_origin(hints[item.name]) is Literal and value not in choices:
-                raise ValueError(f"{flag(item.name)} is one of {', '.join(choices)}, got {value!r}")
-            if value is None:
-                continue
-            if "least" in rules and not value >= rules["least"]:
-                raise ValueError(f"{flag(item.name)} is at least {rules['least']}, got {value}")
-            if "above" in rules and not rules["above"] < value < float("inf"):
-                raise ValueError(f"{flag(item.name)} is above {rules['above']}, got {value}")
-            if "most" in rules and value > rules["most"]:
-                raise ValueError(f"{flag(item.name)} is at most {rules['most']}, got {value}")
+        check_options(self)
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
         self._check_schedule()

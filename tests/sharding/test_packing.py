@@ -440,11 +440,11 @@ def test_room_for_spool_and_shards_is_asked_for_before_spooling(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("quality", 0, "--quality 0: must be from 1 to 100"),
-        ("workers", 0, "--workers 0: must be from 1 to"),
-        ("samples_per_shard", 0, "--samples-per-shard 0: must be from 1"),
-        ("resample", "cubic", "--resample cubic: must be one of area, lanczos"),
-        ("split", "training", "--split training: must be one of train, val, test"),
+        ("quality", 0, "--quality is at least 1, got 0"),
+        ("workers", 0, "--workers is at least 1, got 0"),
+        ("samples_per_shard", 0, "--samples-per-shard is at least 1, got 0"),
+        ("resample", "cubic", "--resample is one of area, lanczos"),
+        ("split", "training", "--split is one of train, val, test"),
     ],
 )
 def test_wrong_options(option: str, value: object, message: str, tmp_path: Path) -> None:

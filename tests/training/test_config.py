@@ -33,7 +33,7 @@ CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
         ({"checkpoint_minutes": float("nan")}, "--checkpoint-minutes is at least 0, got nan"),
         ({"width": 0.0}, "--width is above 0, got 0.0"),
         ({"width": 1e30}, r"--width is at most 1000000000000.0, got 1e\+30"),
-        ({"width": float("inf")}, "--width is above 0, got inf"),
+        ({"width": float("inf")}, "--width is at most 1000000000000.0, got inf"),
         ({"timeout_seconds": 0.0}, "--timeout-seconds is above 0, got 0.0"),
         ({"recipe": "seed"}, "--recipe is one of original, paper, got 'seed'"),
         ({"precision": "float16"}, "--precision is one of auto, float32, tf32, bfloat16, got 'float16'"),
