@@ -23,7 +23,7 @@ from evaluation.trained_run import TrainedRun, try_split
 from evaluation.views import Classifier, average_networks, average_views, inference
 from model.scores import ScoreError, Scores
 from sharding import RejectedImage, ShardSet, prepare_image
-from sharding.resize import decode_stored
+from sharding.pictures import decode_stored
 
 BEST = 5
 CPU_BATCH, MOST_BATCH = 25, 128  # images a step and process

@@ -17,7 +17,7 @@ from dali_pipelines import Normalize
 from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, RecipeName, fixed_views
 from model import AlexNet
 from sharding import RejectedImage, ShardError, ShardSet, Statistics
-from sharding.resize import decode_stored
+from sharding.pictures import decode_stored
 
 CENTER_VIEW = 2  # of the ten: the third crop, not mirrored
 VIEWS_IN_MEMORY, VIEWS_AT_ONCE = 250, 25

@@ -18,8 +18,8 @@ from webdataset import tariterators
 
 from sharding.executor import open_executor, progress_bar
 from sharding.manifest import Manifest, ShardInfo, file_sha256
+from sharding.pictures import decode_stored
 from sharding.record import Encoding, RejectedImage, ShardError
-from sharding.resize import decode_stored
 from sharding.sample_table import TABLE, open_table
 from sharding.shard import SUFFIX, UNREAD, Entry, index_text, rows_of
 from sharding.statistics import Statistics, Sums

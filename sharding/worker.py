@@ -19,8 +19,8 @@ from common.files import write_atomically
 from sharding.manifest import file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import Sample
+from sharding.pictures import decode_stored, prepare_image
 from sharding.record import Encoding, RejectedImage, Resample
-from sharding.resize import decode_stored, prepare_image
 from sharding.shard import SUFFIX, Entry, ShardWriter, index_text, rows_of, tar_end
 from sharding.statistics import Sums
 

@@ -8,7 +8,7 @@ import pytest
 from dali_pipelines.augmentation import Augmentation
 from evaluation.views import cut, pixels_of
 from sharding import ShardError, ShardSet
-from sharding.resize import decode_stored
+from sharding.pictures import decode_stored
 
 
 def test_pixels_are_those_of_the_samples_asked_for(jpeg_shards: Path) -> None:

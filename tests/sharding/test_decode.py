@@ -11,7 +11,7 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
 from sharding import RejectedImage
-from sharding.decode import decode, jpeg_header
+from sharding.pictures import decode
 
 MakeFile = Callable[..., bytes]
 
@@ -69,11 +69,8 @@ def test_as_dali_decodes_it(kind: str, scene: np.ndarray, as_file: MakeFile) -> 
 def test_the_odd_jpegs_are_what_they_claim(scene: np.ndarray, as_file: MakeFile) -> None:
     spaces = {kind: simplejpeg.decode_jpeg_header(KINDS[kind](scene, as_file))[2] for kind in list(KINDS)[:7]}
     assert (spaces["CMYK"], spaces["YCCK"], spaces["stored as RGB"]) == ("CMYK", "YCCK", "RGB")
-    header = {kind: jpeg_header(KINDS[kind](scene, as_file)) for kind in list(KINDS)[:7]}
-    assert [header[kind].frame for kind in ("baseline", "progressive")] == [0xC0, 0xC2]
-    assert header["rotated by EXIF"].rotated and not header["baseline"].rotated
-    assert (header["YCCK"].components, header["YCCK"].adobe_transform) == (4, 2)
-    assert (header["baseline"].width, header["baseline"].height) == (340, 300)
+    frames = {kind: KINDS[kind](scene, as_file).find(bytes((0xFF, 0xC2))) > 0 for kind in ("baseline", "progressive")}
+    assert frames == {"baseline": False, "progressive": True}
 
 
 def test_gray_comes_out_three_times(scene: np.ndarray, as_file: MakeFile) -> None:
@@ -171,5 +168,4 @@ def test_harmless_rubbish_after_the_picture_costs_nothing(scene: np.ndarray, as_
         simplejpeg.decode_jpeg(data[:-2] + b"\0" * 6 + data[-2:], strict=True)
     assert (decode(data[:-2] + b"\0" * 6 + data[-2:]) == decode(data)).all()
     broken_exif = as_file(scene, quality=95, exif=b"Exif\0\0MM\0*rubbish")
-    assert jpeg_header(broken_exif).rotated
     assert (decode(broken_exif) == np.asarray(Image.open(io.BytesIO(data)))).all()

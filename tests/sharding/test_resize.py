@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from sharding import RejectedImage, prepare_image
-from sharding.resize import central_square, decode_stored
+from sharding.pictures import central_square, decode_stored
 
 MakeFile = Callable[..., bytes]
 
@@ -125,6 +125,7 @@ ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         ({"optimize": True}, True),
         ({"exif": exif(1)}, True),  # EXIF that does not rotate
         ({"exif": exif(6)}, False),
+        ({"exif": b"Exif\0\0MM\0*rubbish"}, False),  # unreadable: it may ask for a rotation
         ({"icc_profile": ICC}, False),
         ({"progressive": True}, False),
         ({"keep_rgb": True}, False),  # RGB without the YCbCr transform: not every decoder knows it

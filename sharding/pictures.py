@@ -1,6 +1,13 @@
-"""One source picture's bytes → the 256×256 RGB picture that a shard stores (JPEG, or `.npy` bytes for raw)."""
+"""One source picture's bytes → the 256×256 RGB picture that a shard stores (JPEG, or `.npy` bytes for raw).
+
+JPEG is decoded by simplejpeg (libjpeg-turbo), the rest by Pillow. EXIF orientation and ICC profiles are ignored, as in
+every ImageNet baseline; transparent pictures are laid on white; of an animation, the first frame counts. Whatever
+Pillow cannot read whole is a `RejectedImage`.
+"""
 
 import io
+import struct
+import warnings
 from typing import get_args
 
 import numba
@@ -8,11 +15,19 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from sharding.decode import JpegHeader, decode, jpeg_header
 from sharding.record import Encoding, RejectedImage, Resample
 
 SIDE = 256
 """Shorter side to 256, then the central 256×256 (Krizhevsky 2012 §2)."""
+
+MAX_PIXELS = 89_478_485
+"""Larger pictures are rejected as decompression bombs (Pillow's own limit; ImageNet's largest has about 60 million)."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What a picture may be, whatever its name says: no format whose decoder starts another program."""
+
+_ORIENTATION = 0x0112
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
 def prepare_image(data: bytes, *, quality: int = 95, resample: Resample = "area", encoding: Encoding = "jpeg") -> bytes:
@@ -51,8 +66,7 @@ def decode_stored(data: bytes, encoding: Encoding) -> np.ndarray:
 
 def is_stored_form(data: bytes) -> bool:
     """Whether `data` can go into a shard as it is: a sound 256×256 YCbCr baseline JPEG, unrotated, without profile."""
-    header = jpeg_header(data)
-    if header is None or not _is_plain(header):
+    if not _is_plain(data):
         return False
     try:
         decode_stored(data, "jpeg")
@@ -61,10 +75,96 @@ def is_stored_form(data: bytes) -> bool:
     return True
 
 
-def _is_plain(header: JpegHeader) -> bool:
-    form = (header.frame, header.precision_bits, header.height, header.width, header.components)
-    upright = not header.rotated and not header.icc_profile
-    return form == (0xC0, 8, SIDE, SIDE, 3) and upright and header.adobe_transform in (None, 1)
+def _is_plain(data: bytes) -> bool:
+    """Whether a JPEG's markers, up to its first scan, are those of a stored picture."""
+    offset, frame = 2, None
+    if data[:3] != b"\xff\xd8\xff":
+        return False
+    while offset + 4 <= len(data) and data[offset] == 0xFF and data[offset + 1] != 0xDA:
+        marker, length = data[offset + 1], struct.unpack_from(">H", data, offset + 2)[0]
+        if marker == 0xFF:  # a fill byte
+            offset += 1
+            continue
+        segment = data[offset + 4 : offset + 2 + length]
+        if marker in _START_OF_FRAME and len(segment) >= 6:
+            frame = (marker, *struct.unpack_from(">BHHB", segment))
+        elif (
+            (marker == 0xE1 and segment.startswith(b"Exif\0\0") and _is_rotated(segment[6:]))
+            or (marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"))
+            or (marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12 and segment[11] != 1)  # no YCbCr
+        ):
+            return False
+        offset += 2 + length
+    return frame == (0xC0, 8, SIDE, SIDE, 3)  # baseline, 8 bits
+
+
+def _is_rotated(exif: bytes) -> bool:
+    """Whether EXIF's first directory asks for a rotation. Unreadable EXIF counts as one: no shard shall hold it."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2], "=")
+    try:
+        (directory,) = struct.unpack_from(f"{order}4xI", exif)
+        (count,) = struct.unpack_from(f"{order}H", exif, directory)
+        for offset in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, value = struct.unpack_from(f"{order}H6xH", exif, offset)
+            if tag == _ORIENTATION:
+                return bool(value != 1)
+    except struct.error:
+        return True
+    return False
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Decode one picture of any kind.
+
+    Returns uint8 [height, width, 3], RGB 0..255.
+    Raises RejectedImage for what is empty, no picture, truncated or over MAX_PIXELS.
+    """
+    if not data:
+        raise RejectedImage("empty file")
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(width, height)
+        if colors in ("Gray", "YCbCr", "RGB"):
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:  # no JPEG; or stricter than need be: harmless rubbish between segments, say
+        if "premature end" in str(error).lower():  # of the file, or (which Pillow passes over) of the scan
+            raise RejectedImage(f"does not decode: {error}") from None
+    return _decode_by_pillow(data)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise RejectedImage(f"{width}x{height} is over the limit of {MAX_PIXELS} pixels (a decompression bomb?)")
+    if width < 1 or height < 1:
+        raise RejectedImage(f"a picture of {width}x{height} pixels")
+
+
+def _decode_by_pillow(data: bytes) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(*image.size)
+                return np.asarray(_to_rgb(image))
+    except Image.UnidentifiedImageError:
+        raise RejectedImage("not a picture in a format that is read here") from None
+    except Image.DecompressionBombError as error:
+        raise RejectedImage(f"over the limit of {MAX_PIXELS} pixels: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+        raise RejectedImage(f"does not decode: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of a picture of any mode: 16-bit gray is scaled (not clipped), transparency is laid on white."""
+    image.load()
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).convert("L").convert("RGB")
+    if image.mode in ("I", "F"):
+        raise RejectedImage(f"pixels of mode {image.mode} have no defined range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def central_square(pixels: np.ndarray, resample: Resample = "area") -> np.ndarray:
