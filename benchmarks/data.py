@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from sharding import PackOptions, ShardSet, pack, prepare_image
-from sharding.shard import Encoding
+from sharding.record import Encoding
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "benchmarks"

@@ -23,8 +23,7 @@ from benchmarks.measure import Case, Repeat, interleave, timed
 from benchmarks.results import write_tables
 from sharding import PackOptions, pack
 from sharding.pack_index import Sample
-from sharding.pictures import Resample
-from sharding.shard import Encoding
+from sharding.record import Encoding, Resample
 from sharding.worker import PartTask, join_parts, pack_part
 
 OPERATIONS = (

@@ -14,8 +14,7 @@ from benchmarks.measure import Repeat, own_bytes, timed
 from dali_pipelines import EpochOrder, draw
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
-from sharding.sample_table import write_table
-from sharding.shard import ShardWriter, rows_of
+from sharding.shard import ShardWriter, rows_of, write_table
 
 CLASSES, BATCH = 1000, 128
 STATISTICS = Statistics(

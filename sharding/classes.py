@@ -1,6 +1,7 @@
 """Class tables: which label each wnid has. Train and val must agree, so the table goes into the manifest."""
 
 import io
+import logging
 import re
 import tarfile
 import zlib
@@ -8,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.archives import DAMAGED
-from sharding.manifest import ClassInfo
-from sharding.record import ShardError
+from sharding.manifest import ClassInfo, Manifest
+from sharding.options import PackOptions
+from sharding.pack_index import PackIndex
+from sharding.record import SPLIT_WORDS, ShardError, Source, Split
+
+logger = logging.getLogger(__name__)
 
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID$")
 
@@ -44,11 +49,12 @@ class Devkit:
     @classmethod
     def load(cls, path: Path) -> "Devkit":
         """Read `meta.mat`, or the kit's archive that holds it. Raises ShardError if it is neither."""
-        import scipy.io  # here, since it takes longer to import than all else that readers of shards need
+        from scipy.io import loadmat  # here, since it takes longer to import than all else that readers of shards need
+        from scipy.io.matlab import MatReadError
 
         try:
             content = member_of_kit(path, "meta.mat") if tarfile.is_tarfile(path) else path.read_bytes()
-            rows = scipy.io.loadmat(io.BytesIO(content or b""), squeeze_me=True)["synsets"]
+            rows = loadmat(io.BytesIO(content or b""), squeeze_me=True)["synsets"]
             (match,) = filter(None, map(_ID_FIELD.match, rows.dtype.names))
             leaves = [row for row in rows if int(row["num_children"]) == 0]
             wnids = {int(row[match[0]]): str(row["WNID"]) for row in leaves}
@@ -57,15 +63,7 @@ class Devkit:
             raise
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; give the development kit's meta.mat") from None
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            zlib.error,
-            scipy.io.matlab.MatReadError,
-        ) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zlib.error, MatReadError) as error:
             raise ShardError(f"{path}: cannot be read as a development kit's meta.mat ({error})") from None
         return cls(int(match[1]), wnids, words)
 
@@ -124,3 +122,68 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
             f"{origin}: class id {unknown[0]} is not in the kit, whose ids go from 1 to {len(devkit.wnids)}"
         )
     return [devkit.wnids[int(word)] for word in words]
+
+
+def settle(
+    source: Source,
+    options: PackOptions,
+    split: Split,
+    table: list[ClassInfo] | None,
+    index: PackIndex,
+    shared: dict[str, str],
+) -> list[ClassInfo]:
+    """Label what a ground truth must tell, and find the class table. `shared`: classes of all splits of the source."""
+    kit_path = options.devkit or _find_devkit(options.source)
+    kit = Devkit.load(kit_path) if kit_path else None
+    example = index.unlabelled()
+    if example is not None:
+        if shared:
+            raise ShardError(f"{example}: its name tells no class, which --val-fraction needs; use class folders")
+        text, origin = _ground_truth_text(options, split, kit_path)
+        if text is None:
+            raise ShardError(f"{example}: its name tells no class; give --ground-truth TXT and --devkit META.mat")
+        index.label(ground_truth(text, origin, kit), origin)
+    elif options.ground_truth:
+        logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
+    wnids, origin = shared or index.wnids(), "the training split"
+    given = known_table(options, split) if not table or options.classes else None
+    if given:
+        table, origin = given
+    elif not table and kit:
+        table, origin = kit.table(), str(kit_path)
+    elif not table:
+        table, origin = source.table() or sorted_table(wnids, {}), str(options.source)
+    check_known(wnids, table, origin)
+    if len(table) == 1:
+        logger.warning("%s: all pictures are of one class, %s; is SRC the folder of classes?", split, table[0].wnid)
+    return table
+
+
+def known_table(options: PackOptions, split: Split) -> tuple[list[ClassInfo], str] | None:
+    """The class table that must be taken, and its manifest: the one given, else that of the training split in OUT."""
+    sibling = options.out / "train" / "manifest.json"
+    path = options.classes or (sibling if split != "train" and sibling.exists() else None)
+    if path is None:
+        return None
+    path = path / "manifest.json" if path.is_dir() else path
+    return Manifest.load(path).classes, str(path)
+
+
+def _find_devkit(source: Path) -> Path | None:
+    """The development kit that lies with the official archives: its own archive, or its meta.mat."""
+    candidates = [*sorted(source.glob("*devkit*.tar*")), source / "meta.mat", source / "data" / "meta.mat"]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _ground_truth_text(options: PackOptions, split: Split, kit: Path | None) -> tuple[str | None, str]:
+    """Text and name of the ground truth: of the file given, or that lies with the archives or in the kit's archive."""
+    endings = [f"{word}_ground_truth.txt" for word in SPLIT_WORDS[split]]
+    beside = [path for ending in endings for path in sorted(options.source.glob(f"*{ending}"))]
+    path = options.ground_truth or next(iter(beside), None)
+    if path:
+        return read_text(path.read_bytes(), str(path)), str(path)
+    for ending in endings if kit and kit.suffix != ".mat" else []:
+        content = member_of_kit(kit, ending) if kit else None
+        if content is not None:
+            return read_text(content, f"{kit} (…{ending})"), f"{kit} (…{ending})"
+    return None, ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import sync_folder
+from sharding.pack_index import SPOOL
 from sharding.record import ShardError
 from sharding.worker import Packed, PartTask, ShardNote, join_parts, pack_part
 
@@ -42,7 +43,7 @@ def open_job(work: Path) -> Iterator[Path]:
         finally:
             if work.exists():
                 _sweep(work, "*.part")
-                spooled = (folder / "spool").exists() and (folder / DRAFT).exists()
+                spooled = (folder / SPOOL).exists() and (folder / DRAFT).exists()
                 if not any(work.glob("*.tar")) and not spooled:
                     shutil.rmtree(work)  # nothing in it is worth carrying on with
                     with contextlib.suppress(OSError):  # what others put there stays

@@ -1,7 +1,7 @@
 """The index of a job: every picture's key, class and where its bytes are, in packing order, in a database on disk.
 
 So the memory that a job needs does not grow with the data set. Pictures of sources that can only be read in order are
-spooled on the way: to files that each hold a range of the packing order, so that a shard finds its own in one or two.
+spooled on the way: appended to one file, from which workers read them at random.
 """
 
 import errno
@@ -10,12 +10,12 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from sharding.record import NUMBERED_NAME, Record, RejectedImage, ShardError, file_state, printable
 from sharding.shard import sample_key
 
-_SHUFFLED_RANGES_BITS = 6
+INDEX, SPOOL = "pack_index.sqlite", "spool"
 _COLUMNS = "key, source, wnid, file, offset, size, state"
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ELOOP)
 
@@ -51,61 +51,60 @@ class Sample(NamedTuple):
 class PackIndex:
     """The samples of one split in packing order: that of the source, or shuffled by seed and key.
 
-    `path` None keeps the index for this process only.
+    It lies in `folder`, with the spool; without one it is for this process only, and nothing is spooled.
     """
 
-    def __init__(self, path: Path | None, seed: int | None) -> None:
-        self._seed = seed
-        self._database = sqlite3.connect(str(path) if path else "")
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
+    def __init__(self, folder: Path | None, seed: int | None) -> None:
+        self._folder, self._seed = folder, seed
+        self._spool: IO[bytes] | None = None
+        self._database = sqlite3.connect(str(folder / INDEX) if folder else "")
+        self._database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
         self._database.execute(
             f"CREATE TABLE IF NOT EXISTS samples ({_COLUMNS}, origin, position, PRIMARY KEY (key)) WITHOUT ROWID"
         )
 
-    def fill(self, records: Iterable[Record], spool: "Spool | None") -> list[str]:
+    def fill(self, records: Iterable[Record]) -> list[str]:
         """Store all records; returns links to what is not there. Raises ShardError for a key that comes twice."""
         lost = []
-        self._database.execute("DROP INDEX IF EXISTS by_position")
-        self._database.execute("DELETE FROM samples")
         for number, record in enumerate(records):
-            key, origin = sample_key(record.name), record.file
+            key, where = sample_key(record.name), (os.fsencode(record.file), record.offset, record.size, record.state)
             position = number if self._seed is None else shuffled_position(self._seed, key)
             if record.link:
-                query = "SELECT file, offset, size, state FROM samples WHERE key = ?"
-                target = self._database.execute(query, (sample_key(record.link),)).fetchone()
-                if target is None:
+                where = self._row(
+                    "SELECT file, offset, size, state FROM samples WHERE key = ?", sample_key(record.link)
+                )
+                if where is None:
                     lost.append(record.name)
                     continue
-                record = record._replace(file=os.fsdecode(target[0]), offset=target[1], size=target[2], state=target[3])
-            elif record.data is not None:
-                file, offset = spool.add(position, record.data) if spool else (record.file, 0)
-                record = record._replace(file=file, offset=offset, size=len(record.data), state="")
-            self._insert(key, record, origin, position)
+            elif record.data is not None and self._folder:
+                self._spool = self._spool or (self._folder / SPOOL).open("wb")
+                where = (os.fsencode(self._spool.name), self._spool.tell(), len(record.data), "")
+                self._spool.write(record.data)
+            row = (key, printable(record.name), record.wnid, *where, os.fsencode(record.file), position)
+            try:
+                self._database.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            except sqlite3.IntegrityError:
+                source, other = self._row("SELECT source, origin FROM samples WHERE key = ?", key)
+                raise ShardError(
+                    f"two sources have the key {key}: {source} ({os.fsdecode(other)}) and {printable(record.name)} "
+                    f"({record.file}); rename or remove one of them"
+                ) from None
         self._database.execute("CREATE INDEX IF NOT EXISTS by_position ON samples (position, key)")
         self._database.commit()
+        if self._spool:
+            self._spool.flush()
         return lost
 
-    def _insert(self, key: str, record: Record, origin: str, position: int) -> None:
-        texts = (key, printable(record.name), record.wnid, os.fsencode(record.file))
-        row = (*texts, record.offset, record.size, record.state, os.fsencode(origin), position)
-        try:
-            self._database.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.IntegrityError:
-            query = "SELECT source, origin FROM samples WHERE key = ?"
-            source, other = self._database.execute(query, (key,)).fetchone()
-            raise ShardError(
-                f"two sources have the key {key}: {source} ({os.fsdecode(other)}) and {printable(record.name)} "
-                f"({origin}); rename or remove one of them"
-            ) from None
+    def _row(self, query: str, *values: object) -> Any:
+        return self._database.execute(query, values).fetchone()
 
     def __len__(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM samples").fetchone()[0])
+        return int(self._row("SELECT count(*) FROM samples")[0])
 
     def unlabelled(self) -> str | None:
         """One source picture whose class a ground-truth file must tell, if there is any."""
-        row = self._database.execute("SELECT min(source) FROM samples WHERE wnid = ''").fetchone()
-        return None if row[0] is None else str(row[0])
+        example: str | None = self._row("SELECT min(source) FROM samples WHERE wnid = ''")[0]
+        return example
 
     def label(self, truth: list[str], origin: str) -> None:
         """Give the unlabelled pictures the wnids `truth`: by the number in an official name, else in order of name.
@@ -149,14 +148,16 @@ class PackIndex:
 
     def spread(self, count: int) -> Iterator[Sample]:
         """At most `count` samples, evenly spread over the packing order."""
-        last = self._database.execute("SELECT max(position) FROM samples").fetchone()[0]
+        last = self._row("SELECT max(position) FROM samples")[0]
         query = f"SELECT {_COLUMNS} FROM samples WHERE position >= ? ORDER BY position, key LIMIT 1"
-        rows = (self._database.execute(query, (last * number // count,)).fetchone() for number in range(count))
+        rows = (self._row(query, last * number // count) for number in range(count))
         yield from map(_sample, dict.fromkeys(rows))
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and the spool."""
         self._database.close()
+        if self._spool:
+            self._spool.close()
 
 
 def _sample(row: tuple[str, str, str, bytes, int, int, str]) -> Sample:
@@ -167,40 +168,3 @@ def shuffled_position(seed: int, key: str) -> int:
     """The position of a key in the shuffled order: a keyed 63-bit hash, so it depends on nothing but seed and key."""
     digest = hashlib.blake2b(key.encode(), digest_size=8, key=str(seed).encode()).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-class Spool:
-    """Files in `folder` that pictures are appended to, each for a range of positions in the packing order.
-
-    Those of a shuffled order are split into 64 ranges; others by `samples_per_shard`, so that a file is a shard's.
-    """
-
-    def __init__(self, folder: Path, shuffled: bool, samples_per_shard: int) -> None:
-        self._folder, self._shuffled, self._samples_per_shard = folder, shuffled, samples_per_shard
-        self._files: dict[int, IO[bytes]] = {}
-        self.bytes = 0
-
-    def __enter__(self) -> "Spool":
-        self._folder.mkdir(exist_ok=True)
-        for old in self._folder.iterdir():
-            old.unlink()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def add(self, position: int, data: bytes) -> tuple[str, int]:
-        """Append one picture; returns the file and the offset where it lies."""
-        shift = 63 - _SHUFFLED_RANGES_BITS
-        number = position >> shift if self._shuffled else position // self._samples_per_shard
-        if number not in self._files:
-            if not self._shuffled:  # in order: the file before this one is done
-                self.__exit__()
-                self._files.clear()
-            self._files[number] = (self._folder / f"{number:06d}").open("ab")
-        file = self._files[number]
-        offset = file.tell()
-        file.write(data)
-        self.bytes += len(data)
-        return file.name, offset

@@ -15,15 +15,14 @@ import numpy as np
 from common import ceil_div
 from common.command_line import flag
 from sharding import job
-from sharding.card import write_card
+from sharding.classes import known_table
 from sharding.executor import open_executor, prestart, progress_bar
-from sharding.listing import count_contents, describe_differences, known_table, list_source, source_name
-from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256
+from sharding.listing import count_contents, describe_differences, list_source, source_name
+from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256, write_card
 from sharding.options import PackOptions
-from sharding.pack_index import PackIndex, Sample, Spool
+from sharding.pack_index import INDEX, PackIndex, Sample
 from sharding.record import RejectedImage, ShardError, Source, Split
-from sharding.sample_table import TABLE, write_table
-from sharding.shard import member_bytes
+from sharding.shard import TABLE, member_bytes, write_table
 from sharding.source import has_split, open_source, own_split
 from sharding.statistics import Sums
 from sharding.worker import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
@@ -88,7 +87,7 @@ class SplitPacking:
             self._check_published(source)
         elif self.options.dry_run:
             with contextlib.closing(PackIndex(None, self.seed)) as index:
-                draft, probe = self._list(source, index, None)
+                draft, probe = self._list(source, index, spool=False)
                 self.table = draft.classes
                 self._log_estimate(index, source, probe or _read(index.spread(_PROBE)), [], _streamed_bytes(source))
             return False
@@ -132,15 +131,15 @@ class SplitPacking:
 
     def _make(self, source: Source, folder: Path, begun: Manifest | None) -> None:
         """List the source, unless that was done and spooled, and pack it; it must be what it was if it was `begun`."""
-        index_path, spooled = folder / "pack_index.sqlite", begun is not None and bool(source.streamed)
+        spooled = begun is not None and bool(source.streamed)
         if not spooled:  # a kill may have left half of an index
-            index_path.unlink(missing_ok=True)
+            (folder / INDEX).unlink(missing_ok=True)
         prestart(self.options.workers, self.options.scheduler)
-        with contextlib.closing(PackIndex(index_path, self.seed)) as index:
+        with contextlib.closing(PackIndex(folder, self.seed)) as index:
             if begun and spooled:
                 draft = replace(begun, contents=count_contents(source, self.options))
             else:
-                draft, _ = self._list(source, index, folder)
+                draft, _ = self._list(source, index, spool=bool(source.streamed))
             if begun is None:
                 draft.save(folder / job.DRAFT)
             elif begun != draft:
@@ -155,23 +154,20 @@ class SplitPacking:
             self._pack_shards(index, tars, {entry.wnid: entry.label for entry in draft.classes}, notes)
         self._conclude(draft, sorted(notes, key=lambda note: note.name))
 
-    def _list(self, source: Source, index: PackIndex, folder: Path | None) -> tuple[Manifest, list[bytes]]:
+    def _list(self, source: Source, index: PackIndex, spool: bool) -> tuple[Manifest, list[bytes]]:
         """Fill the index; also returns some pictures of a source that can only be read in order, to judge by.
 
-        Such a source is spooled in `folder`, if there is one. Raises ShardError for too little disk before that.
+        If its pictures are to be spooled, raises ShardError for too little disk before that.
         """
-        options, spool = self.options, None
         head = list(itertools.islice(source.records, _PROBE)) if source.streamed else []
         probe = [record.data for record in head if record.data]
         source = replace(source, records=itertools.chain(head, source.records))
-        if source.streamed and folder:
+        if spool:
             spool_bytes = _streamed_bytes(source)
             pictures = spool_bytes * len(probe) // max(sum(map(len, probe)), 1)
-            shards = ceil_div(pictures, options.samples_per_shard)
-            estimate(probe, pictures, shards, options, self.split == "train", spool_bytes)
-            spool = Spool(folder / "spool", self.seed is not None, options.samples_per_shard)
-        with spool or contextlib.nullcontext():
-            return list_source(source, options, self.split, self.table, index, spool), probe
+            shards = ceil_div(pictures, self.options.samples_per_shard)
+            estimate(probe, pictures, shards, self.options, self.split == "train", spool_bytes)
+        return list_source(source, self.options, self.split, self.table, index), probe
 
     def _shards(self, index: PackIndex) -> int:
         return ceil_div(len(index), self.options.samples_per_shard)

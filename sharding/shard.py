@@ -1,18 +1,29 @@
-"""One shard: a tar of `<key>.jpg|.npy` and `<key>.cls` members, and DALI's index beside it.
+"""One shard: a tar of `<key>.jpg|.npy` and `<key>.cls` members, and DALI's index beside it; a split's `samples.npy`.
 
-Plain ustar with fixed times, owner and mode. `webdataset`, `tar` and `fn.readers.webdataset` read it unchanged.
+Shards are plain ustar with fixed times, owner and mode. `webdataset`, `tar` and `fn.readers.webdataset` read them
+unchanged. `samples.npy` tells where each sample lies and its label, so that a split of any size opens at once: one row
+a sample, in the order of ids, and a last row that binds it to the shards of the manifest. It is mapped, not read: the
+processes of a node share its pages.
 """
 
 import hashlib
+import io
+import json
+import os
 import re
 import tarfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from common.files import write_atomically
+from sharding.manifest import SUFFIX, Manifest, ShardInfo
 from sharding.record import Encoding, ShardError
+
+TABLE = "samples.npy"
 
 LARGEST = 2**31 - 1
 """A picture's size is kept as int32."""
@@ -24,12 +35,9 @@ BLOCK = 512
 """Tar counts in blocks of so many bytes: a header is one, contents are filled up to blocks."""
 
 ROW = np.dtype([("picture_start", "<i8"), ("picture_bytes", "<i4"), ("label", "<i4")])
-"""One sample: the picture's first byte in its tar, the picture's size, and the label (UNREAD: look into the tar)."""
-
-UNREAD = -1
+"""One sample: the picture's first byte in its tar, the picture's size, and the label."""
 
 Size = TypeVar("Size", int, NDArray[np.int64])
-SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 _PLAIN = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
@@ -98,27 +106,21 @@ def member_bytes(size: Size) -> Size:
     return BLOCK + size + -size % BLOCK
 
 
-def layout(
-    picture_bytes: NDArray[np.int64], label_bytes: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _layout(pictures: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where pictures and labels of such sizes lie in a tar: members without a gap, each after its header."""
-    pictures, labels = member_bytes(picture_bytes), member_bytes(label_bytes)
-    picture_start = BLOCK + np.cumsum(pictures + labels) - pictures - labels
-    return picture_start, picture_start + pictures
+    picture_members, label_members = (member_bytes(np.array(sizes, np.int64)) for sizes in (pictures, labels))
+    picture_start = BLOCK + np.cumsum(picture_members + label_members) - picture_members - label_members
+    return picture_start, picture_start + picture_members
 
 
-def _entry_layout(entries: list[Entry]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    pictures, labels = [entry.picture_bytes for entry in entries], [len(str(entry.label)) for entry in entries]
-    return layout(np.array(pictures, np.int64), np.array(labels, np.int64))
+def _starts(entries: list[Entry]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return _layout([entry.picture_bytes for entry in entries], [len(str(entry.label)) for entry in entries])
 
 
 def rows_of(entries: list[Entry]) -> NDArray[np.void]:
     """The rows of one shard's samples."""
-    rows = np.empty(len(entries), ROW)
-    rows["picture_start"] = _entry_layout(entries)[0]
-    rows["picture_bytes"] = [entry.picture_bytes for entry in entries]
-    rows["label"] = [entry.label for entry in entries]
-    return rows
+    starts = _starts(entries)[0].tolist()
+    return np.array([(start, entry.picture_bytes, entry.label) for start, entry in zip(starts, entries)], ROW)
 
 
 def index_text(entries: list[Entry], suffix: str) -> str:
@@ -126,39 +128,48 @@ def index_text(entries: list[Entry], suffix: str) -> str:
     lines = [
         f"{suffix} {picture} {entry.picture_bytes} {entry.key}.{suffix} "
         f"cls {label} {len(str(entry.label))} {entry.key}.cls\n"
-        for entry, picture, label in zip(entries, *(starts.tolist() for starts in _entry_layout(entries)), strict=True)
+        for entry, picture, label in zip(entries, *(starts.tolist() for starts in _starts(entries)), strict=True)
     ]
     return "".join([f"v1.2 {len(entries)}\n", *lines])
 
 
-def read_rows(path: Path, suffix: str, tar_bytes: int) -> NDArray[np.void]:
-    """The rows of one shard by its `.idx`, labels UNREAD.
+def read_rows(tar: Path, shard: ShardInfo, suffix: str) -> NDArray[np.void]:
+    """The rows of one shard by its `.idx`, with the labels in the tar.
 
-    Raises ShardError if it is missing, no index, or leads elsewhere than where `ShardWriter` puts samples in a tar of
-    `tar_bytes`.
+    Raises ShardError if the index is missing or none, has another number of samples than the manifest, or leads
+    elsewhere than where `ShardWriter` puts them, or if a label is no number.
     """
-    words = _index_words(path, suffix)
+    path = tar.with_suffix(".idx")
+    words, keys = _index_words(path, suffix), read_keys(path, suffix)
+    if len(keys) != shard.samples:
+        raise ShardError(f"{path}: {len(keys)} samples, the manifest says {shard.samples}")
     try:
         columns = [np.array(words[column::8]).astype(np.int64) for column in (1, 2, 5, 6)]
     except (ValueError, OverflowError) as error:
         raise ShardError(f"{path}: not an index v1.2: {error}") from None
     picture_start, picture_bytes, label_start, label_bytes = columns
-    expected = layout(picture_bytes, label_bytes)
+    expected = _layout(picture_bytes, label_bytes)
     misfits = (
         (np.minimum(picture_bytes, label_bytes) < 1)
-        | (np.maximum(picture_bytes, label_bytes) > min(tar_bytes, LARGEST))
+        | (np.maximum(picture_bytes, label_bytes) > min(shard.bytes, LARGEST))
         | (picture_start != expected[0])
         | (label_start != expected[1])
-        | (label_start + member_bytes(label_bytes) - BLOCK > tar_bytes)
+        | (label_start + member_bytes(label_bytes) - BLOCK > shard.bytes)
     )
+    check = f"check the set with: python -m sharding verify {path.parent}"
     if misfits.any():
-        raise ShardError(
-            f"{path}: sample {read_keys(path, suffix)[misfits.argmax()]} does not lie in "
-            f"{path.with_suffix('.tar').name} where this index says; make the index anew with wds2idx, and check the "
-            f"set with: python -m sharding verify {path.parent}"
-        )
-    rows = np.empty(len(picture_start), ROW)
-    rows["picture_start"], rows["picture_bytes"], rows["label"] = picture_start, picture_bytes, UNREAD
+        what = f"does not lie in {tar.name} where this index says; make the index anew with wds2idx"
+        raise ShardError(f"{path}: sample {keys[misfits.argmax()]} {what}, and {check}")
+    rows = np.empty(len(keys), ROW)
+    rows["picture_start"], rows["picture_bytes"] = picture_start, picture_bytes
+    with tar.open("rb") as file:
+        for row, (start, size) in enumerate(zip(label_start.tolist(), label_bytes.tolist())):
+            try:
+                rows["label"][row] = int(os.pread(file.fileno(), size, start))
+            except (ValueError, OverflowError) as error:
+                raise ShardError(
+                    f"{tar}: sample {keys[row]} has a label that is no number ({error}); {check}"
+                ) from None
     return rows
 
 
@@ -179,3 +190,47 @@ def _index_words(path: Path, suffix: str) -> list[str]:
     if not counted or not set(body[0::8]) <= {suffix} or not set(body[4::8]) <= {"cls"}:
         raise ShardError(f"{path}: not an index v1.2 of {suffix} and cls members; make it anew with wds2idx")
     return body
+
+
+def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What stands before the data in a `.npy` file of such an array, as NumPy writes it."""
+    file = io.BytesIO()
+    layout = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, layout)
+    return file.getvalue()
+
+
+def write_table(folder: Path, shards: Sequence[ShardInfo], rows: Iterable[NDArray[np.void]]) -> None:
+    """Write the table of the split in `folder`, from the rows of its shards in turn."""
+    with write_atomically(folder / TABLE) as file:
+        file.write(npy_header(ROW, (sum(shard.samples for shard in shards) + 1,)))
+        for part in rows:
+            file.write(part.tobytes())
+        file.write(_seal(shards))
+
+
+def open_table(folder: Path, manifest: Manifest) -> NDArray[np.void]:
+    """The rows [samples] of the split in `folder`: mapped, in the same time for any number, or read from its `.idx`.
+
+    Raises ShardError for a table that is not of the manifest's shards, or an index that does not fit its tar.
+    """
+    path, count = folder / TABLE, manifest.samples + 1
+    if not path.exists():  # packed by version 0.1
+        return np.concatenate(
+            [read_rows(folder / shard.name, shard, SUFFIX[manifest.encoding]) for shard in manifest.shards]
+        )
+    header = npy_header(ROW, (count,))
+    with path.open("rb") as file:
+        sound = file.read(len(header)) == header and file.seek(0, 2) == len(header) + count * ROW.itemsize
+    rows = np.asarray(np.memmap(path, ROW, "r", len(header), (count,))) if sound else None
+    if rows is None or rows[-1].tobytes() != _seal(manifest.shards):
+        advice = "or remove it (the split is then opened by its .idx files, which takes longer)"
+        what = "not the table of the shards that manifest.json names"
+        raise ShardError(f"{path}: {what}; copy it again with the split, {advice}")
+    return rows[:-1]
+
+
+def _seal(shards: Sequence[ShardInfo]) -> bytes:
+    """16 bytes, one row, that stand for these shards."""
+    content = json.dumps([[shard.name, shard.samples, shard.bytes, shard.sha256] for shard in shards])
+    return hashlib.sha256(content.encode()).digest()[: ROW.itemsize]

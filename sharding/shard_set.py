@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.manifest import ClassInfo, Manifest, ShardInfo
+from sharding.manifest import SUFFIX, ClassInfo, Manifest, ShardInfo
 from sharding.record import ShardError
-from sharding.sample_table import TABLE, npy_header, open_table
-from sharding.shard import BLOCK, SUFFIX, UNREAD, member_bytes, read_keys
+from sharding.shard import BLOCK, TABLE, npy_header, open_table, read_keys
 from sharding.statistics import Statistics
 
 SPARE_FILES = 256
@@ -100,18 +99,13 @@ class ShardSet:
 
     def labels(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Labels int64 [n] of the samples `ids`. Raises ShardError for one outside the class table."""
-        samples, shards, rows = self._locate(ids)
+        samples, _, rows = self._locate(ids)
         labels: NDArray[np.int64] = rows["label"].astype(np.int64)
-        unread = np.flatnonzero(labels == UNREAD)
-        for position in unread.tolist():
-            labels[position] = self._read_label(int(samples[position]), int(shards[position]), rows[position])
         nearest = np.searchsorted(self._known_labels[:-1], labels)
         unknown = np.flatnonzero(self._known_labels[nearest] != labels)
         if unknown.size:
             what = f"label {labels[unknown[0]]}, which is not in the manifest's table of {len(self.classes)} classes"
             raise self._damaged(int(samples[unknown[0]]), f"has {what}")
-        if unread.size and self._rows.flags.writeable:
-            self._rows["label"][samples[unread]] = labels[unread]
         return labels
 
     def images(self, ids: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint8]]:
@@ -170,8 +164,6 @@ class ShardSet:
         _, shards, rows = self._locate(ids)
         starts = rows["picture_start"] // mmap.PAGESIZE * mmap.PAGESIZE
         ends = rows["picture_start"] + rows["picture_bytes"]
-        unread = rows["label"] == UNREAD
-        ends[unread] = _label_start(rows[unread]) + 1
         for shard, start, size in zip(shards.tolist(), starts.tolist(), (ends - starts).tolist(), strict=True):
             self._map(shard).madvise(mmap.MADV_WILLNEED, start, size)
 
@@ -208,14 +200,6 @@ class ShardSet:
         if outside.size:
             raise ShardError(f"{self.path}: sample {outside[0]} asked for, ids go from 0 to {len(self) - 1}")
         return samples, np.searchsorted(self._ends, samples, side="right")
-
-    def _read_label(self, sample: int, shard: int, row: np.void) -> int:
-        start = int(_label_start(row))
-        content = self._map(shard)[start : start + BLOCK].rstrip(b"\0")
-        try:
-            return int(content)
-        except ValueError as error:
-            raise self._damaged(sample, f"has a label that is no number ({error})") from error
 
     def _damaged(self, sample: int, what: str) -> ShardError:
         shard, key = self.locate(sample)
@@ -256,11 +240,6 @@ def _raise_file_limit(files: int) -> None:
     limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and limit > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def _label_start(rows: Any) -> Any:
-    """Where the label lies: behind the picture, after one block of header."""
-    return rows["picture_start"] + member_bytes(rows["picture_bytes"].astype(np.int64))
 
 
 def _check_files(folder: Path, shards: list[ShardInfo]) -> None:

@@ -1,14 +1,12 @@
 """Every ImageNet layout → the records of a split, in a fixed order; pictures that replace others by name."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from sharding.archives import find_archives, open_archives
-from sharding.classes import member_of_kit, read_text
 from sharding.folders import kaggle_root, open_folder, open_kaggle, refuse_packed, split_folder
 from sharding.parquet import find_parquet, open_parquet
-from sharding.record import SPLIT_WORDS, Layout, Record, ShardError, Source, Split, canonical, is_picture, split_of_name
+from sharding.record import SPLIT_WORDS, Layout, ShardError, Source, Split, is_picture, split_of_name
 
 _FINDERS: dict[Layout, Callable[[Path, Split], list[Path]]] = {"parquet": find_parquet, "archives": find_archives}
 
@@ -84,56 +82,3 @@ def has_split(source: Path, layout: Layout, split: Split) -> bool:
         if any(split_of_name(path.name) == split or path.parent.name in SPLIT_WORDS[split] for path in paths):
             return True
     return layout in ("auto", "folders", "flat") and split_folder(source, split) is not None
-
-
-def find_patches(folder: Path) -> dict[str, str]:
-    """The pictures in a folder of patches: file name → path. Raises ShardError for a name that comes twice, or none."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    patches: dict[str, str] = {}
-    for parent, _, names in os.walk(folder, onerror=fail):
-        for name in filter(is_picture, names):
-            path, base = f"{parent}/{name}", canonical(name)
-            if patches.setdefault(base, path) != path:
-                raise ShardError(f"two patch images have one name: {patches[base]} and {path}; remove one of them")
-    if not patches:
-        raise ShardError(f"{folder}: no pictures to replace others with (--patch-images)")
-    return patches
-
-
-def patched(records: Iterator[Record], patches: dict[str, str], used: dict[str, str]) -> Iterator[Record]:
-    """The records, with a patch in place of each picture of the same file name; `used` tells which took place.
-
-    Raises ShardError if one would replace two pictures.
-    """
-    for record in records:
-        base = record.name.rpartition("/")[2]
-        if base in patches:
-            other = used.setdefault(base, record.name)
-            if other != record.name:
-                raise ShardError(f"{patches[base]} would replace both {other} and {record.name}")
-            record = record._replace(file=patches[base], offset=0, size=-1, data=None, link="")
-        yield record
-
-
-def find_devkit(source: Path) -> Path | None:
-    """The development kit that lies with the official archives: its own archive, or its meta.mat."""
-    candidates = [*sorted(source.glob("*devkit*.tar*")), source / "meta.mat", source / "data" / "meta.mat"]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def ground_truth_text(given: Path | None, source: Path, devkit: Path | None, split: Split) -> tuple[str, str] | None:
-    """Name and text of the ground truth: of the file given, or that lies with the archives or in the kit's archive."""
-    endings = [f"{word}_ground_truth.txt" for word in SPLIT_WORDS[split]]
-    beside = [path for ending in endings for path in sorted(source.glob(f"*{ending}"))]
-    if given or beside:
-        path = given or beside[0]
-        return str(path), read_text(path.read_bytes(), str(path))
-    for ending in endings if devkit and devkit.suffix != ".mat" else []:
-        content = member_of_kit(devkit, ending) if devkit else None
-        if content is not None:
-            origin = f"{devkit} (…{ending})"
-            return origin, read_text(content, origin)
-    return None

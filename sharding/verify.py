@@ -10,34 +10,21 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from webdataset import tariterators
 
 from sharding.executor import open_executor, progress_bar
-from sharding.manifest import Manifest, ShardInfo, file_sha256
+from sharding.manifest import Manifest, file_sha256
 from sharding.pictures import decode_stored
-from sharding.record import Encoding, RejectedImage, ShardError
-from sharding.sample_table import TABLE, open_table
-from sharding.shard import SUFFIX, UNREAD, Entry, index_text, rows_of
+from sharding.record import RejectedImage, ShardError
+from sharding.shard import SUFFIX, TABLE, Entry, index_text, open_table, rows_of
 from sharding.statistics import Statistics, Sums
 
 logger = logging.getLogger(__name__)
 
 _FAULTS_LOGGED = 100
-
-
-class ShardCheck(NamedTuple):
-    """One shard to check: what the manifest says of it, and its rows of the table (None without a table)."""
-
-    tar: Path
-    shard: ShardInfo
-    encoding: Encoding
-    labels: frozenset[int]
-    index_sha256: str | None
-    rows: NDArray[np.void] | None
 
 
 def verify(folder: Path, workers: int = 1) -> int:
@@ -68,10 +55,11 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
         manifest = Manifest.load(folder / "manifest.json")
     except ShardError as error:
         return [str(error)]
-    named, faults, table = {shard.name for shard in manifest.shards}, [], None
+    named, faults = {shard.name for shard in manifest.shards}, []
     faults += [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in named]
     try:
-        table = open_table(folder, manifest) if (folder / TABLE).exists() else None
+        if (folder / TABLE).exists():
+            open_table(folder, manifest)
     except ShardError as error:
         faults.append(str(error))
     for name in sorted(name for name in manifest.checksums if not name.endswith(".idx")):
@@ -80,12 +68,11 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
         elif file_sha256(folder / name) != manifest.checksums[name]:
             faults.append(f"{folder / name}: its SHA-256 is not the manifest's")
     sums, broken = Sums(), False
-    checks = _shard_checks(folder, manifest, table)
     with (
         open_executor(workers) as (executor, _),
         progress_bar(manifest.samples, f"verify {folder.name}") as bar,
     ):
-        futures = {executor.submit(check_shard, check): check.shard for check in checks}
+        futures = {executor.submit(check_shard, folder, at): shard for at, shard in enumerate(manifest.shards)}
         for future in concurrent.futures.as_completed(futures):
             shard_faults, shard_sums = future.result()
             faults += shard_faults
@@ -93,15 +80,6 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
             sums.merge(shard_sums)
             bar.update(futures[future].samples)
     return sorted(faults) + _statistics_faults(folder, manifest.split, sums, broken)
-
-
-def _shard_checks(folder: Path, manifest: Manifest, table: NDArray[np.void] | None) -> Iterator[ShardCheck]:
-    labels, end = frozenset(entry.label for entry in manifest.classes), 0
-    for shard in manifest.shards:
-        end += shard.samples
-        index_sha256 = manifest.checksums.get(f"{Path(shard.name).stem}.idx")
-        rows = None if table is None else table[end - shard.samples : end]
-        yield ShardCheck(folder / shard.name, shard, manifest.encoding, labels, index_sha256, rows)
 
 
 def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> list[str]:
@@ -121,62 +99,66 @@ def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> li
     return [f"{path}: {name} is not that of the pictures; pack the split again" for name in differing]
 
 
-def check_shard(check: ShardCheck) -> tuple[list[str], Sums]:
+def check_shard(folder: Path, number: int) -> tuple[list[str], Sums]:
     """Read one shard with `webdataset`, from end to end; index, table and manifest must say what is found there.
 
     Returns each fault in words, and the sums over the shard's pictures.
     """
-    tar, shard, faults, sums = check.tar, check.shard, list[str](), Sums()
-    suffix, entries, unknown = SUFFIX[check.encoding], list[Entry](), False
+    manifest = Manifest.load(folder / "manifest.json")
+    shard, suffix, labels = manifest.shards[number], SUFFIX[manifest.encoding], {row.label for row in manifest.classes}
+    tar, faults, sums, entries, unknown = folder / shard.name, list[str](), Sums(), list[Entry](), False
     try:
         if tar.stat().st_size != shard.bytes or file_sha256(tar) != shard.sha256:
             faults.append(f"{tar}: its SHA-256 is not the manifest's, which has {shard.bytes} bytes")
         for sample in _webdataset_samples(tar):
             key, picture, label = sample["__key__"], sample.get(suffix, b""), sample.get("cls", b"")
             try:
-                sums.add(decode_stored(picture, check.encoding))
+                sums.add(decode_stored(picture, manifest.encoding))
             except RejectedImage as error:
                 faults.append(f"{tar}: {key}: {error}")
-            if not label.isdigit() or int(label) not in check.labels:
+            if not label.isdigit() or int(label) not in labels:
                 unknown = True
-                classes = len(check.labels)
-                faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {classes} classes")
-            entries.append(Entry(key, len(picture), int(label) if label.isdigit() else UNREAD))
+                faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {len(labels)} classes")
+            entries.append(Entry(key, len(picture), int(label) if label.isdigit() else -1))
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         faults.append(f"{tar}: webdataset cannot read it to its end: {error}")
     if len(entries) != shard.samples:
         faults.append(f"{tar}: {len(entries)} samples, {shard.samples} in the manifest")
     if not unknown:  # else the sizes of labels are not known
-        faults += [*_index_faults(check, entries), *_table_faults(check, entries)]
+        index_sha256 = manifest.checksums.get(f"{tar.stem}.idx")
+        faults += _index_faults(tar.with_suffix(".idx"), index_sha256, index_text(entries, suffix))
+        faults += _table_faults(folder, manifest, number, entries)
     return faults, sums
 
 
-def _index_faults(check: ShardCheck, entries: list[Entry]) -> Iterator[str]:
+def _index_faults(path: Path, sha256: str | None, expected: str) -> Iterator[str]:
     """The first line of the index that is not what `wds2idx` would print for the samples of the tar."""
-    path = check.tar.with_suffix(".idx")
     if not path.is_file():
-        yield f"{path}: missing; make it with `wds2idx {check.tar} {path}`"
+        yield f"{path}: missing; make it with `wds2idx {path.with_suffix('.tar')} {path}`"
         return
-    if check.index_sha256 not in (None, file_sha256(path)):
+    if sha256 not in (None, file_sha256(path)):
         yield f"{path}: its SHA-256 is not the manifest's"
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    expected = index_text(entries, SUFFIX[check.encoding]).splitlines()
-    pairs = [*enumerate(zip_longest(lines, expected), 1)]
+    pairs = [*enumerate(zip_longest(lines, expected.splitlines()), 1)]
     for number, (line, by_tar) in pairs[1:] + pairs[:1]:  # the count, which stands first, tells least
         if line != by_tar:
             yield f"{path}: line {number} is {line!r}, by the tar {by_tar!r}; make the index anew with wds2idx"
             return
 
 
-def _table_faults(check: ShardCheck, entries: list[Entry]) -> Iterator[str]:
+def _table_faults(folder: Path, manifest: Manifest, number: int, entries: list[Entry]) -> Iterator[str]:
     """The first sample of which the table says another thing than the tar; nothing if they are not as many."""
-    if check.rows is None or len(check.rows) != len(entries):
+    shard, start = manifest.shards[number], sum(shard.samples for shard in manifest.shards[:number])
+    try:
+        rows = open_table(folder, manifest)[start : start + shard.samples] if (folder / TABLE).exists() else None
+    except ShardError:  # told once, of the split
         return
-    differing = np.flatnonzero(check.rows != rows_of(entries))
+    if rows is None or len(rows) != len(entries):
+        return
+    differing = np.flatnonzero(rows != rows_of(entries))
     if differing.size:
-        key, row = entries[differing[0]].key, check.rows[differing[0]]
-        table = check.tar.with_name(TABLE)
-        yield f"{table}: sample {key} of {check.shard.name}: start, bytes, label {row} are not the tar's"
+        key, row = entries[differing[0]].key, rows[differing[0]]
+        yield f"{folder / TABLE}: sample {key} of {shard.name}: start, bytes, label {row} are not the tar's"
 
 
 def _webdataset_samples(tar: Path) -> Iterator[dict[str, Any]]:

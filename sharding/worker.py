@@ -16,12 +16,12 @@ import simplejpeg
 
 from common import ceil_div
 from common.files import write_atomically
-from sharding.manifest import file_sha256
+from sharding.manifest import SUFFIX, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import Sample
 from sharding.pictures import decode_stored, prepare_image
 from sharding.record import Encoding, RejectedImage, Resample
-from sharding.shard import SUFFIX, Entry, ShardWriter, index_text, rows_of, tar_end
+from sharding.shard import Entry, ShardWriter, index_text, rows_of, tar_end
 from sharding.statistics import Sums
 
 _SMALLEST_PART, _LARGEST_PART, _PARTS_PER_SLOT = 32, 512, 8

@@ -11,7 +11,8 @@ import webdataset as wds
 
 from benchmarks.peers.torch_loader import AHEAD, SharedRing
 from benchmarks.peers.work import AugmentationTable, Delivered, Job, Peer, turbo
-from sharding.shard import SUFFIX, read_keys
+from sharding.manifest import SUFFIX
+from sharding.shard import read_keys
 
 SHUFFLE_BUFFER = 1000
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 
 from sharding import ShardError
+from sharding.manifest import ShardInfo
 from sharding.shard import KEY_BYTES, ShardWriter, read_keys, read_rows, sample_key
 
 NAMES = [
@@ -132,11 +133,11 @@ def test_the_index_is_wds2idxs(tar: Path, tmp_path: Path) -> None:
 
 
 def test_the_index_leads_to_the_bytes(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
-    content, index = tar.read_bytes(), read_rows(tar.with_suffix(".idx"), "jpg", tar.stat().st_size)
+    content, index = tar.read_bytes(), read_rows(tar, ShardInfo(tar.name, 13, tar.stat().st_size, ""), "jpg")
     assert len(index) == len(samples)
-    for place, (_, picture, _) in enumerate(samples):
-        start, size, unread = index[place]
-        assert content[start : start + size] == picture and unread == -1
+    for place, (_, picture, expected) in enumerate(samples):
+        start, size, label = index[place]
+        assert content[start : start + size] == picture and label == expected
     assert read_keys(tar.with_suffix(".idx"), "jpg") == [key for key, _, _ in samples]
 
 
@@ -158,4 +159,4 @@ def test_a_broken_index_is_an_error_that_names_it(tmp_path: Path, text: str | No
     if text is not None:
         path.write_text(text)
     with pytest.raises(ShardError, match=f"train-000007.idx: .*{message}"):
-        read_rows(path, "jpg", 1 << 20)
+        read_rows(path.with_suffix(".tar"), ShardInfo("train-000007.tar", 1, 1 << 20, ""), "jpg")

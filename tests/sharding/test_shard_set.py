@@ -245,10 +245,8 @@ def overwritten(folder: Path, sample: int, content: bytes, offset: int = 0, suff
 def test_a_damaged_label_is_named(packed: Path, tmp_path: Path, content: bytes, what: str) -> None:
     folder = without_table(packed, tmp_path / "train")
     key = overwritten(folder, 17, content)
-    with ShardSet.open(folder) as shards:
-        assert shards.labels([16, 18]).shape == (2,)
-        with pytest.raises(ShardError, match=f"train-000001.tar: sample {key} {what}") as raised:
-            shards.labels([3, 16, 17, 18])
+    with pytest.raises(ShardError, match=f"train-000001.tar: sample {key} {what}") as raised:
+        ShardSet.open(folder).labels([3, 16, 17, 18])
     assert str(raised.value).endswith(f"; check the set with: python -m sharding verify {folder}")
 
 
