@@ -88,6 +88,7 @@ def test_without_slurm_all_runs_come_one_after_the_other(tmp_path: Path) -> None
     folder = stand_in(tmp_path)
     command = ["bash", str(SCRIPT), "data", "runs", "--epochs", "3"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    environment["NOTE"] = "A rehearsal."
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     calls = (folder / "calls.txt").read_text().splitlines()
@@ -95,7 +96,7 @@ def test_without_slurm_all_runs_come_one_after_the_other(tmp_path: Path) -> None
     assert calls[:3] == [
         "train.py --shards data --run-dir runs/whole --epochs 3",
         "eval_tenpatch.py --run-dir runs/whole",
-        "scripts/ablations.py runs",
+        "scripts/ablations.py runs --note A rehearsal.",
     ]
     trained = [call for call in calls if call.startswith("train.py")][1:]
     assert trained == [f"train.py --shards data --run-dir runs/{part} --ablate {part} --epochs 3" for part in ABLATIONS]
