@@ -22,7 +22,10 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"one" and names(path.parent) == ["file"]
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left"), OSError("a library's words")],
+)
 def test_whatever_goes_wrong_the_old_file_stays_and_no_part_is_left(error: BaseException, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -30,9 +33,10 @@ def test_whatever_goes_wrong_the_old_file_stays_and_no_part_is_left(error: BaseE
         file.write(b"new")
         raise error
     assert path.read_bytes() == b"old" and names(tmp_path) == ["file"]
-    if isinstance(error, OSError):  # the system names no file when a disk is full: ours does
+    if isinstance(error, OSError):  # the system names no file when a disk is full: ours does, and keeps the words
         assert isinstance(raised.value, OSError)
-        assert (raised.value.filename, raised.value.errno) == (str(path), errno.ENOSPC)
+        assert (raised.value.filename, raised.value.errno) == (str(path), error.errno)
+        assert raised.value.strerror in ("No space left", "a library's words")
 
 
 def test_other_names_are_there_before_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
