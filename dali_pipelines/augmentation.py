@@ -9,12 +9,13 @@ recipe      crop and mirror                               color noise, keyed on 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.keyed import below, keyed_bits, keyed_normals, mixed_key
+from dali_pipelines.keyed import below, keyed_bits, keyed_normals, keyed_word, mixed_key
 from sharding import Statistics
 
 RecipeName = Literal["original", "paper"]
@@ -27,7 +28,8 @@ ORIGINAL_CHUNK = 32  # "This many images will be cropped in the same way", convd
 NOISE = 0.1  # Krizhevsky 2012 §4.1; `color_noise`, convdata.py
 ORIGINAL_DIVISOR = 1 + NOISE  # keeps the scale of training data near that of test data, convdata.py
 VARIANT_BITS = 11  # "a factor of 2048": 32 · 32 crops, each mirrored or not, Krizhevsky 2012 §4.1
-_CROP_BITS, _HALF_BITS = 5, (5, 6)
+_LOW, _HIGH = 5, 6  # bits of its halves; an offset has as many as the low one
+_OFFSET = (1 << _LOW) - 1
 VIEWS = 10
 # the five crops of the ten views, as (y, x): corners and center in the order of convdata.py, then mirrored
 VIEW_OFFSETS = ((0, 0), (0, 32), (CENTER, CENTER), (32, 0), (32, 32))
@@ -121,26 +123,24 @@ def _chunk_crops(seed: int, epoch: int, positions: NDArray[np.int64]) -> Crops:
 def _walked_crops(seed: int, epoch: int, ids: NDArray[np.int64]) -> Crops:
     """Place `epoch` of each image's own order through its 2,048 variants; the orders change every 2,048 epochs."""
     cycle, place = divmod(epoch, 1 << VARIANT_BITS)
-    keys = keyed_bits(mixed_key(seed, cycle, WALK), ids)
-    variant = _permuted(np.full(len(ids), place, np.uint64), keys)
-    mask = (1 << _CROP_BITS) - 1
-    crop_y, crop_x = (variant & mask).astype(np.int32), ((variant >> _CROP_BITS) & mask).astype(np.int32)
-    return crop_y, crop_x, (variant >> (2 * _CROP_BITS)) == 1
+    variant = _permuted(np.uint64(place), keyed_bits(mixed_key(seed, cycle, WALK), ids)).astype(np.int32)
+    crop_y, crop_x, mirror = variant & _OFFSET, (variant >> _LOW) & _OFFSET, (variant >> 2 * _LOW) == 1
+    return crop_y, crop_x, mirror
 
 
-def _permuted(places: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """A permutation of 0..2047 for each key, evaluated at `places`: a Feistel network on halves of 5 and 6 bits.
+@numba.vectorize(cache=True)
+def _permuted(place: Any, key: Any) -> Any:
+    """Where a permutation of 0..2047, chosen by `key`, sends `place`: a Feistel network on halves of 5 and 6 bits.
 
     Whatever the round function, each round can be undone, so no two places of one key meet.
     """
-    low_bits, high_bits = _HALF_BITS
-    low, high = places & np.uint64((1 << low_bits) - 1), places >> np.uint64(low_bits)
+    low, high = place & np.uint64(_OFFSET), place >> np.uint64(_LOW)
     for number in range(_ROUNDS):
         if number % 2:
-            low ^= keyed_bits(number, keys ^ high) >> np.uint64(64 - low_bits)
+            low ^= keyed_word(np.uint64(number), key ^ high) >> np.uint64(64 - _LOW)
         else:
-            high ^= keyed_bits(number, keys ^ low) >> np.uint64(64 - high_bits)
-    return (high << np.uint64(low_bits) | low).astype(np.int64)
+            high ^= keyed_word(np.uint64(number), key ^ low) >> np.uint64(64 - _HIGH)
+    return high << np.uint64(_LOW) | low
 
 
 def _rgb_offset(recipe: RecipeName, deviates: NDArray[np.float64], statistics: Statistics) -> NDArray[np.float32]:

@@ -1,14 +1,24 @@
-"""What a stream of batches is: `DataConfig`, and the one error that a user of it can meet."""
+"""What a stream of batches is: `DataConfig`, and the errors that a user of it can meet."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import UserError
 from dali_pipelines.augmentation import VIEWS, RecipeName
+from sharding import ShardSet
 
 
 class LoaderError(UserError):
     """Data cannot be delivered as asked: says what, where, and the next command."""
+
+
+def picture_error(shards: ShardSet, sample: int, fault: str) -> LoaderError:
+    """The error for a picture that has no pixels."""
+    shard, key = shards.locate(sample)
+    return LoaderError(
+        f"{shards.path}/{shard}: sample {key} {fault}; check the set with: python -m sharding verify {shards.path}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,7 @@ class DataConfig:
             "recipe": (self.recipe in ("original", "paper"), "original or paper"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "seed": (0 <= self.seed < 2**63, "0 to 2^63-1"),
-            "device": (_is_device(self.device), "cpu, cuda or cuda:N"),
+            "device": (re.fullmatch(r"cpu|cuda(:\d+)?", self.device), "cpu, cuda or cuda:N"),
             "noise_epochs": (self.noise_epochs is None or self.noise_epochs >= 0, "None or at least 0"),
             "views": (self.views in (1, VIEWS), f"1 or {VIEWS}"),
             "window": (self.window is None or self.window >= 1, "None or at least 1"),
@@ -83,8 +93,3 @@ class DataConfig:
             return False
         again = self.noise_again is not None and epoch in range(*self.noise_again)
         return self.noise_epochs is None or epoch < self.noise_epochs or again
-
-
-def _is_device(name: str) -> bool:
-    kind, colon, number = name.partition(":")
-    return name in ("cpu", "cuda") or (kind == "cuda" and colon == ":" and number.isdecimal())

@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 from common import ceil_div
 from dali_pipelines.augmentation import IMAGE
 from dali_pipelines.batch import BatchSpec, BufferPool
-from dali_pipelines.config import DataConfig, LoaderError
-from dali_pipelines.crops import Crops, place_pictures, place_pixels
-from dali_pipelines.libjpeg import DAMAGED, DECODED, decode_by_simplejpeg, fault_of, library
+from dali_pipelines.config import DataConfig, picture_error
+from dali_pipelines.crops import NO_CODEC, Crops, find_codec, place_pictures, place_pixels
+from dali_pipelines.libjpeg import DAMAGED, DECODED, decode_by_simplejpeg
 from dali_pipelines.normalize import CropNormalize
 from sharding import ShardSet, Statistics
 
 logger = logging.getLogger(__name__)
 
 PICTURES_PER_TASK = 4  # a thread that would make fewer pictures of a batch is not worth waking
-NO_CODEC = np.empty(0, np.int64)
 
 
 @dataclass(kw_only=True)
@@ -46,15 +45,15 @@ class BatchJob:
     """Keeps the shards mapped at `addresses`, whoever closes them."""
     status: NDArray[np.int64]
     """What became of each picture (`libjpeg.DECODED` …)."""
+    numbers: Iterator[int]
+    """What is left for threads that call simplejpeg, one picture after another."""
     taken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    """What is left for compiled threads begins there."""
     tasks: list[Future[None]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.numbers = iter(range(len(self.spec)))
-
-    def jpeg(self, number: int) -> bytes:
-        """A copy of one picture as it is stored."""
-        return ctypes.string_at(int(self.addresses[number]), int(self.sizes[number]))
+    def decode(self, number: int, pixels: NDArray[np.uint8]) -> tuple[int, str]:
+        """`decode_by_simplejpeg` for one of the pictures."""
+        return decode_by_simplejpeg(ctypes.string_at(int(self.addresses[number]), int(self.sizes[number])), pixels)
 
     def stop(self) -> None:
         """Let no thread begin another picture, and wait for those that are in the making."""
@@ -67,7 +66,7 @@ class CpuProducer:
 
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
         self._shards, self._config = shards, config
-        self._codec = NO_CODEC if shards.encoding == "raw" else library()
+        self._codec = NO_CODEC if shards.encoding == "raw" else find_codec()
         self._normalize = CropNormalize(statistics, config.recipe, config.normalize)
         dtype = torch.float32 if config.output == "float32" else torch.uint8
         self._buffers = BufferPool(capacity * config.views, dtype, spare=config.prefetch + 2)
@@ -124,6 +123,7 @@ class CpuProducer:
             sizes=sizes,
             mappings=mappings,
             status=np.full(len(spec), DECODED),
+            numbers=iter(range(len(spec))),
         )
         for _ in range(min(self._config.threads, ceil_div(len(spec), PICTURES_PER_TASK))):
             job.tasks.append(threads.submit(self._make, job))
@@ -140,24 +140,20 @@ class CpuProducer:
     def _by_simplejpeg(self, job: BatchJob) -> None:
         """The same where Pillow's libjpeg-turbo is not to be had."""
         pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
-        address = np.array([pixels.ctypes.data])
         for number in job.numbers:
             if job.taken[0]:
                 return
-            job.status[number] = decode_by_simplejpeg(job.jpeg(number), pixels)
+            job.status[number], _ = job.decode(number, pixels)
             if job.status[number] in (DECODED, DAMAGED):
-                place_pixels(address, IMAGE, job.crops.of_picture(number))
+                place_pixels(np.array([pixels.ctypes.data]), IMAGE, job.crops.from_picture(number))
 
     def _check(self, job: BatchJob) -> None:
         """Tell of each damaged picture once; raises LoaderError for the first that has no pixels."""
         for number in np.flatnonzero(job.status).tolist():
-            sample, reason = int(job.spec.ids[number]), fault_of(job.jpeg(number))
-            shard, key = self._shards.locate(sample)
-            where = f"{self._shards.path}/{shard}: sample {key}"
+            sample, (_, fault) = int(job.spec.ids[number]), job.decode(number, np.empty((IMAGE, IMAGE, 3), np.uint8))
             if job.status[number] != DAMAGED:
-                raise LoaderError(
-                    f"{where} {reason}; check the set with: python -m sharding verify {self._shards.path}"
-                )
+                raise picture_error(self._shards, sample, fault)
             if sample not in self.damaged:
                 self.damaged.add(sample)
-                logger.warning("%s is damaged: %s without loss; it is used as it decodes", where, reason)
+                where = "{}/{}: sample {}".format(self._shards.path, *self._shards.locate(sample))
+                logger.warning("%s is damaged: %s without loss; it is used as it decodes", where, fault)

@@ -5,99 +5,83 @@ goes on at once, while it lies in the processor's first cache, and each value of
 threads may work on one batch: each takes the next picture that nobody has taken, and none holds the GIL meanwhile.
 """
 
+import functools
+import logging
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import simplejpeg
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from dali_pipelines.augmentation import CROP, IMAGE, VIEWS
+from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEWS
 from dali_pipelines.libjpeg import (
     DECODED,
     MEMORY,
     UNDECODABLE,
     close_picture,
+    in_llvm,
+    library,
     open_picture,
     pointer,
     read_rows,
     rows_of,
 )
 
+logger = logging.getLogger(__name__)
+
 ROW = CROP * 3  # bytes of a crop's row
+NO_CODEC = np.empty(0, np.int64)
 _PICTURE_ROW = IMAGE * 3
-# one thread's memory behind libjpeg's, by offsets: a reversed row, the table of a picture's crops, scales, offsets
+# one thread's memory behind libjpeg's, by offsets: a reversed row, a row of scales, a row of offsets for each view
 _SCRATCH = MEMORY
-_TABLE = _SCRATCH + ROW + 32
-_Y, _X, _MIRROR, _MEAN, _OUT, _COLUMNS = range(6)
-_SCALES = _TABLE + VIEWS * _COLUMNS * 8
+_SCALES = _SCRATCH + ROW + 32
 _OFFSETS = _SCALES + ROW * 4
+_BYTES = _OFFSETS + VIEWS * ROW * 4 + 64
 _FIVE = 15  # bytes of the five pixels that one 16-byte vector holds
 _BY_FIVES = CROP // 5 * _FIVE  # bytes of a row that are reversed by vectors; the remaining pixels one by one
 # byte i of five reversed pixels, of a vector that begins one byte before them; byte 15 does not matter
 _REVERSED = [1 + 3 * (4 - i // 3) + i % 3 for i in range(_FIVE)] + [0]
+Y, X, MIRROR, MEAN, OUT, COLUMNS = range(6)
 
 
 class Crops(NamedTuple):
     """What is cut out of n pictures, `views` crops of each one after the other, and where it goes.
 
-    y, x: int32 [n·views]; mirror: bool [n·views]; mean_…: the same of the mean image (`mean_crops`).
-    means: float32 [2, 256, 256, 3], the mean image and the mean image mirrored; rgb_offset: float32 [n·views, 3];
-    scale: float32 [3].
-    out: address of n·views crops, float32 = (crop − mean + rgb_offset) · scale, or, not `normalized`, uint8 crops.
+    places: int64 [n·views, 5]: the crop's first row and column (Y, X), whether it is mirrored, the address of the value
+    of the mean image (float32, 256×256 RGB) that belongs to the first pixel of its first row, and its own address.
+    scale: float32 [3]; offset: float32 [n·views, 3]. A crop is float32 = (pixel − mean) · scale + offset, or, not
+    `normalized`, uint8 pixels.
     """
 
     views: int
-    y: NDArray[np.int32]
-    x: NDArray[np.int32]
-    mirror: NDArray[np.bool_]
-    mean_y: NDArray[np.int32]
-    mean_x: NDArray[np.int32]
-    mean_mirror: NDArray[np.bool_]
-    means: NDArray[np.float32]
-    rgb_offset: NDArray[np.float32]
+    places: NDArray[np.int64]
     scale: NDArray[np.float32]
+    offset: NDArray[np.float32]
     normalized: bool
-    out: int
 
-    def of_picture(self, number: int) -> "Crops":
-        """The crops of one of the pictures alone."""
-        part = slice(number * self.views, (number + 1) * self.views)
-        arrays = ("y", "x", "mirror", "mean_y", "mean_x", "mean_mirror", "rgb_offset")
-        crop_bytes = CROP * ROW * (4 if self.normalized else 1)
-        return self._replace(
-            **{name: getattr(self, name)[part] for name in arrays}, out=self.out + part.start * crop_bytes
-        )
+    def from_picture(self, number: int) -> "Crops":
+        """The crops of this picture and of those behind it."""
+        first = number * self.views
+        return self._replace(places=self.places[first:], offset=self.offset[first:])
 
 
-def _store_reversed_five(typing_context: Any, target: Any, source: Any) -> Any:
-    """Five pixels at source + 1, last to first, to target; touches 16 bytes from each address, in compiled code."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(8), 16)
-        target, source = (builder.inttoptr(address, vector.as_pointer()) for address in arguments)
-        pixels = builder.load(source, align=1)
-        order = ir.Constant(ir.VectorType(ir.IntType(32), 16), _REVERSED)
-        builder.store(builder.shuffle_vector(pixels, pixels, order), target, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), code
+@in_llvm(types.void, types.int64, types.int64)
+def _reverse_five(builder: Any, target: Any, source: Any) -> Any:
+    """Five pixels at source + 1, last to first, to target; touches 16 bytes from each address."""
+    vector = ir.VectorType(ir.IntType(8), 16).as_pointer()
+    pixels = builder.load(builder.inttoptr(source, vector), align=1)
+    order = ir.Constant(ir.VectorType(ir.IntType(32), 16), _REVERSED)
+    return builder.store(builder.shuffle_vector(pixels, pixels, order), builder.inttoptr(target, vector), align=1)
 
 
-def _fetch_and_add(typing_context: Any, address: Any) -> Any:
-    """The int64 at an address, to which one is added before another thread reads it, in compiled code."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        return builder.atomic_rmw("add", builder.inttoptr(arguments[0], word.as_pointer()), word(1), "monotonic")
-
-    return types.int64(types.int64), code
-
-
-_reverse_five: Any = intrinsic(_store_reversed_five)
-_take_next: Any = intrinsic(_fetch_and_add)
+@in_llvm(types.int64, types.int64)
+def _take_next(builder: Any, address: Any) -> Any:
+    """The int64 at an address, to which one is added before another thread reads it."""
+    word = ir.IntType(64)
+    return builder.atomic_rmw("add", builder.inttoptr(address, word.as_pointer()), word(1), "monotonic")
 
 
 @numba.njit(nogil=True, cache=True)
@@ -122,51 +106,32 @@ def _normalize_row(target: Any, source: Any, mean: Any, scale: Any, offset: Any)
 
 
 @numba.njit(nogil=True, cache=True)
-def _place_row(work: Any, views: Any, normalized: Any, row: Any, source: Any) -> None:
-    """Row `row` of a picture, at address `source`, to each of its crops that has it."""
-    table = numba.carray(pointer(work + _TABLE), (views, _COLUMNS), np.int64)
+def _place_row(work: Any, table: Any, views: Any, normalized: Any, row: Any, source: Any) -> None:
+    """Row `row` of a picture, at address `source`, to each of its crops that has it; table: address of their places."""
+    places = numba.carray(pointer(table), (views, COLUMNS), np.int64)  # an array would cost its reference count a row
     for view in range(views):
-        in_crop, pixels = row - table[view, _Y], source + table[view, _X] * 3
+        in_crop, pixels = row - places[view, Y], source + places[view, X] * 3
         if in_crop < 0 or in_crop >= CROP:
             continue
         if normalized:
-            if table[view, _MIRROR]:
+            if places[view, MIRROR]:
                 _reverse_row(work + _SCRATCH, pixels)
                 pixels = work + _SCRATCH
-            target, mean = table[view, _OUT] + in_crop * ROW * 4, table[view, _MEAN] + in_crop * _PICTURE_ROW * 4
+            target, mean = places[view, OUT] + in_crop * ROW * 4, places[view, MEAN] + in_crop * _PICTURE_ROW * 4
             _normalize_row(target, pixels, mean, work + _SCALES, work + _OFFSETS + view * ROW * 4)
-        elif table[view, _MIRROR]:
-            _reverse_row(table[view, _OUT] + in_crop * ROW, pixels)
+        elif places[view, MIRROR]:
+            _reverse_row(places[view, OUT] + in_crop * ROW, pixels)
         else:
-            copied = numba.carray(pointer(table[view, _OUT] + in_crop * ROW), ROW, np.uint8)
+            copied = numba.carray(pointer(places[view, OUT] + in_crop * ROW), ROW, np.uint8)
             original = numba.carray(pointer(pixels), ROW, np.uint8)
             for byte in range(ROW):
                 copied[byte] = original[byte]
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill_table(work: Any, crops: Any, picture: Any) -> None:
-    """What `_place_row` needs of a picture's crops, in integers: it is called for each row."""
-    table = numba.carray(pointer(work + _TABLE), (crops.views, _COLUMNS), np.int64)
-    scales = numba.carray(pointer(work + _SCALES), ROW, np.float32)
-    offsets = numba.carray(pointer(work + _OFFSETS), (crops.views, ROW), np.float32)
-    means, side = np.int64(crops.means.ctypes.data), crops.means.shape[2]
-    for view in range(crops.views):
-        crop = picture * crops.views + view
-        mirrored = np.int64(crops.mean_mirror[crop])
-        mean_x = side - CROP - crops.mean_x[crop] if mirrored else np.int64(crops.mean_x[crop])
-        table[view, _Y], table[view, _X], table[view, _MIRROR] = crops.y[crop], crops.x[crop], crops.mirror[crop]
-        table[view, _MEAN] = means + ((mirrored * side + crops.mean_y[crop]) * side + mean_x) * 3 * 4
-        table[view, _OUT] = crops.out + crop * CROP * ROW * (4 if crops.normalized else 1)
-        for byte in range(ROW):
-            scales[byte] = crops.scale[byte % 3]
-            offsets[view, byte] = crops.rgb_offset[crop, byte % 3] * crops.scale[byte % 3]
-
-
-@numba.njit(nogil=True, cache=True)
-def _place_jpeg(codec: Any, work: Any, address: Any, size: Any, views: Any, normalized: Any) -> int:
+def _place_jpeg(codec: Any, work: Any, table: Any, address: Any, size: Any, views: Any, normalized: Any) -> int:
     """Decode one JPEG, row by row, into its crops; what became of it (`libjpeg.DECODED` …)."""
-    y = numba.carray(pointer(work + _TABLE), (views, _COLUMNS), np.int64)[:, _Y]
+    y = numba.carray(pointer(table), (views, COLUMNS), np.int64)[:, Y]
     row, end = y.min(), y.max() + CROP
     status = open_picture(codec, work, address, size, row)
     while status == DECODED and row < end:
@@ -174,7 +139,7 @@ def _place_jpeg(codec: Any, work: Any, address: Any, size: Any, views: Any, norm
         if count <= 0:
             status = UNDECODABLE
         for number in range(count):
-            _place_row(work, views, normalized, row + number, rows_of(work) + number * _PICTURE_ROW)
+            _place_row(work, table, views, normalized, row + number, rows_of(work) + number * _PICTURE_ROW)
         row += count
     return close_picture(codec, work, status, row)
 
@@ -185,18 +150,23 @@ def _place_pictures(
 ) -> None:
     """See `place_pictures`. (Compiled code frees an array of its own after its last use by name: no address of it.)"""
     work = np.int64(memory.ctypes.data + 63) // 64 * 64
+    views, normalized = crops.views, crops.normalized
+    scales = numba.carray(pointer(work + _SCALES), (CROP, 3), np.float32)
+    offsets = numba.carray(pointer(work + _OFFSETS), (views, CROP, 3), np.float32)
+    scales[:] = crops.scale
     while True:
         picture = _take_next(np.int64(taken.ctypes.data))
         if picture >= len(addresses):
             return
-        _fill_table(work, crops, picture)
+        if normalized:
+            for view in range(views):
+                offsets[view] = crops.offset[picture * views + view]
+        table = np.int64(crops.places.ctypes.data) + picture * views * COLUMNS * 8
         if len(codec):
-            status[picture] = _place_jpeg(
-                codec, work, addresses[picture], sizes[picture], crops.views, crops.normalized
-            )
+            status[picture] = _place_jpeg(codec, work, table, addresses[picture], sizes[picture], views, normalized)
         else:
             for row in range(width):
-                _place_row(work, crops.views, crops.normalized, row, addresses[picture] + row * width * 3)
+                _place_row(work, table, views, normalized, row, addresses[picture] + row * width * 3)
 
 
 def place_pictures(
@@ -210,14 +180,34 @@ def place_pictures(
 ) -> None:
     """Place the pictures that no other thread has taken.
 
-    codec: `libjpeg.library()`, and JPEGs of `sizes` bytes lie at `addresses`; or, empty, `width`×`width` RGB pixels.
+    codec: `find_codec()`, and JPEGs of `sizes` bytes lie at `addresses`; or NO_CODEC, and `width`×`width` RGB pixels.
     taken: int64 [1], 0 at first; status: int64 [n], what became of each picture (pixels: left as it is).
     """
-    memory = np.empty(_OFFSETS + crops.views * ROW * 4 + 64, np.uint8)
-    _place_pictures(codec, addresses, sizes, width, crops, taken, status, memory)
+    _place_pictures(codec, addresses, sizes, width, crops, taken, status, np.empty(_BYTES, np.uint8))
 
 
 def place_pixels(addresses: NDArray[np.int64], width: int, crops: Crops) -> None:
     """Place pictures that are pixels already, `width`×`width` RGB one after the other at each address."""
-    nothing = np.zeros(0, np.int64)
-    place_pictures(nothing, addresses, nothing, crops, np.zeros(1, np.int64), nothing, width)
+    place_pictures(NO_CODEC, addresses, NO_CODEC, crops, np.zeros(1, np.int64), NO_CODEC, width)
+
+
+@functools.cache
+def find_codec() -> NDArray[np.int64] | None:
+    """`libjpeg.library()`; None, and a line in the log, where there is none or its pixels are not simplejpeg's."""
+    try:
+        codec = library()
+    except (ImportError, LookupError, OSError, AttributeError) as error:
+        logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow has no libjpeg-turbo here (%r)", error)
+        return None
+    picture = np.random.default_rng(0).integers(0, 256, (IMAGE, IMAGE, 3), np.uint8)
+    jpeg = np.frombuffer(simplejpeg.encode_jpeg(picture, colorsubsampling="420"), np.uint8)
+    crop, status = np.empty((CROP, CROP, 3), np.uint8), np.full(1, UNDECODABLE)
+    places, nothing = np.array([[CENTER, CENTER, 0, 0, crop.ctypes.data]]), np.zeros((1, 3), np.float32)
+    center = Crops(views=1, places=places, scale=nothing[0], offset=nothing, normalized=False)
+    address, size, taken = np.array([jpeg.ctypes.data]), np.array([jpeg.size]), np.zeros(1, np.int64)
+    _place_pictures(codec, address, size, IMAGE, center, taken, status, np.empty(_BYTES, np.uint8))
+    expected = simplejpeg.decode_jpeg(jpeg.tobytes())[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
+    if status[0] != DECODED or not np.array_equal(crop, expected):
+        logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow's libjpeg-turbo decodes other pixels")
+        return None
+    return codec

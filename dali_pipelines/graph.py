@@ -1,7 +1,4 @@
-"""The DALI graph, written once: decode, crop, mirror, mean image, color; `device` says where it runs.
-
-Enters: `GraphSource`, which hands DALI one batch of views and arrays at a time. Leaves: uint8 or float32
-[n, 224, 224, 3] (`views` 10: [n, 10, 224, 224, 3]).
+"""The DALI graph, written once: decode, crop, mirror, mean image, color; `device` says where it runs. And its running.
 
     jpeg ──decode──▶ 256×256 ──crop, mirror, +color, ÷──▶ (−) ──▶ float32        device cuda: decode "mixed",
     mean image ────────────────crop, mirror, ÷────────────▶ ┘                     everything after it on the GPU
@@ -10,20 +7,30 @@ On a GPU this is how batches are made; on the CPU it is the reference for the fa
 (`DataConfig(fused=False)`). (The decoders that crop are avoided on a GPU: NVIDIA/nvImageCodec #55.)
 """
 
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
 from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEW_OFFSETS, VIEWS
-from dali_pipelines.config import DataConfig
+from dali_pipelines.batch import BatchSpec
+from dali_pipelines.config import DataConfig, LoaderError, picture_error
+from dali_pipelines.libjpeg import DECODED, decode_by_simplejpeg
+from dali_pipelines.normalize import mean_and_deviation
+from sharding import ShardSet, Statistics
 
 Node = Any  # DALI's DataNode has no useful type
-Source = Callable[[], tuple[Any, ...]]  # one batch a call; StopIteration at the end of an epoch
+Inputs = tuple[Any, ...]
+Source = Callable[[], Inputs]  # one batch a call; StopIteration at the end of an epoch
 
+FREE = IMAGE - CROP  # what a crop leaves free each way
 # what is fed beside the images: crop_y, crop_x (0..1), mirror, minus the color offset [3], divisor [3]
 _UINT8_CHOICES, _FLOAT32_CHOICES = 3, 5
 
@@ -43,49 +50,45 @@ def batch_graph(
     source: Source,
     capacity: int,
 ) -> Pipeline:
-    """The whole graph, not yet built: batches of up to `capacity` samples, as the recipe wants them."""
-    pipeline = _pipeline(config, capacity)
-    with pipeline:
-        device = "gpu" if config.is_cuda else "cpu"
-        encoded, *choices = _inputs(source, encoding, fed_choices(config), encoding == "jpeg" or not config.is_cuda)
-        images = _decoded(encoded, config, encoding)
-        if config.output == "uint8":
-            batch = _per_view(
-                config, choices, deviation, lambda chosen: _crop(images, chosen, types.DALIDataType.UINT8)
-            )
-        else:
-            constant = types.Constant(mean_image.astype(np.float32), device=device, layout="HWC")
-            batch = _per_view(config, choices, deviation, lambda chosen: _normalized(images, constant, chosen, config))
-        pipeline.set_outputs(batch)
-    return pipeline
+    """The whole graph, not yet built: batches of up to `capacity` samples, as the recipe wants them.
 
-
-def _pipeline(config: DataConfig, capacity: int) -> Pipeline:
-    device_id = None
-    if config.is_cuda:
-        device_id = int(config.device.partition(":")[2] or 0)
-    return Pipeline(
+    It gives uint8 or float32 [n, 224, 224, 3] (`views` 10: [n, 10, 224, 224, 3]).
+    """
+    pipeline = Pipeline(
         batch_size=capacity,
         num_threads=config.threads,
-        device_id=device_id,
+        device_id=int(config.device.partition(":")[2] or 0) if config.is_cuda else None,
         prefetch_queue_depth=config.prefetch,
         exec_dynamic=True,
     )
+    raw, choices = encoding == "raw", fed_choices(config)
+    with pipeline:
+        encoded, *chosen = fn.external_source(
+            source,
+            num_outputs=1 + choices,
+            layout=["HWC" if raw else ""] + [""] * choices,
+            batch=True,
+            # views of the mapped shards; but DALI copies raw pixels on their way to a GPU into its own pinned memory,
+            # from which they travel without waiting, as they could not from a mapped file
+            no_copy=not (raw and config.is_cuda),
+        )
+        images = _decoded(encoded, config, raw)
+        mean = None
+        if config.output == "float32":
+            device = "gpu" if config.is_cuda else "cpu"
+            mean = types.Constant(mean_image.astype(np.float32), device=device, layout="HWC")
+        if config.views == VIEWS:
+            places = [(y / FREE, x / FREE, mirror) for mirror in (0, 1) for y, x in VIEW_OFFSETS]
+            views = [_view(images, mean, [*place, [0.0] * 3, deviation.tolist()], config) for place in places]
+            pipeline.set_outputs(fn.stack(*views))
+        else:
+            pipeline.set_outputs(_view(images, mean, chosen, config))
+    return pipeline
 
 
-def _inputs(source: Source, encoding: str, choices: int, no_copy: bool) -> list[Node]:
-    """The encoded images, as views of the mapped shards, and the arrays of choices; nothing is copied.
-
-    But for raw pixels on their way to a GPU: DALI copies those into its own pinned memory, from which they travel
-    without waiting, as they could not from a mapped file.
-    """
-    layouts = ["HWC" if encoding == "raw" else ""] + [""] * choices
-    return list(fn.external_source(source, num_outputs=1 + choices, layout=layouts, batch=True, no_copy=no_copy))
-
-
-def _decoded(encoded: Node, config: DataConfig, encoding: str) -> Node:
+def _decoded(encoded: Node, config: DataConfig, raw: bool) -> Node:
     """uint8 [256, 256, 3] RGB where the rest of the graph runs."""
-    if encoding == "raw":
+    if raw:
         return encoded.gpu() if config.is_cuda else encoded
     return fn.decoders.image(
         encoded,
@@ -97,38 +100,134 @@ def _decoded(encoded: Node, config: DataConfig, encoding: str) -> Node:
     )
 
 
-def _per_view(
-    config: DataConfig, choices: list[Node], deviation: NDArray[np.float64], view: Callable[[list[Any]], Node]
-) -> Node:
-    """The view that the fed choices ask for, or the ten test views stacked; the image is decoded once."""
-    if config.views == 1:
-        return view(choices)
-    tens = []
-    for mirror in (0, 1):
-        for y, x in VIEW_OFFSETS:
-            tens.append(view([y / (IMAGE - CROP), x / (IMAGE - CROP), mirror, [0.0] * 3, deviation.tolist()]))
-    return fn.stack(*tens)
+def _view(images: Node, mean: Node | None, chosen: list[Any], config: DataConfig) -> Node:
+    """The uint8 crop; with a mean image, (crop + color offset) ÷ divisor − the mean's crop ÷ divisor.
 
-
-def _crop(images: Node, chosen: list[Any], dtype: types.DALIDataType, **arithmetic: Any) -> Node:
-    crop_y, crop_x, mirror = chosen[:3]
-    return fn.crop_mirror_normalize(
-        images,
-        crop=(CROP, CROP),
-        crop_pos_y=crop_y,
-        crop_pos_x=crop_x,
-        mirror=mirror,
-        dtype=dtype,
-        output_layout="HWC",
-        **arithmetic,
-    )
-
-
-def _normalized(images: Node, mean_image: Node, chosen: list[Any], config: DataConfig) -> Node:
-    """(crop + color offset) ÷ divisor − mean ÷ divisor; `original` always takes the mean's center as it is."""
-    minus_offset, divisor = chosen[3:]
-    mean_at: list[Any] = chosen[:3]
+    `original` always takes the mean's center as it is.
+    """
+    crop = partial(fn.crop_mirror_normalize, crop=(CROP, CROP), output_layout="HWC")
+    y, x, mirror, *arithmetic = chosen
+    if mean is None:
+        return crop(images, crop_pos_y=y, crop_pos_x=x, mirror=mirror, dtype=types.DALIDataType.UINT8)
+    crop = partial(crop, dtype=types.DALIDataType.FLOAT, std=arithmetic[1])
+    pixels = crop(images, crop_pos_y=y, crop_pos_x=x, mirror=mirror, mean=arithmetic[0])
     if config.recipe == "original":
-        mean_at = [CENTER / (IMAGE - CROP), CENTER / (IMAGE - CROP), 0]
-    pixels = _crop(images, chosen, types.DALIDataType.FLOAT, mean=minus_offset, std=divisor)
-    return pixels - _crop(mean_image, mean_at, types.DALIDataType.FLOAT, std=divisor)
+        y, x, mirror = CENTER / FREE, CENTER / FREE, 0
+    return pixels - crop(mean, crop_pos_y=y, crop_pos_x=x, mirror=mirror)
+
+
+def graph_inputs(
+    spec: BatchSpec, images: list[NDArray[np.uint8]], choices: int, deviation: NDArray[np.float64]
+) -> Inputs:
+    """What a graph is fed: the images and the first `choices` arrays of choices (see `fed_choices`)."""
+    choice = spec.augmentation
+    offset = choice.rgb_offset
+    arrays = (
+        np.float32(choice.crop_y) / FREE,
+        np.float32(choice.crop_x) / FREE,
+        choice.mirror.astype(np.int32),
+        -offset,
+        np.broadcast_to(np.float32(choice.divisor * deviation), offset.shape).copy(),
+    )
+    return images, *arrays[:choices]
+
+
+class PipelineRunner:
+    """A pipeline that can be run over one epoch after another, and the source that DALI asks for its next batch."""
+
+    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
+        self._shards, self._config = shards, config
+        mean, self._deviation = mean_and_deviation(statistics, config.normalize)
+        self._specs: Iterator[BatchSpec] = iter(())
+        self._fed: deque[tuple[BatchSpec, Inputs]] = deque()  # what DALI refers to until the batch is delivered
+        self._pipeline = batch_graph(config, mean, self._deviation, shards.encoding, self._feed, capacity)
+        self._pipeline.build()
+
+    def _feed(self) -> Inputs:
+        for spec in self._specs:
+            inputs: Inputs = ()
+            if len(spec):
+                images = self._shards.images(spec.ids)
+                inputs = graph_inputs(spec, images, fed_choices(self._config), self._deviation)
+            self._fed.append((spec, inputs))
+            if len(spec):
+                return inputs
+        raise StopIteration
+
+    def outputs(self, specs: Iterator[BatchSpec], stream: Any) -> Iterator[tuple[BatchSpec, Any]]:
+        """Each spec with DALI's output for it (None where the spec is empty), in order.
+
+        Raises LoaderError for an image that cannot be decoded; the pipeline is then unusable.
+        """
+        self._specs = specs
+        # a GPU may still be reading what a delivered batch was made from
+        delivered: deque[tuple[BatchSpec, Inputs]] = deque(maxlen=self._pipeline.prefetch_queue_depth + 1)
+        try:
+            while (output := self._run(stream)) is not None:
+                while not len(self._fed[0][0]):
+                    yield self._fed.popleft()[0], None
+                delivered.append(self._fed.popleft())
+                yield delivered[-1][0], output
+            while self._fed:
+                yield self._fed.popleft()[0], None
+        finally:
+            self._specs = iter(())
+
+    def _run(self, stream: Any) -> Any:
+        """The next batch's output; None at the end of the epoch, after which the pipeline can run again."""
+        try:
+            return self._pipeline.run(stream)[0]
+        except StopIteration:
+            self._pipeline.reset()
+            return None
+        except RuntimeError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: RuntimeError) -> LoaderError:
+        """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
+        pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
+        for spec, inputs in self._fed if self._shards.encoding == "jpeg" else ():
+            for sample, image in zip(spec.ids.tolist(), inputs[0] if inputs else ()):
+                status, fault = decode_by_simplejpeg(image.tobytes(), pixels)
+                if status != DECODED:
+                    return picture_error(self._shards, sample, fault)
+        _, _, cause = str(error).rpartition("encountered:")  # of many lines that tell where
+        return LoaderError("DALI stopped: " + cause.strip().partition("\n")[0])
+
+
+class GraphProducer:
+    """Batches of up to `capacity` samples. Built pipelines wait for another epoch (several, if epochs overlap)."""
+
+    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
+        self._config = config
+        self._build = partial(PipelineRunner, shards, config, statistics, capacity)
+        self._waiting: list[PipelineRunner] = []
+        self._closed = False
+        self.damaged: set[int] = set()  # DALI writes what it thinks of a damaged picture to stderr, and nowhere else
+
+    def batches(self, specs: Generator[BatchSpec]) -> Generator[tuple[BatchSpec, torch.Tensor]]:
+        """Each spec with its images: DALI's own outputs, which it does not use again while a tensor refers to them.
+
+        (Its default executor has that rule: `Pipeline.release_outputs`.) On a GPU they are bound to the current stream.
+        """
+        config, process = self._config, os.getpid()
+        stream = torch.cuda.current_stream(config.device) if config.is_cuda else None
+        runner = self._waiting.pop() if self._waiting else self._build()
+        try:
+            for spec, output in runner.outputs(specs, stream):
+                if output is None:
+                    dtype = torch.float32 if config.output == "float32" else torch.uint8
+                    images = torch.empty((0, CROP, CROP, 3), dtype=dtype, device=config.device)
+                else:
+                    images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
+                yield spec, images.permute(0, 3, 1, 2)
+        finally:
+            if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
+                specs.close()
+        if not self._closed:  # nor after an early stop or an error: that pipeline still holds batches
+            self._waiting.append(runner)
+
+    def close(self) -> None:
+        """Let go of pipelines that wait for another epoch."""
+        self._closed = True
+        self._waiting.clear()

@@ -11,41 +11,45 @@ stream from one version to the next and a resumed run must be the same run.
 
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_MASK = 2**64 - 1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@numba.njit(nogil=True, cache=True)
+def mix(word: Any) -> Any:
+    """The finaliser, for compiled code too: uint64 → uint64."""
+    word = (word ^ (word >> np.uint64(30))) * _FIRST
+    word = (word ^ (word >> np.uint64(27))) * _SECOND
+    return word ^ (word >> np.uint64(31))
+
+
+@numba.njit(nogil=True, cache=True)
+def keyed_word(key: Any, counter: Any) -> Any:
+    """64 random bits for a key and a counter, for compiled code: uint64 all."""
+    return mix(mix(counter * _GOLDEN + key) ^ key)
+
+
+@numba.vectorize(cache=True)
+def _keyed_words(key: Any, counter: Any) -> Any:
+    return keyed_word(key, counter)
 
 
 def mixed_key(*parts: int) -> int:
     """One 64-bit word that stands for `parts`: other parts, or the same in another order, give another word."""
     word = 0
     for part in parts:
-        word = (word + _GOLDEN + part) & _MASK
-        word = ((word ^ (word >> 30)) * _FIRST) & _MASK
-        word = ((word ^ (word >> 27)) * _SECOND) & _MASK
-        word ^= word >> 31
+        word = int(mix(np.uint64((word + int(_GOLDEN) + part) % 2**64)))
     return word
-
-
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser, in place, on an array that the caller owns."""
-    words ^= words >> np.uint64(30)
-    words *= np.uint64(_FIRST)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(_SECOND)
-    words ^= words >> np.uint64(31)
-    return words
 
 
 def keyed_bits(key: int, counters: NDArray[Any]) -> NDArray[np.uint64]:
     """64 random bits for each of `counters` (any shape, values from 0): uint64 of the same shape."""
-    words = counters.astype(np.uint64)
-    words *= np.uint64(_GOLDEN)
-    words += np.uint64(key)
-    return _mix(_mix(words) ^ np.uint64(key))
+    bits: NDArray[np.uint64] = _keyed_words(np.uint64(key), counters.astype(np.uint64))
+    return bits
 
 
 def below(bits: NDArray[np.uint64], bound: int) -> NDArray[np.int32]:

@@ -1,16 +1,14 @@
 """libjpeg-turbo called from compiled code, without Python and without the GIL: JPEG bytes in, rows of RGB out.
 
-Pillow's wheels bring all of libjpeg-turbo (`pillow.libs/libjpeg-*.so*`). `library` finds it and compares its pixels
-with simplejpeg's; where it is absent or differs, the caller decodes with simplejpeg instead.
+Pillow's wheels bring all of libjpeg-turbo (`pillow.libs/libjpeg-*.so*`); `library` finds it.
 
 libjpeg ends a fatal error by calling `error_exit`, which must not return. So every call of the library goes through
 `_call`, which sets a jump buffer first; `error_exit` jumps back into it, over frames of the library alone.
 """
 
-import contextlib
 import ctypes
 import functools
-import logging
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -22,78 +20,70 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
 SIDE = 256
 DECODED, DAMAGED, UNDECODABLE, OTHER_SIZE = range(4)
 """What became of a picture: its pixels; pixels with a warning of libjpeg's; none; none, since it is not 256×256."""
 
+
+def _struct(**fields: tuple[str, int]) -> "np.dtype[np.void]":
+    """A struct of C by the types and offsets, in bytes, of some of its fields."""
+    formats, offsets = zip(*fields.values())
+    return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets})
+
+
 # jpeglib.h of ABI 6.2 on 64-bit systems: the fields in use. The library itself refuses a struct of another size.
 _VERSION, _RGB, _INFO_BYTES = 62, 2, 632
-_INFO = np.dtype(
-    {
-        "names": ["error_manager", "width", "height", "color_space"],
-        "formats": ["i8", "i4", "i4", "i4"],
-        "offsets": [0, 48, 52, 64],
-        "itemsize": _INFO_BYTES,
-    }
-)
-_ERRORS = np.dtype(
-    {
-        "names": ["error_exit", "emit_message", "warnings"],
-        "formats": ["i8", "i8", "i8"],
-        "offsets": [0, 8, 128],
-        "itemsize": 168,
-    }
-)
+_INFO = _struct(error_manager=("i8", 0), width=("i4", 48), height=("i4", 52), color_space=("i4", 64))
+_ERRORS = _struct(error_exit=("i8", 0), emit_message=("i8", 8), warnings=("i8", 128))  # of 168 bytes
 _ROWS = 4  # the most rows that the library gives at a time
 _ROW = SIDE * 3
 # one thread's memory, by offsets: the two structs, a jump buffer behind the error manager, row pointers, rows
 _JUMP, _INFO_AT, _POINTERS, _ROWS_AT, MEMORY = 192, 1024, 1792, 2048, 2048 + _ROWS * _ROW + 64
 _FUNCTIONS = (
-    "jpeg_std_error",
-    "jpeg_CreateDecompress",
-    "jpeg_mem_src",
-    "jpeg_read_header",
-    "jpeg_start_decompress",
-    "jpeg_skip_scanlines",
-    "jpeg_read_scanlines",
-    "jpeg_finish_decompress",
-    "jpeg_destroy",
+    *("std_error", "CreateDecompress", "mem_src", "read_header", "start_decompress"),
+    *("skip_scanlines", "read_scanlines", "finish_decompress", "destroy"),
 )
 _STD_ERROR, _CREATE, _SOURCE, _HEADER, _START, _SKIP, _READ, _FINISH, _DESTROY = range(len(_FUNCTIONS))
 _ERROR_EXIT, _EMIT_MESSAGE = len(_FUNCTIONS), len(_FUNCTIONS) + 1
 _WORD, _INT = ir.IntType(64), ir.IntType(32)
 
 
-def _as_pointer(typing_context: Any, address: Any) -> Any:
-    """An integer address as a pointer, in compiled code."""
+def in_llvm(returns: Any, *takes: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Makes `emit(builder, …)`, which writes LLVM's instructions, a function for compiled code to call."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+    def decorate(emit: Callable[..., Any]) -> Any:
+        @functools.wraps(emit)  # numba counts the arguments by it
+        def typed(typing_context: Any, *arguments: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                result = emit(builder, *values)
+                return context.get_dummy_value() if returns == types.void else result
 
-    return types.voidptr(address), code
+            return returns(*takes), generate
 
+        return intrinsic(typed)
 
-def _jump_back(typing_context: Any, jump_buffer: Any) -> Any:
-    """C's longjmp(jump_buffer, 1), in compiled code."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(ir.VoidType(), [_WORD, _INT])
-        builder.call(cgutils.get_or_insert_function(builder.module, function, "longjmp"), [arguments[0], _INT(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
+    return decorate
 
 
-def _guarded_call(typing_context: Any, jump_buffer: Any, function: Any, first: Any, second: Any, third: Any) -> Any:
+@in_llvm(types.voidptr, types.int64)
+def pointer(builder: Any, address: Any) -> Any:
+    """An integer address as a pointer."""
+    return builder.inttoptr(address, cgutils.voidptr_t)
+
+
+@in_llvm(types.void, types.int64)
+def _longjmp(builder: Any, jump_buffer: Any) -> Any:
+    """C's longjmp(jump_buffer, 1)."""
+    function = ir.FunctionType(ir.VoidType(), [_WORD, _INT])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, "longjmp"), [jump_buffer, _INT(1)])
+
+
+@in_llvm(types.int64, *[types.int64] * 5)
+def _call(builder: Any, jump_buffer: Any, function: Any, first: Any, second: Any, third: Any) -> Any:
     """The C function at an address, called with three words; its int, or −1 if `jump_buffer` was jumped to."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        name = "call_libjpeg"
-        return builder.call(builder.module.globals.get(name) or _build_guarded(builder.module, name), arguments)
-
-    return types.int64(*[types.int64] * 5), code
+    name = "call_libjpeg"
+    guarded = builder.module.globals.get(name) or _build_guarded(builder.module, name)
+    return builder.call(guarded, [jump_buffer, function, first, second, third])
 
 
 def _build_guarded(module: Any, name: str) -> Any:
@@ -111,11 +101,6 @@ def _build_guarded(module: Any, name: str) -> Any:
     function = builder.inttoptr(guarded.args[1], ir.FunctionType(_INT, [_WORD] * 3).as_pointer())
     builder.ret(builder.zext(builder.call(function, guarded.args[2:]), _WORD))
     return guarded
-
-
-pointer: Any = intrinsic(_as_pointer)
-_longjmp: Any = intrinsic(_jump_back)
-_call: Any = intrinsic(_guarded_call)
 
 
 @numba.cfunc(types.void(types.int64), cache=True)
@@ -192,69 +177,31 @@ def close_picture(codec: Any, memory: Any, status: Any, next_row: Any) -> int:
     return int(status)
 
 
-@functools.cache
-def library() -> NDArray[np.int64] | None:
-    """Addresses of the library's functions, for compiled code; None, and a line in the log, where it cannot be used."""
-    try:
-        found = [file for file in metadata.files("pillow") or () if file.match("pillow.libs/libjpeg-*.so*")]
-        loaded = ctypes.CDLL(str(found[0].locate()))
-        addresses = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value for name in _FUNCTIONS]
-    except (metadata.PackageNotFoundError, IndexError, OSError, AttributeError) as error:
-        logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow has no libjpeg-turbo here (%r)", error)
-        return None
-    codec = np.array([*addresses, _error_exit.address, _emit_message.address], np.int64)
-    picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    jpeg = np.frombuffer(simplejpeg.encode_jpeg(picture, colorsubsampling="420"), np.uint8)
-    decoded = np.zeros_like(picture)
-    if decode(codec, jpeg, 0, decoded, np.empty(MEMORY + 64, np.uint8)) or not np.array_equal(
-        decoded, simplejpeg.decode_jpeg(jpeg.tobytes())
-    ):
-        logger.warning("JPEGs are decoded by simplejpeg, more slowly: %s decodes other pixels", found[0])
-        return None
-    return codec
+def library() -> NDArray[np.int64]:
+    """Addresses of the library's functions, for compiled code. Raises LookupError or OSError where there is none."""
+    files = [file for file in metadata.files("pillow") or () if file.match("pillow.libs/libjpeg-*.so*")]
+    if not files:
+        raise LookupError("this Pillow brings no libjpeg-turbo")
+    loaded = ctypes.CDLL(str(files[0].locate()))
+    addresses = [ctypes.cast(getattr(loaded, f"jpeg_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS]
+    return np.array([*addresses, _error_exit.address, _emit_message.address], np.int64)
 
 
-@numba.njit(nogil=True, cache=True)
-def decode(codec: Any, jpeg: Any, first_row: int, pixels: Any, memory: Any) -> int:
-    """Decode one JPEG (uint8 [n]) from `first_row` on into pixels, uint8 [256, 256, 3]: what became of it.
+def decode_by_simplejpeg(jpeg: bytes, pixels: NDArray[np.uint8]) -> tuple[int, str]:
+    """Decode into pixels, uint8 [256, 256, 3]: what became of it, and what is wrong, in words for a message.
 
-    memory: uint8 [MEMORY + 64]; the caller's, since compiled code frees an array of its own after its last use by name.
+    (A fatal error behind a warning counts as DAMAGED: simplejpeg tells one of them.)
     """
-    address = np.int64(memory.ctypes.data + 63) // 64 * 64
-    status, row = open_picture(codec, address, np.int64(jpeg.ctypes.data), jpeg.size, first_row), first_row
-    while status == DECODED and row < SIDE:
-        rows = read_rows(codec, address, SIDE - row)
-        if rows <= 0:
-            status = UNDECODABLE
-        decoded = numba.carray(pointer(rows_of(address)), (_ROWS, SIDE, 3), np.uint8)
-        for number in range(rows):
-            pixels[row + number] = decoded[number]
-        row += rows
-    return close_picture(codec, address, status, row)
-
-
-def decode_by_simplejpeg(jpeg: bytes, pixels: NDArray[np.uint8]) -> int:
-    """As `decode` from row 0 on. (A fatal error behind a warning counts as DAMAGED: simplejpeg tells one of them.)"""
-    try:
-        if simplejpeg.decode_jpeg_header(jpeg)[:2] != (SIDE, SIDE):
-            return OTHER_SIZE
-        with contextlib.suppress(ValueError):
-            simplejpeg.decode_jpeg(jpeg, buffer=pixels)
-            return DECODED
-        pixels[:] = 0
-        simplejpeg.decode_jpeg(jpeg, buffer=pixels, strict=False)
-    except ValueError:
-        return UNDECODABLE
-    return DAMAGED
-
-
-def fault_of(jpeg: bytes) -> str:
-    """What is wrong with a JPEG that is not DECODED, for messages."""
     try:
         height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
         if (height, width) != (SIDE, SIDE):
-            return f"decodes to {(height, width, 3)}, expected {(SIDE, SIDE, 3)}"
-        simplejpeg.decode_jpeg(jpeg)
+            return OTHER_SIZE, f"decodes to {(height, width, 3)}, expected {(SIDE, SIDE, 3)}"
+        try:
+            simplejpeg.decode_jpeg(jpeg, buffer=pixels)
+        except ValueError as error:
+            pixels[:] = 0
+            simplejpeg.decode_jpeg(jpeg, buffer=pixels, strict=False)
+            return DAMAGED, f"does not decode ({error})"
     except ValueError as error:
-        return f"does not decode ({error})"
-    return "does not decode"
+        return UNDECODABLE, f"does not decode ({error})"
+    return DECODED, "does not decode"

@@ -22,7 +22,7 @@ from dali_pipelines.augmentation import Augmentation, draw, fixed_views
 from dali_pipelines.batch import Batch, BatchSpec, to_tensor
 from dali_pipelines.config import DataConfig, LoaderError
 from dali_pipelines.cpu_producer import CpuProducer
-from dali_pipelines.graph_producer import GraphProducer
+from dali_pipelines.graph import GraphProducer
 from dali_pipelines.order import EpochOrder, slice_range
 from dali_pipelines.read_ahead import reading_ahead
 from sharding import ShardSet, Statistics

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import CROP, Augmentation, RecipeName, mean_crops
 from dali_pipelines.batch import to_tensor
-from dali_pipelines.crops import Crops, place_pixels
+from dali_pipelines.crops import COLUMNS, MEAN, MIRROR, OUT, Crops, X, Y, place_pixels
 from sharding import Statistics
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of 0..1 data, RGB
@@ -39,22 +39,19 @@ class CropNormalize:
         self._recipe = recipe
 
     def crops(self, augmentation: Augmentation, out: torch.Tensor, views: int = 1) -> Crops:
-        """Crops for `out` [n·views, 3, 224, 224], channels-last: mirrored as uint8, normalized as float32."""
-        mean_y, mean_x, mean_mirror = mean_crops(self._recipe, augmentation)
-        return Crops(
-            views=views,
-            y=augmentation.crop_y,
-            x=augmentation.crop_x,
-            mirror=augmentation.mirror,
-            mean_y=mean_y,
-            mean_x=mean_x,
-            mean_mirror=mean_mirror,
-            means=self._means,
-            rgb_offset=augmentation.rgb_offset,
-            scale=(1 / (augmentation.divisor * self._deviation)).astype(np.float32),
-            normalized=out.dtype == torch.float32,
-            out=out.data_ptr(),
-        )
+        """Crops for `out` [n·views, 3, 224, 224], channels-last: mirrored as uint8, normalized as float32.
+
+        They hold addresses in `out` and in this object, which must both live as long as they are in use.
+        """
+        mean_y, mean_x, mirrored = mean_crops(self._recipe, augmentation)
+        _, side, _, channels = self._means.shape
+        value = ((mirrored * side + mean_y) * side + np.where(mirrored, side - CROP - mean_x, mean_x)) * channels
+        places = np.empty((len(augmentation), COLUMNS), np.int64)
+        places[:, Y], places[:, X], places[:, MIRROR] = augmentation.crop_y, augmentation.crop_x, augmentation.mirror
+        places[:, MEAN] = self._means.ctypes.data + value * self._means.itemsize
+        places[:, OUT] = out.data_ptr() + np.arange(len(places)) * (channels * CROP * CROP * out.itemsize)
+        scale = (1 / (augmentation.divisor * self._deviation)).astype(np.float32)
+        return Crops(views, places, scale, augmentation.rgb_offset * scale, out.dtype == torch.float32)
 
 
 class Normalize:
@@ -88,8 +85,8 @@ class Normalize:
     def by_compiled_pass(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """On the CPU: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by the compiled pass."""
         out = torch.empty(rows.shape, dtype=torch.float32).permute(0, 3, 1, 2)
-        start, as_it_is = np.zeros_like(augmentation.crop_y), np.zeros_like(augmentation.mirror)
-        crops = self._crop_normalize.crops(augmentation, out)._replace(y=start, x=start, mirror=as_it_is)
+        crops = self._crop_normalize.crops(augmentation, out)
+        crops.places[:, [Y, X, MIRROR]] = 0  # they are crops already, and mirrored
         place_pixels(rows.data_ptr() + np.arange(len(rows)) * (CROP * CROP * 3), CROP, crops)
         return out
 

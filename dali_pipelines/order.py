@@ -12,11 +12,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.keyed import keyed_bits, mixed_key
+from dali_pipelines.keyed import keyed_bits, mix, mixed_key
 
 _SAMPLES, _SHARDS = 1, 2  # what a key is for
 _ROUNDS = 16
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # the finaliser of SplitMix64, as in `keyed`
 
 
 @numba.njit(nogil=True, cache=True)
@@ -38,10 +37,7 @@ def _permute(positions: Any, sizes: Any, keys: Any, permuted: Any) -> None:
         while True:
             low, high = word & low_mask, word >> low_bits
             for number in range(_ROUNDS):
-                mixed = keys[i] + (low if number % 2 else high) * np.uint64(_ROUNDS) + np.uint64(number)
-                mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_FIRST)
-                mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
-                mixed = (mixed ^ (mixed >> np.uint64(31))) >> half
+                mixed = mix(keys[i] + (low if number % 2 else high) * np.uint64(_ROUNDS) + np.uint64(number)) >> half
                 if number % 2:
                     high ^= mixed & high_mask
                 else:

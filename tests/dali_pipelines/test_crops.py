@@ -2,6 +2,7 @@
 
 import mmap
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,23 +21,14 @@ def guarded(content: np.ndarray) -> tuple[np.ndarray, int]:
     return memory, int(memory.ctypes.data) + size - content.nbytes
 
 
-def crops_of(out: np.ndarray, mean: np.ndarray | None = None, **choices: object) -> Crops:
-    """`Crops` of one view each, for arrays or single values; uint8 without a mean."""
-    size = len(out)
-    arrays = {name: np.zeros(size, np.int32) for name in ("y", "x", "mean_y", "mean_x")}
-    arrays |= {name: np.zeros(size, np.bool_) for name in ("mirror", "mean_mirror")}
-    for name, values in choices.items():
-        arrays[name][:] = values  # type: ignore[index]
-    mean = np.zeros((256, 256, 3), np.float32) if mean is None else mean
-    return Crops(
-        views=1,
-        means=np.stack([mean, mean[:, ::-1]]),
-        rgb_offset=np.tile(np.array([[10.5, -20.25, 3.0]], np.float32), (size, 1)),
-        scale=np.array([0.5, 0.25, 2.0], np.float32),
-        normalized=out.dtype == np.float32,
-        out=int(out.ctypes.data),
-        **arrays,
-    )
+def crops_of(out: np.ndarray, y: Any = 0, x: Any = 0, mirror: Any = False, mean: int = 0) -> Crops:
+    """`Crops` of one view each, for arrays or single values; `mean` is the address of the crop of the mean image."""
+    places = np.zeros((len(out), 5), np.int64)
+    places[:, 0], places[:, 1], places[:, 2], places[:, 3] = y, x, mirror, mean
+    places[:, 4] = out.ctypes.data + np.arange(len(out)) * out[0].nbytes
+    scale = np.array([0.5, 0.25, 2.0], np.float32)
+    offset = np.tile(np.array([[10.5, -20.25, 3.0]], np.float32) * scale, (len(out), 1))
+    return Crops(views=1, places=places, scale=scale, offset=offset, normalized=out.dtype == np.float32)
 
 
 @pytest.mark.parametrize("mirror", MIRRORED)
@@ -58,10 +50,11 @@ def test_mean_and_image_are_mirrored_each_on_its_own(mirror: bool, mean_mirror: 
     random = np.random.default_rng(2)
     image = random.integers(0, 256, (256, 256, 3), np.uint8)
     mean = random.uniform(0, 255, (256, 256, 3)).astype(np.float32)
+    mirrored = np.ascontiguousarray(mean[:, ::-1])
     memory, address = guarded(image)
     out = np.full((1, 224, 224, 3), np.nan, np.float32)
-    crops = crops_of(out, mean, y=5, x=30, mirror=mirror, mean_y=31, mean_x=2, mean_mirror=mean_mirror)
-    place_pixels(np.array([address]), 256, crops)
+    first = mirrored[31:, 30:] if mean_mirror else mean[31:, 2:]  # a crop at (31, 2), as it is or mirrored
+    place_pixels(np.array([address]), 256, crops_of(out, y=5, x=30, mirror=mirror, mean=first.ctypes.data))
     crop, mean_crop = image[5:229, 30:254].astype(np.float64), mean[31:255, 2:226].astype(np.float64)
     crop = crop[:, ::-1] if mirror else crop
     mean_crop = mean_crop[:, ::-1] if mean_mirror else mean_crop

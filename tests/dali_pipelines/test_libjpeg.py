@@ -7,17 +7,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from dali_pipelines.libjpeg import (
-    DAMAGED,
-    DECODED,
-    MEMORY,
-    OTHER_SIZE,
-    UNDECODABLE,
-    decode,
-    decode_by_simplejpeg,
-    fault_of,
-    library,
-)
+from dali_pipelines.crops import Crops, find_codec, place_pictures
+from dali_pipelines.libjpeg import DAMAGED, DECODED, OTHER_SIZE, UNDECODABLE, decode_by_simplejpeg
+
+CORNERS = [(0, 0), (0, 32), (32, 0), (32, 32)]
 
 KINDS = {
     "4:2:0": {"subsampling": 2},
@@ -43,11 +36,25 @@ def jpeg_of(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-def decoded(jpeg: bytes, first_row: int = 0) -> tuple[int, np.ndarray]:
-    codec, pixels = library(), np.zeros((256, 256, 3), np.uint8)
+def decoded(jpeg: bytes, first_row: int | None = None) -> tuple[int, np.ndarray]:
+    """What became of it, and uint8 [256, 256, 3], put together of crops: all rows, or 224 from `first_row` on."""
+    codec, picture = find_codec(), np.zeros((256, 256, 3), np.uint8)
     assert codec is not None, "the Pillow of the lock brings libjpeg-turbo"
-    content = np.frombuffer(jpeg, np.uint8)
-    return decode(codec, content, first_row, pixels, np.empty(MEMORY + 64, np.uint8)), pixels
+    corners = CORNERS if first_row is None else [(first_row, 0), (first_row, 32)]
+    crops = np.zeros((len(corners), 224, 224, 3), np.uint8)
+    places = np.array([[*corner, 0, 0, crop.ctypes.data] for corner, crop in zip(corners, crops)])
+    content, status = np.frombuffer(jpeg, np.uint8), np.full(1, 77)
+    nothing = np.zeros((len(corners), 3), np.float32)
+    chosen = Crops(views=len(corners), places=places, scale=nothing[0], offset=nothing, normalized=False)
+    taken, address, size = np.zeros(1, np.int64), np.array([content.ctypes.data]), np.array([content.size])
+    place_pictures(codec, address, size, chosen, taken, status)
+    for (y, x), crop in zip(corners, crops):
+        picture[y : y + 224, x : x + 224] = crop
+    return int(status[0]), picture
+
+
+def fault_of(jpeg: bytes) -> tuple[int, str]:
+    return decode_by_simplejpeg(jpeg, np.zeros((256, 256, 3), np.uint8))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "gray"])
@@ -58,7 +65,8 @@ def test_rows_from_any_on_are_simplejpegs(kind: str) -> None:
     for first_row in range(33):
         status, pixels = decoded(jpeg, first_row)
         assert status == DECODED
-        np.testing.assert_array_equal(pixels[first_row:], expected[first_row:])
+        rows = slice(first_row, first_row + 224)
+        np.testing.assert_array_equal(pixels[rows], expected[rows])
 
 
 def damaged_copies(count: int) -> list[bytes]:
@@ -87,7 +95,7 @@ def test_damage_gets_simplejpegs_verdict_and_pixels_and_nothing_crashes() -> Non
     for jpeg in damaged_copies(2000):
         status, pixels = decoded(jpeg)
         expected = np.zeros_like(pixels)
-        verdict = decode_by_simplejpeg(jpeg, expected)
+        verdict, _ = decode_by_simplejpeg(jpeg, expected)
         if status == UNDECODABLE:
             assert verdict in (UNDECODABLE, DAMAGED)  # simplejpeg tells of a warning, not of a fatal error behind it
         else:
@@ -104,7 +112,7 @@ def test_damage_below_the_crop_is_seen(first_row: int) -> None:
     jpeg = jpeg_of(photograph())
     assert decoded(jpeg[:-300], first_row)[0] == DAMAGED
     assert decoded(jpeg[:-2] + b"rubbish" + jpeg[-2:], first_row)[0] == DAMAGED
-    assert "does not decode" in fault_of(jpeg[:-300])
+    assert fault_of(jpeg[:-300]) == (DAMAGED, "does not decode (Premature end of JPEG file)")
 
 
 def test_a_picture_without_tables_does_not_borrow_those_of_the_one_before() -> None:
@@ -116,11 +124,12 @@ def test_a_picture_without_tables_does_not_borrow_those_of_the_one_before() -> N
     if b"\xff\xdb" in without[: without.index(b"\xff\xda")]:  # Pillow writes two tables
         start = without.index(b"\xff\xdb")
         without = without[:start] + without[start + 2 + int.from_bytes(without[start + 2 : start + 4], "big") :]
-    assert decoded(without)[0] == UNDECODABLE == decode_by_simplejpeg(without, np.zeros((256, 256, 3), np.uint8))
-    assert "does not decode" in fault_of(without)
+    assert decoded(without)[0] == UNDECODABLE
+    status, fault = fault_of(without)
+    assert status == UNDECODABLE and fault.startswith("does not decode (")
 
 
 def test_another_size_is_told_by_its_size() -> None:
     jpeg = jpeg_of(photograph(side=240))
-    assert decoded(jpeg)[0] == OTHER_SIZE == decode_by_simplejpeg(jpeg, np.zeros((256, 256, 3), np.uint8))
-    assert fault_of(jpeg) == "decodes to (240, 240, 3), expected (256, 256, 3)"
+    assert decoded(jpeg)[0] == OTHER_SIZE
+    assert fault_of(jpeg) == (OTHER_SIZE, "decodes to (240, 240, 3), expected (256, 256, 3)")

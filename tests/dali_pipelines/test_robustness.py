@@ -65,7 +65,7 @@ def test_a_failure_that_is_no_pictures_is_told_as_dali_tells_it(
     copied: Path, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overwrite(copied, 3, bytes(100))
-    monkeypatch.setattr("dali_pipelines.graph_producer.decode_by_simplejpeg", lambda jpeg, pixels: 0)
+    monkeypatch.setattr("dali_pipelines.graph.decode_by_simplejpeg", lambda jpeg, pixels: (0, ""))
     config = DataConfig(batch_size=10, training=False, threads=1, fused=False)
     with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
         with pytest.raises(LoaderError, match=r"^DALI stopped: nvImageCodec failure: '#\d+'$"):
@@ -130,7 +130,7 @@ def test_a_damaged_picture_is_told_once_counted_and_used_as_it_decodes(
     by_simplejpeg: bool,
 ) -> None:
     if by_simplejpeg:
-        monkeypatch.setattr("dali_pipelines.cpu_producer.library", lambda: None)
+        monkeypatch.setattr("dali_pipelines.cpu_producer.find_codec", lambda: None)
     told = [cut_short(copied, sample) for sample in (7, 31)]
     config = DataConfig(batch_size=5, training=False, threads=2, output="uint8")
     with ShardSet.open(copied) as shards, Loader(shards, config, statistics=statistics) as loader:
@@ -158,7 +158,7 @@ def test_without_pillows_library_simplejpeg_gives_the_same_batches(
         with monkeypatch.context() as patched:
             with Loader(jpeg_shards, config, statistics=statistics) as loader:
                 expected = list(loader.epoch(0))
-            patched.setattr("dali_pipelines.cpu_producer.library", lambda: None)
+            patched.setattr("dali_pipelines.cpu_producer.find_codec", lambda: None)
             with Loader(jpeg_shards, config, statistics=statistics) as loader:
                 got = list(loader.epoch(0))
         assert len(got) == len(expected) >= 4
