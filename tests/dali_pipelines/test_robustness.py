@@ -189,23 +189,34 @@ def test_a_picture_of_another_size_is_named_before_it_is_read(copied: Path, stat
     assert f"{copied}/{shard}: sample {key} decodes to (240, 230, 3), expected (256, 256, 3)" in str(raised.value)
 
 
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("content", [b"x", b"9"])
-def test_a_damaged_label_stops_an_epoch_with_its_key(
-    without_table: Path, statistics: Statistics, content: bytes, fused: bool
-) -> None:
-    """In the middle of a shard, so that opening does not see it; batches of healthy samples before it are delivered."""
-    with ShardSet.open(without_table) as shards:
-        shard, key = shards.locate(38)
-    with tarfile.open(without_table / shard) as archive:
+def put_label(folder: Path, sample: int, content: bytes) -> str:
+    """Overwrite a sample's label in its tar; returns the error that is expected then, as a pattern."""
+    with ShardSet.open(folder) as shards:
+        shard, key = shards.locate(sample)
+    with tarfile.open(folder / shard) as archive:
         start = archive.getmember(f"{key}.cls").offset_data
-    with (without_table / shard).open("r+b") as tar:
+    with (folder / shard).open("r+b") as tar:
         tar.seek(start)
         tar.write(content)
+    return f"{shard}: sample {key} has .*verify {folder}$"
+
+
+def test_a_label_that_is_no_number_stops_at_opening_with_its_key(without_table: Path) -> None:
+    expected = put_label(without_table, 38, b"x")
+    with pytest.raises(ShardError, match=expected):
+        ShardSet.open(without_table)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_label_of_no_class_stops_an_epoch_with_its_key(
+    without_table: Path, statistics: Statistics, fused: bool
+) -> None:
+    """Batches of healthy samples before it are delivered."""
+    expected = put_label(without_table, 38, b"9")
     config = DataConfig(batch_size=5, training=False, fused=fused, threads=1)
     seen = 0
     with ShardSet.open(without_table) as shards, Loader(shards, config, statistics=statistics) as loader:
-        with pytest.raises(ShardError, match=f"{shard}: sample {key} has .*verify {without_table}$"):
+        with pytest.raises(ShardError, match=expected):
             for batch in loader.epoch(0):
                 seen += len(batch.ids)
     assert 0 < seen <= 35
