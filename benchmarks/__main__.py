@@ -4,14 +4,14 @@ Each benchmark is a module of this package with `run(quick, out)`; it leaves JSO
 run into the default folder also renews the tables in `benchmarks/README.md` and the headline figures in `README.md`.
 """
 
-import argparse
 import importlib
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.readme import update
+from benchmarks.results import update
+from common.command_line import Parser, path
 from common.errors import run_command
 
 NAMES = ("loader", "pack", "step", "tenpatch", "cold")
@@ -21,22 +21,18 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status: 0 done, 1 a benchmark failed (2, a wrong command line, exits)."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(ALL_NAMES)} (default: all but the last)"
-    )
+    parser = Parser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    which = f"which: {', '.join(ALL_NAMES)} (default: all but the last)"
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=ALL_NAMES, help=which)
     parser.add_argument("--quick", action="store_true", help="a smoke run: all of them in ninety seconds")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--out", type=path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.names if name not in ALL_NAMES]
-    if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(ALL_NAMES)}")
     names = options.names or list(NAMES)
-    if len(names) > 1:
-        out = [] if options.out == RESULTS else ["--out", str(options.out)]
-        return run_each(names, [*out, *(["--quick"] if options.quick else [])])
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return run_command(lambda: run(names[0], options.quick, options.out))
+    if len(names) == 1:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        return run_command(lambda: run(names[0], options.quick, options.out))
+    out = [] if options.out == RESULTS else ["--out", str(options.out)]
+    return run_each(names, [*out, *["--quick"] * options.quick])
 
 
 def run_each(names: list[str], options: list[str]) -> int:

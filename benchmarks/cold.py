@@ -5,9 +5,12 @@ And do opening, ordering and stepping through a split cost the same at the size 
 Leaves: `cold.json`, `cold.md`, `cold.png`.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +18,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Case, Repeat, Row, interleave, timed
-from benchmarks.processes import Worker
+from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, own_bytes, timed
+from benchmarks.processes import fork_server
 from benchmarks.results import write_tables
-from benchmarks.simulated import BATCH, SimulatedEpochs, simulate
-from dali_pipelines import EpochOrder
+from dali_pipelines import EpochOrder, draw
 from dali_pipelines.read_ahead import reading_ahead
-from sharding import ShardSet
+from sharding import ClassInfo, ShardSet, Statistics
+from sharding.manifest import Manifest, ShardInfo
+from sharding.shard import ShardWriter, rows_of, write_table
 
 SIZES = {False: (4096, 1024), True: (256, 128)}  # quick: samples, samples in a shard; the loader benchmark's
 SHARDS = (128, 1400, 10_000)  # of SAMPLES_PER_SHARD: 1.28, 14 and 100 million samples
 SAMPLES_PER_SHARD = 10_000
+CLASSES, BATCH = 1000, 128
 STEPS = {False: 1000, True: 50}
 ORDERS = {  # name: in sequence or not, the window, with the loader's hints or not, cold or not
     "read in sequence, warm": (True, None, False, False),
@@ -65,13 +70,12 @@ def reading(shards: ShardSet) -> list[Row]:
     """A row for each of `ORDERS`, with the bytes that came from the disk for each byte used."""
     from_disk: dict[str, list[float]] = {name: [] for name in ORDERS}
     shards.close()  # pages that are mapped stay in the cache
-    rows = interleave(
-        [Case(name=name, repeat=partial(read, shards.path, *order, from_disk[name])) for name, order in ORDERS.items()]
-    )
-    notes = {
-        name: f"{np.median(values[1:]):.2f} × the bytes used came from the disk" for name, values in from_disk.items()
-    }
-    return [replace(row, peak_bytes=0, note=notes[row.name]) for row in rows]
+    works = {name: partial(read, shards.path, *order, from_disk[name]) for name, order in ORDERS.items()}
+    used = "{:.2f} × the bytes used came from the disk"
+    return [
+        replace(row, peak_bytes=0, note=used.format(np.median(from_disk[name][1:])))
+        for name, row in interleave(works).items()
+    ]
 
 
 def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool, from_disk: list[float]) -> Repeat:
@@ -102,25 +106,19 @@ def batches(shards: ShardSet, sequence: bool, window: int | None, hints: bool) -
     """Ids of the first quarter of an epoch, 128 at a time; `hints`: the system is told what comes, as by the loader."""
     epoch = EpochOrder(shards.shard_sizes, 0, 0, window)
     order = np.arange(len(shards)) if sequence else epoch[np.arange(len(shards))]
-    if not hints:
-        yield from (order[first : first + BATCH] for first in range(0, len(shards) // 4, BATCH))
-        return
-    with reading_ahead(shards, epoch.shard_groups()) as reading:
+    with reading_ahead(shards, epoch.shard_groups()) if hints else nullcontext() as reading:
         for first in range(0, len(shards) // 4, BATCH):
-            ids = order[first : first + BATCH]
-            reading.reach(first, ids, order[first + BATCH : first + 2 * BATCH])
-            yield ids
+            if reading:
+                reading.reach(first, order[first : first + BATCH], order[first + BATCH : first + 2 * BATCH])
+            yield order[first : first + BATCH]
 
 
 def drop(shards: ShardSet) -> None:
     """Drops the tars from the page cache; their dirty pages are written first, since only clean ones can go."""
     for name in shards.shard_names:
-        descriptor = os.open(shards.path / name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        with (shards.path / name).open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def disk_bytes() -> int:
@@ -137,13 +135,13 @@ def size(quick: bool) -> list[Row]:
         for number, shards in enumerate(SHARDS):
             split = simulate(Path(folder) / str(number) / "train", shards, SAMPLES_PER_SHARD)
             repeats = 1 if quick and number == len(SHARDS) - 1 else MINIMUM_REPEATS
-            with Worker(str(split), SimulatedEpochs, split, STEPS[quick]) as worker:
-                worker.await_ready()
-                for name, (measured, memory) in worker.call("measure", repeats).items():
-                    seconds = float(np.median([repeat.cpu_seconds for repeat in measured]))
-                    row = Row(name=f"{name}: {samples[number]:,} samples").measured(measured)
-                    details = {"cpu_seconds": seconds, "memory_bytes": memory}
-                    rows.setdefault(name, []).append(replace(row, peak_bytes=0, details=details))
+            with ProcessPoolExecutor(1, fork_server(__name__)) as process:  # of its own, so that memory is too
+                costs = process.submit(measure_size, split, STEPS[quick], repeats).result()
+            for name, (measured, memory) in costs.items():
+                seconds = float(np.median([repeat.cpu_seconds for repeat in measured]))
+                details: dict[str, object] = {"cpu_seconds": seconds, "memory_bytes": memory}
+                row = Row(name=f"{name}: {samples[number]:,} samples", details=details).measured(measured)
+                rows.setdefault(name, []).append(replace(row, peak_bytes=0))
     return [row for group in rows.values() for row in with_growth(group, samples)]
 
 
@@ -161,3 +159,82 @@ def with_growth(rows: list[Row], samples: list[int]) -> list[Row]:
 def exponent(samples: list[int], values: list[float]) -> float:
     """k of values ∝ samples^k, by least squares on logarithms."""
     return float(np.polyfit(np.log(samples), np.log(values), 1)[0])
+
+
+def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
+    """Makes the split `folder` of shards × samples_per_shard samples, hard links to one tar of 16-byte pictures."""
+    folder.mkdir(parents=True)
+    first = folder / "train-000000.tar"
+    with first.open("wb") as file:
+        writer = ShardWriter(file, "jpeg")
+        for number in range(samples_per_shard):
+            writer.add(f"n{number % CLASSES:08d}/n{number % CLASSES:08d}_{number}", b"\xff" * 16, number % CLASSES)
+        writer.finish()
+    first.with_suffix(".idx").write_text(writer.index())
+    sha256 = hashlib.sha256(first.read_bytes()).hexdigest()
+    names = [f"train-{number:06d}.tar" for number in range(shards)]
+    for name in names[1:]:
+        os.link(first, folder / name)
+        os.link(first.with_suffix(".idx"), (folder / name).with_suffix(".idx"))
+    infos = [ShardInfo(name, samples_per_shard, writer.bytes, sha256) for name in names]
+    rows = rows_of(writer.entries)
+    write_table(folder, infos, (rows for _ in names))
+    classes = [ClassInfo(number, f"n{number:08d}", f"class {number}") for number in range(CLASSES)]
+    samples = shards * samples_per_shard
+    Manifest(split="train", encoding="jpeg", samples=samples, classes=classes, options={}, shards=infos).save(
+        folder / "manifest.json"
+    )
+    return folder
+
+
+def measure_size(split: Path, steps: int, repeats: int) -> dict[str, tuple[list[Repeat], int]]:
+    """What the split costs without its pixels: of each operation its repeats, and memory taken by the end of the first.
+
+    Once to warm up, if there are several. `steps` batches of each epoch are stepped through.
+    """
+    colors = {
+        "rgb_mean": np.zeros(3),
+        "rgb_covariance": np.eye(3),
+        "eigenvalues": np.ones(3),
+        "eigenvectors": np.eye(3),
+    }
+    statistics = Statistics(mean_image=np.zeros((256, 256, 3)), images=1, **colors)
+    shards: ShardSet
+    order: EpochOrder
+
+    def open_split() -> int:
+        """Opens the split and looks one label of each shard up."""
+        nonlocal shards
+        shards = ShardSet.open(split)
+        shards.labels(np.cumsum(shards.shard_sizes) - 1)
+        return len(shards)
+
+    def order_epoch() -> int:
+        """The epoch's global permutation."""
+        nonlocal order
+        order = EpochOrder(shards.shard_sizes, 0, epoch)
+        return len(shards)
+
+    def step_through() -> int:
+        """What the loader does for a step before it decodes: ids, labels, where pictures lie, augmentation."""
+        done = min(steps, len(shards) // BATCH)
+        for first in np.linspace(0, len(shards) - BATCH, done).astype(np.int64):
+            positions = np.arange(first, first + BATCH)
+            ids = order[positions]
+            shards.labels(ids)
+            shards.addresses(ids)
+            draw("paper", 0, epoch, ids, positions, statistics)
+        return done * BATCH
+
+    works = {"open": open_split, "order": order_epoch, "step through": step_through}
+    times: dict[str, list[Repeat]] = {name: [] for name in works}
+    memory: dict[str, int] = {}
+    before, warm_ups = own_bytes(), int(repeats > 1)
+    for epoch in range(warm_ups + repeats):
+        for name, work in works.items():
+            repeat = timed(work)
+            memory.setdefault(name, own_bytes() - before)  # once: what gives memory back makes the next ask anew
+            if epoch >= warm_ups:
+                times[name].append(repeat)
+        shards.close()
+    return {name: (times[name], memory[name]) for name in works}

@@ -8,7 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,6 +26,17 @@ CROPS = 300
 FORMAT = 2  # of packed splits: those of another one are packed again
 
 
+def made_once(path: Path, make: Callable[[Path], None]) -> None:
+    """Calls `make` with a temporary path and renames it to `path`; does nothing where `path` is already there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    make(part)
+    part.rename(path)
+
+
 def photographs() -> tuple[tuple[Path, ...], str]:
     """Files `<wnid>_<id>.JPEG` and the words that say what they are.
 
@@ -32,17 +46,14 @@ def photographs() -> tuple[tuple[Path, ...], str]:
     what = "ImageNet-2010 photographs"
     if not folder.is_dir():
         folder, what = WORK / "sample-photos", "crops of scikit-learn's two photographs"
-        if not folder.is_dir():
-            cut_sample_photos(folder)
+        made_once(folder, cut_sample_photos)
     files = tuple(sorted(folder.glob("*.JPEG")))
     return files, f"{len(files)} {what}"
 
 
 def cut_sample_photos(folder: Path) -> None:
     """Writes 300 crops, 300 to 427 pixels a side, quality 95, 4:2:0, of china.jpg and flower.jpg."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    folder.mkdir()
     random = np.random.default_rng(0)
     pictures = load_sample_images().images
     for number in range(CROPS):
@@ -50,8 +61,16 @@ def cut_sample_photos(folder: Path) -> None:
         height, width = random.integers(300, 428, size=2)
         top, left = random.integers(0, 427 - height + 1), random.integers(0, 640 - width + 1)
         crop = Image.fromarray(pixels[top : top + height, left : left + width])
-        crop.save(part / f"n{number % len(pictures):08d}_{number}.JPEG", quality=95, subsampling=2)
-    part.rename(folder)
+        crop.save(folder / f"n{number % len(pictures):08d}_{number}.JPEG", quality=95, subsampling=2)
+
+
+def repeat(files: Sequence[Path], samples: int, folder: Path) -> Path:
+    """A flat folder of `samples` links `<wnid>_<id>-<turn>.JPEG` to the files in turn."""
+    folder.mkdir(parents=True)
+    for number in range(samples):
+        turn, index = divmod(number, len(files))
+        (folder / f"{files[index].stem}-{turn}.JPEG").symlink_to(files[index])
+    return folder
 
 
 def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1000) -> ShardSet:
@@ -60,30 +79,15 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
     mark = hashlib.sha256(json.dumps([FORMAT, what, samples, encoding, samples_per_shard]).encode()).hexdigest()[:8]
     out = WORK / f"{encoding}-{samples}-{mark}"
     if not (out / "train" / "manifest.json").exists():
-        repeated = WORK / f"repeated-{samples}-{mark}"
-        repeat_photographs(files, samples, repeated)
-        pack(
-            PackOptions(
-                source=repeated,
-                out=out,
-                split="train",
-                encoding=encoding,
-                samples_per_shard=samples_per_shard,
-                workers=1,  # more would start a fork server that has not imported torch
-            )
-        )
-        shutil.rmtree(repeated)
+        WORK.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=WORK, prefix="repeated-") as name:
+            cut = [Path(name) / file.name for file in files[:samples]]
+            for file, target in zip(files, cut):  # 256×256 as packing makes them, so that packing copies bytes
+                target.write_bytes(prepare_image(file.read_bytes()))
+            source = repeat(cut, samples, Path(name) / "repeated")
+            kind: Any = {"split": "train", "encoding": encoding, "samples_per_shard": samples_per_shard}
+            pack(PackOptions(source=source, out=out, workers=1, **kind))  # more would start a fork server without torch
     return ShardSet.open(out / "train")
-
-
-def repeat_photographs(files: tuple[Path, ...], samples: int, folder: Path) -> None:
-    """Writes `samples` files `<wnid>_<id>-<turn>.JPEG`, 256×256 as packing makes them (so packing copies bytes)."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    cut = {file: prepare_image(file.read_bytes()) for file in files[:samples]}
-    for number in range(samples):
-        file = files[number % len(files)]
-        (folder / f"{file.stem}-{number // len(files)}.JPEG").write_bytes(cut[file])
 
 
 def describe(data: ShardSet) -> dict[str, object]:

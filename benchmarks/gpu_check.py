@@ -19,15 +19,15 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import data
-from benchmarks.gpu_parts import PARTS, Finding, Node, prepared
+from benchmarks.gpu_parts import FULL_SIZE, PARTS, Finding, Node, prepared
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.results import write
-from benchmarks.timed_training import command_line
-from common.command_line import Parser, add_options, option, parse_config
+from benchmarks.scaling import WARM_UP
+from common.command_line import Parser, add_options, flag, option, parse_config
 from common.errors import UserError, run_command
 
 PART_SECONDS = 240.0  # the most for one part
-STEPS = 16  # in an epoch of all GPUs together
+LOADED = 4096  # the fewest samples of an epoch that tells how fast a GPU's loader is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def check(node: Node, minutes: float) -> dict[str, Finding]:
             continue
         sys.stderr.write(f"{name} …\n")
         findings[name] = run_part(part, node, max(30.0, left))
-        node = dataclasses.replace(node, options=fastest(findings, node))
+        node = dataclasses.replace(node, options=fastest(findings))
     return findings
 
 
@@ -67,17 +67,14 @@ def run_part(part: Callable[[Node], Finding], node: Node, seconds: float) -> Fin
     return finding
 
 
-def fastest(findings: dict[str, Finding], node: Node) -> dict[str, Any]:
+def fastest(findings: dict[str, Finding]) -> dict[str, Any]:
     """Options of train.py: the precision and decoder, compiled or not, that gave most images/s so far."""
     options: dict[str, Any] = {}
-    for part in ("stepping", "together"):
-        figures = findings[part].figures if part in findings else {}
-        if figures:
-            options |= max(figures.values(), key=lambda figure: figure["images_per_second"])["options"]
-    rates = findings["loading"].figures if "loading" in findings else {}
-    decoders = {name: decode for name, (decode, _) in node.decoders().items() if name in rates}
-    if node.gpus and decoders:
-        options["decode"] = decoders[max(decoders, key=lambda name: rates[name]["images_per_second"])]
+    for part in ("stepping", "loading", "together"):
+        figures = findings[part].figures.values() if part in findings else ()
+        with_options = [figure for figure in figures if figure.get("options")]
+        if with_options:
+            options |= max(with_options, key=lambda figure: figure["images_per_second"])["options"]
     return options
 
 
@@ -88,15 +85,9 @@ def page(node: Node, findings: dict[str, Finding], options: dict[str, Any]) -> s
     lines = [f"# GPU check: {what}", "", "| part | state | seconds | found |", "|---|---|---|---|"]
     for name, finding in findings.items():
         lines.append(f"| {name} | {finding.state} | {finding.seconds:.0f} | {'<br>'.join(finding.lines)} |")
-    lines += [
-        "",
-        f"Fastest here: `train.py {' '.join(command_line(options))}`",
-        "",
-        "```",
-        str(here.get("driver", "")),
-        "",
-    ]
-    return "\n".join([*lines, str(here.get("topology", "")), "```", ""])
+    flags = [flag(name) if value is True else f"{flag(name)}={value}" for name, value in options.items() if value]
+    lines += ["", f"Fastest here: `train.py {' '.join(flags)}`", ""]
+    return "\n".join([*lines, "```", str(here.get("driver", "")), "", str(here.get("topology", "")), "```", ""])
 
 
 def run(config: CheckConfig) -> int:
@@ -104,12 +95,14 @@ def run(config: CheckConfig) -> int:
     gpus, small = torch.cuda.device_count(), config.device == "cpu"
     if not small and not gpus:
         raise UserError("torch sees no GPU here; --device cpu rehearses the check without one")
-    samples = 32 if small else max(4096, 128 * gpus * STEPS)
+    node = Node(shards=Path(), raw=Path())
+    if not small:
+        node = dataclasses.replace(node, gpus=gpus, processes=gpus, **FULL_SIZE)
+    samples = max(LOADED if node.gpus else 0, node.batch * node.processes * (node.steps + WARM_UP))
     shards, raw = data.shards(samples), data.shards(samples // 4, encoding="raw")
-    folders = shards.path.parent, raw.path.parent
-    node = Node(shards=folders[0], raw=folders[1]) if small else Node.of_gpus(gpus, *folders)
+    node = dataclasses.replace(node, shards=shards.path.parent, raw=raw.path.parent)
     findings = check(node, config.minutes)
-    options = fastest(findings, node)
+    options = fastest(findings)
     parts = {name: dataclasses.asdict(finding) for name, finding in findings.items()}
     document = {"device": config.device, "gpus": node.gpus, "fastest": options, "parts": parts}
     write(config.out / "gpu_check.json", json.dumps(document, indent=1, default=str) + "\n")

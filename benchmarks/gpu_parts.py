@@ -9,30 +9,28 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nvidia import dali
 from torch import Tensor
 
-from benchmarks.measure import cpu_seconds
+from benchmarks.measure import interleave, timed
 from benchmarks.results import machine
+from benchmarks.scaling import launch, layout_name, train_timed
 from benchmarks.step import Stepping, SteppingJob
-from benchmarks.timed_training import command_line, torchrun, train_timed
 from dali_pipelines import DataConfig
 from model import ModelConfig
 from model.checkpoint import load_checkpoint
 from model.response_norm import response_norm, spatial_norm
 from sharding import ShardSet
 from training.config import TrainConfig
-from training.mesh import Mesh
+from training.mesh import Mesh, close_mesh
 from training.pairs import PairedLoader
 from training.step import ParallelNetwork, set_up_torch
 from training.trainer import make_loader, train
@@ -41,13 +39,15 @@ IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
 # The largest difference that is still rounding: in gray levels, or relative to the largest value.
 PIXELS_SAME, PIXELS_MEAN, NORMS, LOSS, ROUGH_LOSS = 1e-2, 1.0, 1e-4, 1e-3, 0.1
 GRADIENTS = {"float32": 1e-3, "tf32": 5e-2, "bfloat16": 0.5}
+# What of a node's GPUs is measured; the defaults of `Node` take seconds on a CPU.
+FULL_SIZE: dict[str, Any] = {"device": "cuda", "width": 1.0, "batch": 128, "steps": 12, "repeats": 5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """What is checked: so many GPUs, or the CPU in sizes that take seconds. `options`: of train.py, the fastest so far.
 
-    shards, raw: folders with train/. batch: images a step and process. seconds: of measuring each throughput.
+    shards, raw: folders with train/. batch: images a step and process. repeats: of measuring each throughput.
     """
 
     shards: Path
@@ -58,14 +58,8 @@ class Node:
     width: float = 1 / 16
     batch: int = 4
     steps: int = 2
-    seconds: float = 0.3
+    repeats: int = 1
     options: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of_gpus(cls, gpus: int, shards: Path, raw: Path) -> "Node":
-        """A node of at least one GPU, checked at full size."""
-        sizes: dict[str, Any] = {"processes": gpus, "width": 1.0, "batch": 128, "steps": 30, "seconds": 5.0}
-        return cls(shards=shards, raw=raw, gpus=gpus, device="cuda", **sizes)
 
     @property
     def threads(self) -> int:
@@ -84,11 +78,16 @@ class Node:
         hardware = {"gpu": 0, "gpu, JPEG hardware": 1}
         return {"cpu": ("cpu", {})} | {name: ("gpu", {"hardware_decoder_load": h}) for name, h in hardware.items()}
 
-    def loader(self, shards: ShardSet, device: str, decode: str, options: dict[str, Any]) -> PairedLoader:
+    @contextmanager
+    def loader(self, folder: Path, device: str, decode: str, options: dict[str, Any]) -> Iterator[PairedLoader]:
         """The trainer's loader of one process of this node, with its share of the cores."""
         os.environ["LOCAL_WORLD_SIZE"] = str(self.processes)
         data = DataConfig(recipe="paper", batch_size=self.batch, **options)
-        return make_loader(shards, data, Mesh(device=torch.device(device)), shards.statistics, decode)
+        with ShardSet.open(folder / "train") as shards:
+            with closing(
+                make_loader(shards, data, Mesh(device=torch.device(device)), shards.statistics, decode)
+            ) as made:
+                yield made
 
 
 @dataclass(kw_only=True)
@@ -107,17 +106,11 @@ class Finding:
         if not difference <= limit:
             self.state = "differs"
 
-    def add_rate(self, name: str, work: Callable[[], int], seconds: float) -> None:
-        """Note the median images/s of `work`, which returns its images, for so long, after one that warms up."""
-        work()
-        end, rates = time.perf_counter() + seconds, list[tuple[float, float]]()
-        while not rates or time.perf_counter() < end:
-            cpu, start = cpu_seconds(), time.perf_counter()
-            images = work()
-            wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-            rates.append((images / wall, images / max(cpu, 1e-3)))
-        wall, cpu = np.median(rates, axis=0).tolist()
-        self.figures[name] = {"images_per_second": wall, "images_per_cpu_second": cpu}
+    def add_rate(self, name: str, work: Callable[[], int], repeats: int, options: dict[str, Any]) -> None:
+        """Note the median images/s of `work`, which returns its images, after a warm-up; `options`: train.py's."""
+        row = interleave({name: partial(timed, work)}, repeats)[name]
+        wall, cpu = row.rate("images_per_second").median, row.rate().median
+        self.figures[name] = {"images_per_second": wall, "images_per_cpu_second": cpu, "options": options}
         self.lines.append(f"{name}: {wall:,.0f} images/s, {cpu:,.0f} per CPU-second")
 
 
@@ -133,9 +126,9 @@ def environment(node: Node) -> Finding:
         "python_headers": (Path(sysconfig.get_path("include")) / "Python.h").exists(),
     }
     smi = shutil.which("nvidia-smi")
-    for name, arguments in {"driver": ["--query-gpu=name,driver_version,memory.total", "--format=csv"],
-                            "topology": ["topo", "-m"]}.items():  # fmt: skip
-        ran = subprocess.run([smi, *arguments], capture_output=True, text=True, check=False) if smi else None
+    queries = {"driver": "--query-gpu=name,driver_version,memory.total --format=csv", "topology": "topo -m"}
+    for name, arguments in queries.items():
+        ran = subprocess.run([smi, *arguments.split()], capture_output=True, text=True, check=False) if smi else None
         here[name] = (ran.stdout + ran.stderr).strip() if ran else "no nvidia-smi"
     lines = [f"{name}: {here[name]}" for name in ("torch_cuda", "cudnn", "dali", "compiler", "python_headers")]
     return Finding(lines=lines, figures=here)
@@ -143,18 +136,18 @@ def environment(node: Node) -> Finding:
 
 def pixels(node: Node) -> Finding:
     """Does each way to decode give the pixels of the CPU's loader?"""
-    finding, reference = Finding(), torch.empty(0)
-    for name, (decode, options) in {"": ("cpu", {}), **node.decoders()}.items():
-        with ShardSet.open(node.shards / "train") as shards:
-            with closing(node.loader(shards, node.device if name else "cpu", decode, options)) as loader:
-                images = next(loader.epoch(0)).images.cpu().clone()
-        if not name:
-            reference = images
-            continue
-        gaps, exact = (images - reference).abs(), decode == "cpu"
+    finding = Finding()
+    reference = _first_images(node, "cpu", "cpu", {})
+    for name, (decode, options) in node.decoders().items():
+        gaps, exact = (_first_images(node, node.device, decode, options) - reference).abs(), decode == "cpu"
         finding.compare(f"{name}, mean", float(gaps.mean()), PIXELS_SAME if exact else PIXELS_MEAN, "gray levels")
         finding.compare(f"{name}, largest", float(gaps.max()), PIXELS_SAME if exact else 255.0, "gray levels")
     return finding
+
+
+def _first_images(node: Node, device: str, decode: str, options: dict[str, Any]) -> Tensor:
+    with node.loader(node.shards, device, decode, options) as loader:
+        return next(loader.epoch(0)).images.cpu().clone()
 
 
 def norms(node: Node) -> Finding:
@@ -202,13 +195,12 @@ def _first_step(node: Node, device: Any, precision: Any) -> tuple[float, dict[st
 
 def loading(node: Node) -> Finding:
     """How many images a second does the loader of one process give, with its share of the cores?"""
-    finding = Finding()
-    splits = {name: (node.shards, way) for name, way in node.decoders().items()}
-    splits["raw shards"] = (node.raw, node.decoders()["cpu"])
-    for name, (folder, (decode, options)) in splits.items():
-        with ShardSet.open(folder / "train") as shards:
-            with closing(node.loader(shards, node.device, decode, options)) as loader:
-                finding.add_rate(name, partial(_epoch, loader), node.seconds)
+    finding, ways = Finding(), node.decoders()
+    for name, (decode, options) in (*ways.items(), ("raw shards", ways["cpu"])):
+        is_raw = name not in ways
+        with node.loader(node.raw if is_raw else node.shards, node.device, decode, options) as loader:
+            chosen = {"decode": decode} if node.gpus and not is_raw else {}
+            finding.add_rate(name, partial(_epoch, loader), node.repeats, chosen)
     return finding
 
 
@@ -224,12 +216,10 @@ def stepping(node: Node) -> Finding:
     finding = Finding()
     for compiled in (False, True) if node.gpus else (False,):
         for precision in node.precisions:
-            name = precision + ", compiled" * compiled
             options: dict[str, Any] = {"precision": precision, "compile": compiled}
             set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), **options))
             job = SteppingJob(width=node.width, batch=node.batch, steps=node.steps, options=options)
-            finding.add_rate(name, Stepping(job).work, node.seconds)
-            finding.figures[name]["options"] = options
+            finding.add_rate(precision + ", compiled" * compiled, Stepping(job).work, node.repeats, options)
     if not node.gpus:
         finding.lines.append("compiled: left out of the small run")
     return finding
@@ -240,13 +230,12 @@ def together(node: Node) -> Finding:
     finding, most = Finding(), node.processes
     layouts = {(1, 1), (most, 2 - most % 2)} | ({(most, 1)} if node.gpus else set())
     for processes, pair in sorted(layouts):
-        sizes: dict[str, Any] = {"width": node.width, "batch_size": node.batch * processes, "threads": node.threads}
-        options = {**node.options, "model_parallel": pair}
-        sizes |= {"shards": node.shards, "device": node.device, **options}
-        repeat = train_timed(processes, "loaded", node.steps, sizes)
+        options = {**node.options, "model_parallel": str(pair)}
+        sizes = {"width": node.width, "batch_size": node.batch * processes, "threads": node.threads}
+        where = {"shards": node.shards, "device": node.device}
+        repeat = train_timed(processes, "loaded", node.steps, {**sizes, **where, **options})
         rate, wait = repeat.images / repeat.seconds, sum(repeat.waits_seconds) / repeat.seconds
-        hours = IMAGENET_IMAGES / rate / 3600
-        name = f"{processes} process{'es' * (processes > 1)}{' in pairs' * (pair == 2)}"
+        name, hours = layout_name(processes, pair), IMAGENET_IMAGES / rate / 3600
         finding.figures[name] = {"images_per_second": rate, "data_wait": wait, "epoch_hours": hours, "options": options}
         finding.lines.append(
             f"{name}: {rate:,.0f} images/s, {wait:.0%} of the time waiting for data; "
@@ -288,9 +277,14 @@ def _train(node: Node, folder: Path, steps: int, processes: int = 1) -> list[flo
     if processes == 1:
         train(TrainConfig(**options))
     else:
-        torchrun(processes, ["train.py", *command_line(options)])
+        launch(processes, _train_rank, TrainConfig(**options))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def _train_rank(config: TrainConfig) -> None:
+    train(config)
+    close_mesh()
 
 
 def prepared(part: Callable[[Node], Finding], node: Node) -> Callable[[], Finding]:

@@ -2,36 +2,81 @@
 
 Question: how near to the decoder's limit does our loader come, in each of its modes, and how do others compare?
 Enters: photographs (`data.py`), packed. Leaves: `loader.json`, `loader.md`, `loader.png`.
-Each loader has a process of its own, takes turns with the others, and was compared with ours, pixel by pixel.
+Each loader has a process of its own, takes turns with the others, and was compared with plain NumPy, pixel by pixel.
 """
 
-import dataclasses
+import contextlib
 import itertools
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
 from benchmarks import data
-from benchmarks.measure import Case, Repeat, Row, interleave
-from benchmarks.peers import FFCV_RAW, GPU, LIMIT, MODES, OURS, PEERS, RAW, Entry
-from benchmarks.peers.measured import Pictures, difference_note, open_peer
-from benchmarks.peers.ours import RECIPE, SEED
-from benchmarks.peers.work import ROW, Job, made_once, write_files
+from benchmarks.loader_work import RECIPE, SEED, Job, MeasuredLoader, difference_note
+from benchmarks.measure import Repeat, Row, interleave
 from benchmarks.processes import Worker, WorkerError
 from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader, cpu_producer
-from dali_pipelines.augmentation import draw
-from sharding import ShardSet, Statistics
+from sharding import ShardSet
 
 SIZES = {False: (4096, 1024), True: (256, 128)}  # quick: samples, samples in a shard
 RAW_SAMPLES = {False: 1024, True: 128}  # raw pixels, gone through several times: 200 MB on disk instead of 800
 
+
+@dataclass(frozen=True)
+class Entry:
+    """A loader to measure: `module:function` of this package, which may raise ImportError, OSError or RuntimeError.
+
+    note: what a reader of the table should know. compared: whether the pixels of its first batch are held against
+    NumPy's. raw: it reads pixels in place of JPEG. ahead: see `MeasuredLoader`.
+    """
+
+    name: str
+    loader: str
+    note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    compared: bool = False
+    raw: bool = False
+    ahead: int = 0
+
+
+LIMIT = Entry(
+    "limit: libjpeg-turbo (simplejpeg), one thread",
+    "peers:decoding_limit",
+    "decodes 256×256, no crop, nothing kept",
+)
+OURS = Entry("ours, float32", "peers:ours", compared=True)
+RAW = Entry("ours, float32, raw shards", "peers:ours", compared=True, raw=True)
+FFCV_RAW = Entry("FFCV, raw mode", "ffcv_peer:ffcv", "threads", compared=True, raw=True)
+SIMPLEJPEG = Entry("torch DataLoader + simplejpeg", "peers:torch_simplejpeg", "worker processes", compared=True)
+FFCV = Entry("FFCV", "ffcv_peer:ffcv", "threads", compared=True)
+LOADERS = (
+    LIMIT,
+    OURS,
+    Entry("ours, float32, window of 2 shards", "peers:ours", options={"window": 2}),
+    Entry("ours, float32, whole graph in DALI", "peers:ours", options={"fused": False}),
+    Entry("ours, uint8", "peers:ours", options={"output": "uint8"}),
+    RAW,
+    FFCV_RAW,
+    Entry("ours, float32, GPU", "peers:ours", options={"device": "cuda"}),
+    Entry("torch DataLoader + Pillow, as the seed", "peers:as_the_seed", "worker processes; planes", compared=True),
+    SIMPLEJPEG,
+    Entry("webdataset + simplejpeg", "peers:webdataset", "worker processes; shuffles locally", compared=True),
+    FFCV,
+    Entry("SPDL (FFmpeg)", "peers:spdl", "threads", {"decoder": "ffmpeg"}, compared=True),
+    Entry("SPDL + simplejpeg", "peers:spdl", "threads", {"decoder": "simplejpeg"}, compared=True),
+    Entry(
+        "DALI fn.readers.webdataset, as its tutorials",
+        "peers:dali_tutorial",
+        "shuffles locally, no position to resume from",
+        compared=True,
+        ahead=3,  # two in its queue, one in the iterator
+    ),
+)
 PYTHON = "ours, uint8: ceiling of a process by the GIL"
 
 OPERATIONS = (
@@ -50,38 +95,60 @@ def run(quick: bool, out: Path) -> None:
     jpeg = data.shards(samples, samples_per_shard=in_shard)
     raw = data.shards(RAW_SAMPLES[quick], encoding="raw", samples_per_shard=in_shard)
     job = Job(split=jpeg.path, prepared=jpeg.path.parent / "peers")
-    raw_job = dataclasses.replace(job, split=raw.path, epochs=samples // len(raw))
-    made_once(job.files, partial(write_files, jpeg))
-    rows, root = augmentation_rows(jpeg), covariance_root(jpeg.statistics)
+    raw_job = replace(job, split=raw.path, epochs=samples // len(raw))
+    data.made_once(job.prepared / "files", partial(write_files, jpeg))
     with ExitStack() as stack:
-        loaders = []
-        for entry in (LIMIT, *MODES, RAW, FFCV_RAW, GPU, *PEERS):
-            entry_job = dataclasses.replace(raw_job if entry.raw else job, options=entry.options)
-            worker = stack.enter_context(Worker(entry.name, open_peer, entry, entry_job, rows, root))
-            loaders.append((entry, worker))
         python = stack.enter_context(Worker(PYTHON, PythonTime, job))
-        for worker in (*(worker for _, worker in loaders), python):
-            worker.await_ready()
-        differences = compare(loaders)
-        cases = [case_of(entry, worker, differences.get(entry.name, "")) for entry, worker in loaders]
-        *measured, python_row = interleave([*cases, Case(name=PYTHON, repeat=lambda: python.call("repeat"))])
-    others = {
-        "of libjpeg-turbo's limit": LIMIT.name,
-        "× FFCV": "FFCV",
-        "× torch's DataLoader with simplejpeg": "torch DataLoader + simplejpeg",
+        workers = []
+        for entry in LOADERS:
+            entry_job = replace(raw_job if entry.raw else job, options=entry.options)
+            worker = Worker(entry.name, MeasuredLoader, entry.loader, entry_job, entry.ahead)
+            workers.append((entry, stack.enter_context(worker)))
+        python.await_ready()
+        notes = {entry.name: note(entry, worker) for entry, worker in workers if worker.await_ready()}
+        works = {worker.name: partial(worker.call, "repeat") for _, worker in workers if not worker.missing}
+        works[PYTHON] = partial(python.call, "repeat")
+        measured = interleave(works, limit=LIMIT.name, ours=OURS.name)
+    rows = {entry.name: row_of(entry, worker.missing, notes, measured) for entry, worker in workers}
+    beside = {
+        "of libjpeg-turbo's limit": [rows[LIMIT.name]],
+        "× FFCV": [rows[FFCV.name]],
+        "× torch's DataLoader with simplejpeg": [rows[SIMPLEJPEG.name]],
     }
-    beside = {text: [row for row in measured if row.name == name] for text, name in others.items()}
-    ours = next(row for row in measured if row.name == OURS.name)
     write_tables(
         "loader",
-        [*measured, as_ceiling(python_row)],
-        headlines=[ours.headline("float32 batches from the loader", beside)],
+        [*rows.values(), as_ceiling(measured[PYTHON])],
+        headlines=[rows[OURS.name].headline("float32 batches from the loader", beside)],
         out=out,
         title="Loaders: images per CPU-second for the same work",
         data_set=data.describe(jpeg),
         operations=OPERATIONS,
         quick=quick,
     )
+
+
+def note(entry: Entry, worker: Worker) -> str:
+    """What a reader of the table should know, with how its pixels compare."""
+    compared = ""
+    if entry.compared:
+        with contextlib.suppress(WorkerError):  # which its row then says
+            compared = difference_note(*worker.call("difference"))
+    return "; ".join(part for part in (compared, entry.note) if part)
+
+
+def row_of(entry: Entry, missing: str, notes: dict[str, str], measured: dict[str, Row]) -> Row:
+    """A loader's row, or why it has none."""
+    details: dict[str, object] = {"loader": f"benchmarks.{entry.loader}", "options": entry.options}
+    if missing:
+        return Row(name=entry.name, missing=missing, details=details)
+    return replace(measured[entry.name], note=notes[entry.name], details=details)
+
+
+def write_files(shards: ShardSet, folder: Path) -> None:
+    """Each sample's JPEG bytes as `folder/000000.jpg` on."""
+    folder.mkdir(exist_ok=True)
+    for number in range(len(shards)):
+        (folder / f"{number:06d}.jpg").write_bytes(shards.images([number])[0].tobytes())
 
 
 class PythonTime:
@@ -93,7 +160,7 @@ class PythonTime:
 
     def __init__(self, job: Job) -> None:
         config = DataConfig(recipe=RECIPE, seed=SEED, batch_size=job.batch_size, output="uint8", threads=1)
-        self._loader, self._epochs = Loader(job.shards(), config), itertools.count()
+        self._loader, self._epochs = Loader(job.shards, config), itertools.count()
 
     def repeat(self) -> Repeat:
         """One epoch; both clocks are the CPU time of Python."""
@@ -119,49 +186,4 @@ def as_ceiling(row: Row) -> Row:
         f"{1e6 / row.rate().median:.1f} µs of Python a sample: CPU time of an epoch (uint8, one decoding thread) but "
         "for that inside the compiled pass, which holds no GIL; an upper bound"
     )
-    return dataclasses.replace(row, note=note, images_per_cpu_second=None, to_limit=None, to_ours=None)
-
-
-def covariance_root(statistics: Statistics) -> np.ndarray:
-    """[3, 3]: three N(0, 1) deviates → gray levels of R, G, B, as `paper`'s noise has it (Krizhevsky 2012 §4.1)."""
-    return statistics.eigenvectors * (0.1 * statistics.eigenvalues / 255)
-
-
-def augmentation_rows(shards: ShardSet) -> np.ndarray:
-    """What our loader does to each sample in epoch 0, as rows of the peers' `AugmentationTable`."""
-    ids = np.arange(len(shards))
-    ours = draw(RECIPE, SEED, 0, ids, ids, shards.statistics)
-    rows = np.empty(len(ids), ROW)
-    for name in ROW.names or ():
-        rows[name] = getattr(ours, name)
-    return rows
-
-
-def compare(loaders: list[tuple[Entry, Worker]]) -> dict[str, str]:
-    """Holds a part of each peer's first batch against ours of the same ids, crops, mirrors and colors."""
-    able = {entry.name: worker for entry, worker in loaders if entry.compared and not worker.missing}
-    with ThreadPoolExecutor() as pool:
-        theirs = dict(zip(able, pool.map(first_pictures, able.values())))
-    ours = next(worker for entry, worker in loaders if entry is OURS)
-    pictures = ours.call("pictures", frozenset().union(*theirs.values()))
-    return {name: difference_note(found, pictures) for name, found in theirs.items() if found}
-
-
-def first_pictures(worker: Worker) -> Pictures:
-    """Pictures of the worker's first batch; none where it dies over them, which its row then says."""
-    try:
-        return worker.call("pictures", None)
-    except WorkerError:
-        return {}
-
-
-def case_of(entry: Entry, worker: Worker, difference: str) -> Case:
-    """The benchmark's case of a loader's process."""
-    return Case(
-        name=entry.name,
-        repeat=None if worker.missing else lambda: worker.call("repeat"),
-        missing=worker.missing,
-        reference=entry.reference,
-        note="" if worker.missing else "; ".join(part for part in (difference, worker.call("note")) if part),
-        details={"loader": f"benchmarks.peers.{entry.loader}", "options": entry.options},
-    )
+    return replace(row, note=note, images_per_cpu_second=None, to_limit=None, to_ours=None)

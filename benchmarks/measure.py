@@ -1,22 +1,23 @@
 """Interleaved repeats → rows of medians and spreads: what every benchmark here measures with.
 
-Enters: cases, each a function that does one repeat of the work and returns what it measured.
+Enters: works, each a function that does one repeat of it and returns what it measured.
 Leaves: rows (images/s, images per CPU-second, ratios, peak memory, p99 wait for a batch).
 
-A case is run once to warm up; then all cases take turns, so that a noisy neighbor disturbs all of them
+Each work is done once to warm up; then all take turns, so that a noisy neighbor disturbs all of them
 alike. CPU time counts this process, its threads and its children, living or gone.
 """
 
 import ctypes
 import math
 import os
+import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 MINIMUM_REPEATS = 5
 Clock = Literal["images_per_second", "images_per_cpu_second"]
@@ -24,28 +25,13 @@ Clock = Literal["images_per_second", "images_per_cpu_second"]
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """One repeat of a case: `images` done in `seconds` wall and `cpu_seconds` of CPU, all processes summed."""
+    """One repeat of a work: `images` done in `seconds` wall and `cpu_seconds` of CPU, all processes summed."""
 
     images: int
     seconds: float
     cpu_seconds: float
     peak_bytes: int = 0
     waits_seconds: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A line of a benchmark: `repeat()` does the work once. `missing`, if set, says why it cannot run here.
-
-    `reference` marks the case that the others are divided by: "limit", "ours" or "" (neither).
-    """
-
-    name: str
-    repeat: Callable[[], Repeat] | None = None
-    missing: str = ""
-    reference: Literal["limit", "ours", ""] = ""
-    note: str = ""
-    details: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +51,18 @@ class Spread:
         """Round by round: the ratio to the lowest of the others'."""
         return Spread.of([value / min(rest) for value, *rest in zip(self.values, *(other.values for other in others))])
 
+    def __str__(self) -> str:
+        """`median (low–high)` with digits that fit the size."""
+        digits = 0 if self.median >= 100 else 1 if self.median >= 10 else 2
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f}–{self.high:.{digits}f})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a case gave. Ratios are medians of the ratios of repeats made side by side, per CPU-second."""
+    """What a work gave, or in `missing` why it was not done.
+
+    Ratios are medians of the ratios of repeats made side by side, per CPU-second.
+    """
 
     name: str
     note: str = ""
@@ -92,12 +86,8 @@ class Row:
 
     def headline(self, what: str, beside: dict[str, list["Row"]], clock: Clock = "images_per_cpu_second") -> dict:
         """A figure for the README: images/s, and the ratio to the slowest of those rows that were measured."""
-        others = {text: [row for row in rows if row.images_per_second] for text, rows in beside.items()}
-        ratios = {
-            text: self.rate(clock).over(*(row.rate(clock) for row in rows)).median
-            for text, rows in others.items()
-            if rows
-        }
+        measured = {text: [row.rate(clock) for row in rows if row.repeats] for text, rows in beside.items()}
+        ratios = {text: self.rate(clock).over(*rates).median for text, rates in measured.items() if rates}
         return {"what": what, "images_per_second": self.rate("images_per_second").median, "beside": ratios}
 
     def measured(self, repeats: Sequence[Repeat]) -> "Row":
@@ -114,61 +104,30 @@ class Row:
         )
 
 
-def descendants(of: int | None = None) -> list[int]:
-    """Process ids of the living children of a process (this one), their children included (Linux /proc)."""
-    children_of_all, queue = [], [of or os.getpid()]
-    while queue:
-        for children in Path(f"/proc/{queue.pop()}/task").glob("*/children"):
-            try:
-                pids = [int(pid) for pid in children.read_text().split()]
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # that thread ended between the listing and the reading
-            children_of_all += pids
-            queue += pids
-    return children_of_all
+def interleave(
+    works: Mapping[str, Callable[[], Repeat]],
+    repeats: int = MINIMUM_REPEATS,
+    warm_ups: int = 1,
+    *,
+    limit: str = "",
+    ours: str = "",
+) -> dict[str, Row]:
+    """Does all works (one repeat each) to warm up, then in turn `repeats` times. A row for each, by name, same order.
 
-
-def cpu_seconds() -> float:
-    """CPU seconds, user and system, of this process, its ended children and its living descendants."""
-    ended = os.times()  # counts in clock ticks of 10 ms, process_time in nanoseconds
-    total = time.process_time() + ended.children_user + ended.children_system
-    ticks = os.sysconf("SC_CLK_TCK")
-    for pid in descendants():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended just now: its parent's `children` fields count it from the next call on
-        total += sum(int(value) for value in fields[11:15]) / ticks
-    return total
-
-
-def peak_bytes() -> int:
-    """Peak resident memory: the sum over this process and its living descendants of each one's own peak."""
-    total = 0
-    for pid in [os.getpid(), *descendants()]:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended since it was listed
-        total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    return total
-
-
-def forget_peaks() -> None:
-    """Sets the kernel's peak of resident memory, of this process and its children, to what it is now."""
-    for pid in (os.getpid(), *descendants()):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def own_bytes() -> int:
-    """Resident memory of this process that belongs to it alone; pages of mapped files do not count.
-
-    What was freed goes back to the system first: a process that was forked from one that had done much would else take
-    what that one had left, and seem to need nothing.
+    limit, ours: names of the rows that the others are divided by.
     """
-    ctypes.CDLL(None).malloc_trim(0)
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["RssAnon"].split()[0]) * 1024
+    measured: dict[str, list[Repeat]] = {name: [] for name in works}
+    for round_number in range(-warm_ups, repeats):
+        for name, work in works.items():
+            repeat = work()
+            if round_number >= 0:
+                measured[name].append(repeat)
+    rows = {name: Row(name=name).measured(repeats) for name, repeats in measured.items()}
+    for field_name, base in {"to_limit": limit, "to_ours": ours}.items():
+        if base:
+            ratios: dict[str, Any] = {name: row.rate().over(rows[base].rate()) for name, row in rows.items()}
+            rows = {name: replace(row, **{field_name: ratios[name]}) for name, row in rows.items()}
+    return rows
 
 
 def timed(work: Callable[[], int]) -> Repeat:
@@ -196,22 +155,55 @@ def timed(work: Callable[[], int]) -> Repeat:
     return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=max(*peaks, peak_bytes()))
 
 
-def interleave(cases: Sequence[Case], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1) -> list[Row]:
-    """Runs every case to warm up, then all of them in turn `repeats` times. One row a case, same order."""
-    able = [case for case in cases if case.repeat is not None]
-    measured: dict[str, list[Repeat]] = {case.name: [] for case in able}
-    if len(measured) != len(able):
-        raise ValueError(f"two cases share a name: {sorted(case.name for case in able)}")
-    for round_number in range(-warm_ups, repeats):
-        for case in able:
-            assert case.repeat is not None
-            repeat = case.repeat()
-            if round_number >= 0:
-                measured[case.name].append(repeat)
-    rows = [Row(name=case.name, note=case.note, missing=case.missing, details=case.details) for case in cases]
-    rows = [row.measured(measured[row.name]) if row.name in measured else row for row in rows]
-    for reference in ("limit", "ours"):
-        base = next((row for case, row in zip(cases, rows) if case.reference == reference and not row.missing), None)
-        ratios = {row.name: row.rate().over(base.rate()) for row in rows if base and not row.missing}
-        rows = [replace(row, **{f"to_{reference}": ratios.get(row.name)}) for row in rows]  # type: ignore[arg-type]
-    return rows
+def descendants(of: int | None = None) -> list[int]:
+    """Process ids of the living children of a process (this one), their children included (Linux /proc)."""
+    found, queue = [], [of or os.getpid()]
+    while queue:
+        parent = queue.pop()
+        threads = [path.name for path in Path(f"/proc/{parent}/task").glob("*")]
+        children = [int(pid) for thread in threads for pid in _proc(parent, f"task/{thread}/children").split()]
+        found += children
+        queue += children
+    return found
+
+
+def _proc(pid: int, file: str) -> str:
+    """The text of /proc/PID/FILE; nothing where the process, or the thread, has ended since it was listed."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _status_bytes(pid: int, key: str) -> int:
+    lines = dict(line.split(":", 1) for line in _proc(pid, "status").splitlines())
+    return int(lines[key].split()[0]) * 1024 if key in lines else 0
+
+
+def cpu_seconds() -> float:
+    """CPU seconds, user and system, of this process, its ended children and its living descendants."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    living = (_proc(pid, "stat").rpartition(")")[2].split()[11:15] for pid in descendants())
+    ticks = sum(int(value) for fields in living for value in fields)  # with what their own ended children took
+    return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_bytes() -> int:
+    """Peak resident memory: the sum over this process and its living descendants of each one's own peak."""
+    return sum(_status_bytes(pid, "VmHWM") for pid in (os.getpid(), *descendants()))
+
+
+def forget_peaks() -> None:
+    """Sets the kernel's peak of resident memory, of this process and its children, to what it is now."""
+    for pid in (os.getpid(), *descendants()):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def own_bytes() -> int:
+    """Resident memory of this process that belongs to it alone; pages of mapped files do not count.
+
+    What was freed goes back to the system first: a process that was forked from one that had done much would else take
+    what that one had left, and seem to need nothing.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status_bytes(os.getpid(), "RssAnon")

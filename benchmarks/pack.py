@@ -13,13 +13,14 @@ Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture and the rat
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.data import photographs
-from benchmarks.measure import Case, Repeat, interleave, timed
+from benchmarks.data import photographs, repeat
+from benchmarks.measure import Repeat, interleave, timed
 from benchmarks.results import write_tables
 from sharding import PackOptions, pack
 from sharding.pack_index import Sample
@@ -30,6 +31,11 @@ OPERATIONS = (
     "decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums mean image and "
     "covariance, and writes through to the disk"
 )
+OURS: dict[str, tuple[Resample, Encoding]] = {
+    "ours": ("area", "jpeg"),
+    "ours, lanczos": ("lanczos", "jpeg"),
+    "ours, raw": ("area", "raw"),
+}
 
 
 def run(quick: bool, out: Path) -> None:
@@ -38,32 +44,27 @@ def run(quick: bool, out: Path) -> None:
     files, repeats, times = (files[:24], 2, 1) if quick else (files, 5, 3)
     with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
         work = Path(name)
-        repeated = repeat(files, times, work / "repeated")
-        cases = [
-            Case(name="the seed's way", repeat=partial(seed, files, work / "seed"), note="quality 75"),
-            Case(name="ours", repeat=partial(ours, files, work / "ours"), reference="ours"),
-            Case(name="ours, lanczos", repeat=partial(ours, files, work / "lanczos", resample="lanczos")),
-            Case(name="ours, raw", repeat=partial(ours, files, work / "raw", encoding="raw")),
-        ]
-        cases += [
-            Case(name=f"{workers} worker{'s' * (workers > 1)}", repeat=partial(command, repeated, work, workers))
-            for workers in worker_counts()
-        ]
-        rows = interleave(cases, repeats)
-        folders = {"the seed's way": "seed", "ours": "ours", "ours, lanczos": "lanczos", "ours, raw": "raw"}
+        source = repeat(files, times * len(files), work / "repeated")
+        folders = {name: work / str(number) for number, name in enumerate(("the seed's way", *OURS))}
+        works = {"the seed's way": partial(seed, files, folders["the seed's way"])}
+        works |= {name: partial(ours, files, folders[name], *options) for name, options in OURS.items()}
+        for workers in worker_counts():
+            works[f"{workers} worker{'s' * (workers > 1)}"] = partial(command, source, work / "command", workers)
+        rows = interleave(works, repeats, ours="ours")
+        theirs = rows["the seed's way"] = replace(rows["the seed's way"], note="quality 75")
         write_tables(
             "pack",
-            rows,
-            headlines=[rows[1].headline("packing photographs, one process", {"× the seed's way": [rows[0]]})],
+            list(rows.values()),
+            headlines=[rows["ours"].headline("packing photographs, one process", {"× the seed's way": [theirs]})],
             out=out,
             title="Packing photographs into shards",
             data_set={"pictures": what, "used": len(files)},
             operations=OPERATIONS,
             quick=quick,
             extra={
-                "bytes_a_picture": {case: mean_bytes(work / folder) for case, folder in folders.items()},
+                "bytes_a_picture": {name: mean_bytes(folder) for name, folder in folders.items()},
                 "times_the_seeds_images_per_cpu_second": {
-                    row.name: round(row.rate().over(rows[0].rate()).median, 3) for row in rows
+                    name: round(row.rate().over(theirs.rate()).median, 3) for name, row in rows.items()
                 },
             },
         )
@@ -73,15 +74,6 @@ def worker_counts() -> list[int]:
     """1, 2, 4 … up to the cores there are."""
     cores = len(os.sched_getaffinity(0))
     return sorted({1, cores, *(2**power for power in range(10) if 2**power < cores)})
-
-
-def repeat(files: tuple[Path, ...], times: int, folder: Path) -> Path:
-    """A flat folder of links to the photographs, each `times` times."""
-    folder.mkdir()
-    for file in files:
-        for turn in range(times):
-            (folder / f"{file.stem}-{turn}{file.suffix}").symlink_to(file)
-    return folder
 
 
 def seed(files: tuple[Path, ...], folder: Path) -> Repeat:
@@ -103,7 +95,7 @@ def seed(files: tuple[Path, ...], folder: Path) -> Repeat:
     return timed(work)
 
 
-def ours(files: tuple[Path, ...], folder: Path, resample: Resample = "area", encoding: Encoding = "jpeg") -> Repeat:
+def ours(files: tuple[Path, ...], folder: Path, resample: Resample, encoding: Encoding) -> Repeat:
     """Pack one shard as a worker does."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "job").mkdir(parents=True)
@@ -114,13 +106,11 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample = "area", enc
     return timed(lambda: join_parts(tar, [task.path], pack_part(task), encoding).samples)
 
 
-def command(source: Path, work: Path, workers: int) -> Repeat:
+def command(source: Path, out: Path, workers: int) -> Repeat:
     """The whole `pack` on `workers` worker processes."""
-    shutil.rmtree(work / "command", ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
     pictures = len(list(source.iterdir()))
-    options = PackOptions(
-        source=source, out=work / "command", workers=workers, samples_per_shard=max(8, pictures // 24)
-    )
+    options = PackOptions(source=source, out=out, workers=workers, samples_per_shard=max(8, pictures // 24))
 
     def packing() -> int:
         pack(options)
@@ -131,9 +121,7 @@ def command(source: Path, work: Path, workers: int) -> Repeat:
 
 def mean_bytes(folder: Path) -> float:
     """Bytes a picture of what a case wrote: pictures alone, without what tar adds."""
-    indexes = list(folder.glob("*.idx"))
-    if not indexes:
-        sizes = [file.stat().st_size for file in folder.iterdir()]
-    else:
-        sizes = [int(line.split()[2]) for line in indexes[0].read_text().splitlines()[1:]]
+    sizes = [file.stat().st_size for file in folder.glob("*.JPEG")]
+    for index in folder.glob("*.idx"):
+        sizes += [int(line.split()[2]) for line in index.read_text().splitlines()[1:]]
     return sum(sizes) / len(sizes)

@@ -12,8 +12,8 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from benchmarks.measure import descendants
@@ -26,7 +26,14 @@ class WorkerError(UserError):
     """A case's process ended in mid-work or does not answer: says which, and the last line that it printed."""
 
 
-class Worker:
+def fork_server(module: str) -> ForkServerContext:
+    """Processes forked from a server that has imported `module`, and what torch's first step imports: else 3 s each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module, "torch._dynamo"])
+    return context
+
+
+class Worker(contextlib.AbstractContextManager["Worker"]):
     """The object `make(*arguments)` in another process; it ends with the `with` statement.
 
     `missing` says why there is no such object: `make` raised ImportError, OSError or RuntimeError, or the process died.
@@ -36,8 +43,7 @@ class Worker:
         self, name: str, make: Callable[..., object], *arguments: object, seconds: float = ANSWER_SECONDS
     ) -> None:
         self.name, self.missing, self._seconds = name, "", seconds
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([make.__module__])  # with torch: 2 s of a core for each process
+        context = fork_server(make.__module__)
         self._log = tempfile.NamedTemporaryFile(prefix="benchmark-", suffix=".log")  # noqa: SIM115
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, self._log.name, make, arguments))
@@ -52,34 +58,22 @@ class Worker:
 
     def call(self, method: str, *arguments: object) -> Any:
         """What `method` of the object returns. Raises WorkerError if the process has died or dies over it."""
-        try:
+        with contextlib.suppress(ConnectionError):  # which reading the answer then meets
             self._connection.send((method, arguments))
-        except ConnectionError:
-            self._died()
         return self._answer()
 
     def _answer(self) -> Any:
-        if not self._connection.poll(self._seconds):
-            self.missing = f"{self.name}: no answer for {self._seconds:.0f} seconds"
-            raise WorkerError(self.missing)
         try:
-            return self._connection.recv()
+            if self._connection.poll(self._seconds):
+                return self._connection.recv()
+            self.missing = f"{self.name}: no answer for {self._seconds:.0f} seconds"
         except (EOFError, ConnectionError):
-            self._died()
-
-    def _died(self) -> None:
-        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
-        self._process.join(self._seconds)
-        last = lines[-1] if lines else "nothing was logged"
-        self.missing = f"{self.name}: its process ended with {self._process.exitcode}: {last}"
+            self._process.join(self._seconds)
+            lines = Path(self._log.name).read_text(errors="replace").strip().splitlines() or ["nothing was logged"]
+            self.missing = f"{self.name}: its process ended with {self._process.exitcode}: {lines[-1]}"
         raise WorkerError(self.missing)
 
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._connection.close()
         self._process.join(10)
         if self._process.is_alive():
@@ -122,9 +116,7 @@ def _serve_object(connection: Connection, make: Callable[..., object], arguments
         connection.send((str(error).strip() or type(error).__name__).splitlines()[0])
         return
     connection.send("")
-    while True:
-        try:
+    with contextlib.suppress(EOFError):  # the caller has done
+        while True:
             method, parameters = connection.recv()
-        except EOFError:
-            return
-        connection.send(getattr(made, method)(*parameters))
+            connection.send(getattr(made, method)(*parameters))

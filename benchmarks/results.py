@@ -1,7 +1,11 @@
-"""Rows → `<out>/<name>.json`, `<name>.md` and `<name>.png`, and the table on the screen.
+"""Rows → `<out>/<name>.json`, `.md` and `.png`, the table on the screen, and the tables in Markdown files.
 
 The JSON names everything a reader needs to repeat or doubt a figure: command, commit, machine, versions,
-data set, cache state, the exact operations, and every row with its spread.
+data set, cache state, the exact operations, and every row with its spread. Tables stand between marks and are
+replaced whole:
+
+<!-- benchmark: loader --> … <!-- end -->      the table of one benchmark, in `benchmarks/README.md`
+<!-- benchmark: headline --> … <!-- end -->    the headline figures of all of them, in `README.md`
 """
 
 import dataclasses
@@ -17,40 +21,16 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.measure import Row, Spread
+from benchmarks.measure import Row
 from common.files import write_atomically
 
 LOGARITHMIC_FROM = 30  # times the smallest bar, above which a linear axis would show it as nothing
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "webdataset", "numpy", "pillow"]
 PACKAGES += ["simplejpeg", "numba", "ffcv", "spdl"]
-
-
-def machine() -> dict[str, object]:
-    """Processor, usable cores, memory, operating system, Python and package versions, commit."""
-    processors = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    installed = {found.metadata["Name"].lower(): found.version for found in metadata.distributions()}
-    return {
-        "processor": processors[0] if processors else "?",
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: installed[name] for name in PACKAGES if name in installed},
-        "commit": commit(),
-    }
-
-
-def commit() -> str:
-    """The commit of this tree, with `+changes` when other tracked files differ than what benchmarks write.
-
-    `unknown` outside git.
-    """
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
-    head = git(["git", "rev-parse", "--short", "HEAD"])
-    written = (":!benchmarks/results", ":!README.md", ":!benchmarks/README.md")
-    differs = git(["git", "diff", "--quiet", "HEAD", "--", ".", *written]).returncode
-    return "unknown" if head.returncode else head.stdout.strip() + "+changes" * bool(differs)
+HEADLINE = "headline"
+IN_HEADLINE = ("loader", "step", "pack", "tenpatch")
+_MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def write_tables(
@@ -98,43 +78,59 @@ def write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def machine() -> dict[str, object]:
+    """Processor, usable cores, memory, operating system, Python and package versions, commit."""
+    processors = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    installed = {found.metadata["Name"].lower(): found.version for found in metadata.distributions()}
+    return {
+        "processor": processors[0] if processors else "?",
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The commit of this tree, with `+changes` when other tracked files differ than what benchmarks write.
+
+    `unknown` outside git.
+    """
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
+    head = git(["git", "rev-parse", "--short", "HEAD"])
+    written = (":!benchmarks/results", ":!README.md", ":!benchmarks/README.md")
+    differs = git(["git", "diff", "--quiet", "HEAD", "--", ".", *written]).returncode
+    return "unknown" if head.returncode else head.stdout.strip() + "+changes" * bool(differs)
+
+
 def markdown(title: str, document: dict, rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
     """The table as Markdown, below two lines that say when, where and on what it was measured, above the remarks."""
-    where = document["machine"]
-    columns = [
-        ("", lambda row: row.name),
-        ("images/s", lambda row: spread(row.images_per_second)),
-        ("images per CPU-second", lambda row: spread(row.images_per_cpu_second)),
-        ("of the limit", lambda row: "" if row.to_limit is None else f"{row.to_limit.median:.2f}"),
-        ("of ours", lambda row: "" if row.to_ours is None else f"{row.to_ours.median:.2f}"),
-        ("peak MB", lambda row: f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else ""),
-        ("p99 wait ms", lambda row: "" if row.wait_p99_seconds is None else f"{1e3 * row.wait_p99_seconds:.1f}"),
-        ("note", lambda row: "; ".join(part for part in (row.note, row.missing) if part)),
-    ]
-    table = [[cell(row) for _, cell in columns] for row in rows]
-    used = [number for number in range(len(columns)) if number == 0 or any(line[number] for line in table)]
+    where, repeats = document["machine"], max((row.repeats for row in rows), default=0)
+    columns = {
+        "": [row.name for row in rows],
+        "images/s": [str(row.images_per_second or "") for row in rows],
+        "images per CPU-second": [str(row.images_per_cpu_second or "") for row in rows],
+        "of the limit": [f"{row.to_limit.median:.2f}" if row.to_limit else "" for row in rows],
+        "of ours": [f"{row.to_ours.median:.2f}" if row.to_ours else "" for row in rows],
+        "peak MB": [f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "" for row in rows],
+        "p99 wait ms": ["" if row.wait_p99_seconds is None else f"{1e3 * row.wait_p99_seconds:.1f}" for row in rows],
+        "note": ["; ".join(part for part in (row.note, row.missing) if part) for row in rows],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells) or not head}
     lines = [
         f"### {title}",
         "",
         f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
-        f"{document['cache']}; median (lowest–highest) of {max((row.repeats for row in rows), default=0)} "
-        f"interleaved repeats{', quick run' if document['quick'] else ''}. `{document['command']}`",
+        f"{document['cache']}; median (lowest–highest) of {repeats} interleaved repeats"
+        f"{', quick run' if document['quick'] else ''}. `{document['command']}`",
         "",
-        "| " + " | ".join(columns[number][0] for number in used) + " |",
-        "|" + "---|" * len(used),
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(cells) + " |" for cells in zip(*columns.values())),
     ]
-    lines += ["| " + " | ".join(line[number] for number in used) + " |" for line in table]
-    if remarks:
-        lines += ["", *(f"- {remark}" for remark in remarks)]
-    return "\n".join(lines) + "\n"
-
-
-def spread(value: Spread | None) -> str:
-    """`median (low–high)` with digits that fit the size."""
-    if value is None:
-        return ""
-    digits = 0 if value.median >= 100 else 1 if value.median >= 10 else 2
-    return f"{value.median:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
+    return "\n".join([*lines, *[""] * bool(remarks), *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
 def plot(title: str, rows: Sequence[Row], path: Path) -> None:
@@ -162,3 +158,42 @@ def plot(title: str, rows: Sequence[Row], path: Path) -> None:
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
+
+
+def update(readme: Path, results: Path) -> list[str]:
+    """Put each benchmark's table, and the headline figures, between its marks in `readme`. Returns what was replaced.
+
+    A mark whose benchmark has no table in `results`, or one of a quick run, keeps what it holds.
+    """
+    replaced = []
+
+    def table(match: re.Match[str]) -> str:
+        text = headline(results) if match[2] == HEADLINE else published(results, match[2])
+        if not text:
+            return match[0]
+        replaced.append(match[2])
+        return f"{match[1]}{text}{match[3]}"
+
+    write(readme, _MARKED.sub(table, readme.read_text()))
+    return replaced
+
+
+def published(results: Path, name: str) -> str:
+    """The table of a full run of the benchmark, or nothing."""
+    path = results / f"{name}.md"
+    quick = not path.exists() or json.loads(path.with_suffix(".json").read_text())["quick"]
+    return "" if quick else path.read_text()
+
+
+def headline(results: Path) -> str:
+    """The headline figures as one table; nothing until each of their benchmarks has had a full run."""
+    if not all(published(results, name) for name in IN_HEADLINE):
+        return ""
+    documents = [json.loads((results / f"{name}.json").read_text()) for name in IN_HEADLINE]
+    machine = documents[0]["machine"]
+    lines = [f"| on {machine['cores']} cores of {machine['processor']} | images/s | beside |", "|---|---|---|"]
+    for figure in (figure for document in documents for figure in document["headlines"]):
+        rate, beside = figure["images_per_second"], figure["beside"].items()
+        ratios = ", ".join(f"{ratio:.2f} {text}" for text, ratio in beside)
+        lines.append(f"| {figure['what']} | {rate:.{0 if rate >= 100 else 1}f} | {ratios} |")
+    return "\n".join(lines) + "\n"

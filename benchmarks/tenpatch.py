@@ -12,8 +12,6 @@ All run the same weights (recipe paper, as the seed's network) at the same numbe
 """
 
 import io
-import multiprocessing
-import multiprocessing.pool
 import os
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +22,8 @@ import torch
 from PIL import Image
 
 from benchmarks.data import describe, shards
-from benchmarks.measure import Case, interleave, timed
+from benchmarks.measure import interleave, timed
+from benchmarks.processes import fork_server
 from benchmarks.results import write_tables
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
@@ -42,41 +41,35 @@ _worker: tuple[AlexNet, torch.Tensor]  # of a process of the seed's pool: its ne
 
 def run(quick: bool, out: Path) -> None:
     """Measure, print and write `out`/tenpatch.{json,md,png}."""
-    images, batch, width, repeats = (12, 4, 0.25, 2) if quick else (50, 25, 1.0, 5)
+    images, batch, width, repeats = (12, 4, 0.125, 2) if quick else (50, 25, 1.0, 5)
     with shards(images) as data:
         config = ModelConfig(recipe=RECIPE, classes=len(data.classes), width=width)
-        network, encoded = AlexNet(config, seed=SEED).eval(), encoded_batches(data, batch)
+        network = AlexNet(config, seed=SEED).eval()
+        encoded = [view.tobytes() for view in data.images(np.arange(images))]
+        parts = [encoded[start : start + batch] for start in range(0, images, batch)]
         member = Classifier(network, data.statistics, RECIPE, torch.device("cpu"))
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
-            cases = {
+        with fork_server(__name__).Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
+            cases: dict[str, Callable[[], int]] = {
                 "network alone, plain": partial(network_alone, network, images, batch),
                 "network alone, a pass a core": partial(spread, network, images, batch),
                 "ours": lambda: len(evaluate([member], data, batch_size=batch).rows),
                 # The pool gets encoded images, as it would file names.
-                "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, encoded)),
+                "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, parts)),
             }
-            references = {"network alone, plain": "limit", "ours": "ours"}
-            rows = interleave(
-                [
-                    Case(name=name, repeat=partial(timed, work), reference=references.get(name, ""))  # type: ignore[arg-type]
-                    for name, work in cases.items()
-                ],
-                repeats,
-            )
-        alone, _, here, theirs = rows
-        beside = {"of the network alone": [alone], "× the seed's way": [theirs]}
+            works = {name: partial(timed, work) for name, work in cases.items()}
+            rows = interleave(works, repeats, limit="network alone, plain", ours="ours")
+        beside = {"of the network alone": [rows["network alone, plain"]], "× the seed's way": [rows["the seed's way"]]}
         write_tables(
             "tenpatch",
-            rows,
-            headlines=[here.headline("ten-patch evaluation", beside)],
+            list(rows.values()),
+            headlines=[rows["ours"].headline("ten-patch evaluation", beside)],
             out=out,
             title="Ten-patch evaluation",
             data_set=describe(data),
             operations="decode, ten 224×224 views, minus the mean image, network in float32, average, score; "
             f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views; {cores()} processes",
             quick=quick,
-            extra={"gray_levels_apart_from_the_seed": gray_levels_apart(data, batch, encoded[0])},
+            extra={"gray_levels_apart_from_the_seed": gray_levels_apart(data, parts[0])},
         )
 
 
@@ -100,18 +93,12 @@ def spread(network: AlexNet, images: int, batch: int) -> int:
         return network_alone(partial(compute, network), images, batch)
 
 
-def encoded_batches(data: ShardSet, batch: int) -> list[list[bytes]]:
-    """The JPEG bytes of all images, `batch` images together."""
-    encoded = [view.tobytes() for view in data.images(np.arange(len(data)))]
-    return [encoded[start : start + batch] for start in range(0, len(encoded), batch)]
-
-
-def gray_levels_apart(data: ShardSet, batch: int, encoded: list[bytes]) -> dict[str, float]:
-    """Mean and largest difference between our views and the seed's of the first batch, in gray levels.
+def gray_levels_apart(data: ShardSet, encoded: list[bytes]) -> dict[str, float]:
+    """Mean and largest difference between our views of the first images and the seed's, in gray levels.
 
     The decoders may differ by a few levels here and there; a view cut in the wrong place differs by tens on average.
     """
-    config = DataConfig(recipe=RECIPE, batch_size=batch, training=False, views=VIEWS)
+    config = DataConfig(recipe=RECIPE, batch_size=len(encoded), training=False, views=VIEWS)
     mean = torch.from_numpy(data.statistics.mean_image.astype(np.float32)).permute(2, 0, 1)
     order = [VIEW_OFFSETS.index(corner) + mirrored * len(CORNERS) for corner in CORNERS for mirrored in (1, 0)]
     with Loader(data, config) as loader:

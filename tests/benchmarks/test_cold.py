@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cold, data
-from benchmarks.cold import ORDERS, batches, drop, exponent, read, with_growth
+from benchmarks.cold import BATCH, ORDERS, batches, drop, exponent, measure_size, read, simulate, with_growth
 from benchmarks.measure import Repeat, Row
-from benchmarks.simulated import BATCH, SimulatedEpochs, simulate
 from dali_pipelines import EpochOrder
 from sharding import ShardSet
 
@@ -52,7 +51,7 @@ def test_dropping_leaves_the_bytes_as_they_were(split: Path) -> None:
 
 
 def test_each_operation_is_repeated_and_says_for_how_many_samples(split: Path) -> None:
-    costs = SimulatedEpochs(split, steps=3).measure(repeats=2)
+    costs = measure_size(split, steps=3, repeats=2)
     assert {name: [repeat.images for repeat in repeats] for name, (repeats, _) in costs.items()} == {
         "open": [1500, 1500],
         "order": [1500, 1500],

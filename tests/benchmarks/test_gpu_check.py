@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import data, gpu_check
 from benchmarks.gpu_check import check, fastest, main, run_part
-from benchmarks.gpu_parts import GRADIENTS, PARTS, Finding, Node, environment, norms, pixels
+from benchmarks.gpu_parts import FULL_SIZE, GRADIENTS, PARTS, Finding, Node, environment, norms, pixels
 from dali_pipelines import DataConfig
 from training.config import TrainConfig
 
@@ -67,15 +67,15 @@ def test_a_difference_beyond_its_limit_or_not_a_number_differs() -> None:
         assert far.state == "differs"
 
 
-def test_the_fastest_options_are_those_of_the_best_rates(tmp_path: Path) -> None:
-    node = Node.of_gpus(2, shards=tmp_path, raw=tmp_path)
+def test_the_fastest_options_are_those_of_the_best_rates() -> None:
     figures = {
         "slow": {"images_per_second": 10.0, "options": {"precision": "float32", "compile": False}},
         "fast": {"images_per_second": 30.0, "options": {"precision": "bfloat16", "compile": True}},
     }
-    loading = {"gpu, JPEG hardware": {"images_per_second": 9.0}, "cpu": {"images_per_second": 5.0}, "raw shards": {}}
+    rates = {"gpu, JPEG hardware": (9.0, {"decode": "gpu"}), "cpu": (5.0, {"decode": "cpu"}), "raw shards": (99.0, {})}
+    loading = {name: {"images_per_second": rate, "options": options} for name, (rate, options) in rates.items()}
     findings = {"stepping": Finding(figures=figures), "loading": Finding(figures=loading)}
-    assert fastest(findings, node) == {"precision": "bfloat16", "compile": True, "decode": "gpu"}
+    assert fastest(findings) == {"precision": "bfloat16", "compile": True, "decode": "gpu"}
 
 
 def test_no_gpu_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_no_gpu_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str], monk
 
 
 def test_what_a_gpu_is_asked_for_are_options_of_training_and_loader(tmp_path: Path) -> None:
-    node = Node.of_gpus(1, shards=tmp_path, raw=tmp_path)
+    node = Node(shards=tmp_path, raw=tmp_path, gpus=1, processes=1, **FULL_SIZE)
     for precision in node.precisions:
         TrainConfig(shards=tmp_path, run_dir=tmp_path, precision=precision)
         assert GRADIENTS[precision] < 1

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import pack as benchmark
+from benchmarks.data import repeat
 from benchmarks.pack import seed
 from sharding import ShardSet
 
@@ -56,7 +57,7 @@ def test_the_seeds_way_gives_the_published_pictures(imagenet2010: Path, photos: 
 
 
 def test_the_command_packs_what_it_says(photos: Path, tmp_path: Path) -> None:
-    repeated = benchmark.repeat(tuple(sorted(photos.iterdir()))[:5], 2, tmp_path / "repeated")
-    assert benchmark.command(repeated, tmp_path, 1).images == 10
+    repeated = repeat(sorted(photos.iterdir())[:5], 10, tmp_path / "repeated")
+    assert benchmark.command(repeated, tmp_path / "command", 1).images == 10
     with ShardSet.open(tmp_path / "command" / "train") as shards:
         assert len(shards) == 10

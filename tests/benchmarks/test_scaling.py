@@ -1,6 +1,7 @@
 """Scaling: train.py's own trainer is what is timed, and efficiency is beside one process."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,7 @@ import pytest
 from benchmarks import data, scaling
 from benchmarks.measure import Repeat, Row, Spread
 from benchmarks.processes import WorkerError
-from benchmarks.scaling import beside_one, layouts
-from benchmarks.timed_training import command_line, torchrun, train_timed
+from benchmarks.scaling import beside_one, layouts, train_timed
 
 pytestmark = pytest.mark.slow
 
@@ -36,18 +36,17 @@ def test_efficiency_and_wait() -> None:
     assert found.note == "efficiency 0.94; 25% of the time waiting for data"
 
 
-def test_options_are_arguments() -> None:
-    options = {"batch_size": 8, "compile": True, "deterministic": False, "threads": None}
-    assert command_line(options) == ["--batch-size=8", "--compile"]
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where shards are packed, once for both tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "WORK", tmp_path_factory.mktemp("work"))
+        yield data.WORK
 
 
-def test_a_training_that_fails_is_named_with_its_error() -> None:
-    with pytest.raises(WorkerError, match=r"train.py --shards=/nowhere .*: status 1: .*/nowhere has no train/"):
-        torchrun(1, ["train.py", *command_line({"shards": "/nowhere", "run_dir": "/nowhere"})])
-
-
-def test_quick_run_publishes_one_process_and_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "WORK", tmp_path / "work")
+def test_quick_run_publishes_one_process_and_a_pair(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scaling, "BATCHES", ("loaded",))
     monkeypatch.setattr(scaling, "layouts", lambda most: [(1, 1), (2, 2)])
     scaling.run(quick=True, out=tmp_path / "out")
@@ -60,9 +59,10 @@ def test_quick_run_publishes_one_process_and_a_pair(tmp_path: Path, monkeypatch:
     assert all(0 <= row["details"]["data_wait"] < 1 for row in rows.values())
 
 
-def test_synthetic_batches_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "WORK", tmp_path / "work")
-    with data.shards(12) as shards:
-        options = {"shards": shards.path.parent, "batch_size": 4, "width": 1 / 16, "threads": 1}
-        repeat = train_timed(1, "synthetic", 1, options)
+def test_synthetic_batches_are_not_waited_for_and_what_fails_is_named(work: Path) -> None:
+    options = {"batch_size": 4, "width": 1 / 16, "threads": 1}
+    with data.shards(48) as shards:
+        repeat = train_timed(1, "synthetic", 1, options | {"shards": shards.path.parent})
     assert repeat.images == 4 and repeat.waits_seconds == (0.0,) and repeat.cpu_seconds > 0
+    with pytest.raises(WorkerError, match=r"rank 0 of 1: .*/nowhere has no train/"):
+        train_timed(1, "synthetic", 1, options | {"shards": Path("/nowhere")})

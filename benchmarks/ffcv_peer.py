@@ -8,7 +8,8 @@ refers to: crops and colors stay those of the start, a saving of a few random nu
 Builds from PyPI with Debian's `libopencv-dev libturbojpeg0-dev pkg-config g++` (ffcv 1.0.2, numpy 2.4, numba 0.68).
 """
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from ffcv.pipeline.state import State
 from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
 
-from benchmarks.peers.work import CROP, IMAGE, AugmentationTable, Delivered, Job, Peer, made_once
-from sharding import ShardSet
+from benchmarks.data import made_once
+from benchmarks.loader_work import CROP, IMAGE, Epoch, Job
+from benchmarks.peers import Samples
 
 LAPS, LAP_SAMPLES = 4, 1024
 
@@ -41,24 +43,13 @@ class _EncodedField(RGBImageField):
         storage[:] = image
 
 
-class _Samples:
-    def __init__(self, shards: ShardSet) -> None:
-        self._shards = shards
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
-        return self._shards.images([number])[0], number
-
-
 class _Normalize(Operation):
     """Crop, mirror, mean and color in one pass: uint8 [n, 256, 256, 3] → float32 [n, 224, 224, 3]."""
 
-    def __init__(self, mean_image: np.ndarray, table: np.ndarray) -> None:
+    def __init__(self, job: Job) -> None:
         super().__init__()
-        self._mean = mean_image
-        self._columns = tuple(np.ascontiguousarray(table[name]) for name in table.dtype.names or ())
+        self._mean = job.mean_image
+        self._columns = tuple(np.ascontiguousarray(job.rows[name]) for name in job.rows.dtype.names or ())
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         shape, dtype = (CROP, CROP, 3), np.dtype(np.float32)
@@ -87,42 +78,33 @@ class _Normalize(Operation):
         return normalize
 
 
-class Ffcv(Peer):
+def ffcv(job: Job) -> Epoch:
     """`ffcv.loader.Loader` in random order from the page cache; JPEG bytes, or pixels where the split has them.
 
     FFCV allocates half a gigabyte anew for each epoch: several laps in one make that as small as in a real run.
     """
-
-    note = "threads"
-
-    def __init__(self, job: Job, table: AugmentationTable) -> None:
-        super().__init__(job, table)
-        beton = job.prepared / f"{job.shards().encoding}.beton"
-        made_once(beton, lambda part: _write_beton(job, part))
-        samples = len(self.rows)
-        normalize = _Normalize(self.mean_image, self.rows)
-        self._loader = Loader(
-            str(beton),
-            batch_size=job.batch_size,
-            num_workers=job.workers,
-            order=OrderOption.RANDOM,
-            os_cache=True,
-            indices=np.tile(np.arange(samples), LAPS if samples >= LAP_SAMPLES else 1),
-            drop_last=True,
-            custom_fields={"image": RGBImageField},
-            pipelines={
-                "image": [SimpleRGBImageDecoder(), normalize, ToTensor(), ToTorchImage()],
-                "id": [IntDecoder(), ToTensor(), Squeeze()],
-            },
-        )
-
-    def epoch(self) -> Iterator[Delivered]:
-        for images, ids in self._loader:
-            yield Delivered(images=images, ids=ids)
+    beton, samples = job.prepared / f"{job.shards.encoding}.beton", len(job.rows)
+    made_once(beton, lambda part: _write_beton(job, part))
+    loader = Loader(
+        str(beton),
+        batch_size=job.batch_size,
+        num_workers=job.workers,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        indices=np.tile(np.arange(samples), LAPS if samples >= LAP_SAMPLES else 1),
+        drop_last=True,
+        custom_fields={"image": RGBImageField},
+        pipelines={
+            "image": [SimpleRGBImageDecoder(), _Normalize(job), ToTensor(), ToTorchImage()],
+            "id": [IntDecoder(), ToTensor(), Squeeze()],
+        },
+    )
+    return lambda: iter(loader)
 
 
 def _write_beton(job: Job, path: Path) -> None:
-    shards = job.shards()
-    image = RGBImageField(write_mode="raw") if shards.encoding == "raw" else _EncodedField()
+    image = RGBImageField(write_mode="raw") if job.shards.encoding == "raw" else _EncodedField()
+    samples = Samples(len(job.rows), lambda number: (job.shards.images([number])[0], number))
     fields = {"image": image, "id": IntField()}
-    DatasetWriter(str(path), fields, num_workers=job.workers).from_indexed_dataset(_Samples(shards))
+    multiprocessing.set_start_method("fork", force=True)  # of the writer's processes; else as this one was started
+    DatasetWriter(str(path), fields, num_workers=job.workers).from_indexed_dataset(samples)

@@ -1,0 +1,268 @@
+"""The loaders that `loader.py` measures side by side: ours, the limit, and the field's but FFCV (`ffcv_peer.py`).
+
+All do the same work on the same JPEG bytes (`loader_work.py`), so that only how they do it differs: read a 256×256
+picture, decode it, crop 224×224, mirror, subtract the mean image's crop, add a color offset, deliver float32 batches of
+128. Each is a function of a job that returns what goes once through the samples, written as somebody who knows that
+library well would write it.
+"""
+
+import itertools
+import mmap
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+import webdataset as wds
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+from PIL import Image
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, get_worker_info
+
+from benchmarks.loader_work import CROP, IMAGE, RECIPE, SEED, Batch, Epoch, Job
+from dali_pipelines import DataConfig, Loader
+from sharding.manifest import SUFFIX
+from sharding.shard import read_keys
+
+AHEAD = 2  # batches that a worker makes ahead of need: torch's prefetch_factor, SPDL's sink
+SHUFFLE_BUFFER = 1000  # samples, in webdataset
+DALI_LAPS = 2  # times through DALI's reader in one go, since what it has ready at the start is not counted
+
+
+def turbo(encoded: bytes, buffer: np.ndarray) -> np.ndarray:
+    """Decodes with libjpeg-turbo into `buffer`: fresh memory costs a page fault for each 4 KB of pixels."""
+    return simplejpeg.decode_jpeg(encoded, buffer=buffer)
+
+
+def decoding_limit(job: Job) -> Epoch:
+    """Decodes every sample's bytes to 256×256 RGB, one thread; delivers the last picture of each batch."""
+    encoded = [view.tobytes() for view in job.shards.images(range(len(job.rows)))]
+
+    def epoch() -> Iterator[Batch]:
+        for start in range(0, len(encoded) - job.batch_size + 1, job.batch_size):
+            for data in encoded[start : start + job.batch_size]:
+                pixels = simplejpeg.decode_jpeg(data)
+            yield torch.from_numpy(pixels)[None], torch.arange(start, start + job.batch_size)
+
+    return epoch
+
+
+def ours(job: Job) -> Epoch:
+    """`dali_pipelines.Loader`, recipe `paper`; its options are those of `DataConfig`. It draws its own crops."""
+    if job.options.get("device") == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("no GPU here")
+    options: dict[str, Any] = {"batch_size": job.batch_size, "threads": job.workers, **job.options}
+    loader = Loader(job.shards, DataConfig(recipe=RECIPE, seed=SEED, **options))
+    numbers = itertools.count()
+
+    def epoch() -> Iterator[Batch]:
+        for batch in loader.epoch(next(numbers)):
+            yield batch.images, batch.ids
+
+    return epoch
+
+
+class Samples(Dataset[Any]):
+    """What `get` makes of a number, or of a list of numbers, below `size`."""
+
+    def __init__(self, size: int, get: Callable[[Any], Any]) -> None:
+        self._size, self._get = size, get
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._get(index)
+
+
+class SharedRing:
+    """Float32 batches in memory that forked workers share with their parent; each worker fills its own in turn.
+
+    A worker has at most AHEAD batches waiting, one in the consumer's hands, and one in the making.
+    """
+
+    SLOTS = AHEAD + 2
+
+    def __init__(self, job: Job) -> None:
+        shape = (job.workers, self.SLOTS, job.batch_size, CROP, CROP, 3)
+        self._batches = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
+        self._made, self._job = 0, job
+
+    def fill(self, encoded: Iterator[bytes], ids: Sequence[int]) -> tuple[tuple[int, int], torch.Tensor]:
+        """In a worker: decodes and normalizes its next batch; the batch's slot and ids are what travels."""
+        worker = get_worker_info()
+        assert worker is not None
+        slot = worker.id, self._made % self.SLOTS
+        self._made += 1
+        self._job.normalize(encoded, self._job.rows[ids], self._batches[slot], turbo)
+        return slot, torch.tensor(ids)
+
+    def batches(self, filled: Any) -> Iterator[Batch]:
+        """In the parent: the batches that the workers of a torch loader have filled."""
+        for slot, ids in filled:
+            yield torch.from_numpy(self._batches[tuple(slot)]).permute(0, 3, 1, 2), ids
+
+
+def torch_simplejpeg(job: Job) -> Epoch:
+    """torch's DataLoader as fast as its workers go: nothing is collated, copied, or allocated anew.
+
+    A worker is asked for a whole batch, decodes it, and normalizes it into memory that the main process shares.
+    """
+    ring = SharedRing(job)
+    samples = Samples(len(job.rows), lambda ids: ring.fill(map(job.read, ids), ids))
+    loader = DataLoader(
+        samples,
+        batch_size=None,
+        sampler=BatchSampler(RandomSampler(samples), job.batch_size, drop_last=True),
+        num_workers=job.workers,
+        prefetch_factor=AHEAD,
+        persistent_workers=True,
+        multiprocessing_context="fork",
+    )
+    return lambda: ring.batches(loader)
+
+
+def as_the_seed(job: Job) -> Epoch:
+    """torch's DataLoader in the way of github AsteroidHunter/replicatingAlexNet, its training script.
+
+    Kept from the seed: one file a sample, Pillow's decoder, the mean subtracted from the whole 256×256 picture and in
+    planes, then crop, color, mirror, float32, a tensor a sample, torch's own collation, workers started anew for each
+    epoch. Not kept: the generator that it seeds with a hash of the file name for each crop; its five workers.
+    """
+    mean = torch.from_numpy(job.mean_image).permute(2, 0, 1)
+
+    def sample(index: int) -> tuple[torch.Tensor, int]:
+        row = job.rows[index]
+        top, left = int(row["crop_y"]), int(row["crop_x"])
+        picture = torch.from_numpy(np.array(Image.open(job.file(index)))).permute(2, 0, 1)
+        crop = (picture - mean)[:, top : top + CROP, left : left + CROP]
+        crop = crop + torch.from_numpy(row["rgb_offset"].copy()).reshape(3, 1, 1)
+        return (torch.flip(crop, dims=(2,)) if row["mirror"] else crop).to(torch.float32), index
+
+    sizes: Any = {"batch_size": job.batch_size, "num_workers": job.workers, "multiprocessing_context": "fork"}
+    loader = DataLoader(Samples(len(job.rows), sample), shuffle=True, drop_last=True, **sizes)
+    return lambda: iter(loader)
+
+
+def webdataset(job: Job) -> Epoch:
+    """webdataset on our own tars, which it reads unchanged: shuffled shards, a shuffle buffer, simplejpeg.
+
+    Samples stay encoded in the buffer; where webdataset collates a batch, it is decoded and normalized straight into
+    memory that the worker shares with the main process.
+    """
+    tars = [job.split / name for name in job.shards.shard_names]
+    keys = [key for tar in tars for key in read_keys(tar.with_suffix(".idx"), SUFFIX["jpeg"])]
+    numbers, ring = {key: number for number, key in enumerate(keys)}, SharedRing(job)
+
+    def collate(samples: list[tuple[str, bytes]]) -> Any:
+        return ring.fill((encoded for _, encoded in samples), [numbers[key] for key, _ in samples])
+
+    samples = (
+        wds.WebDataset([str(tar) for tar in tars], shardshuffle=len(tars), empty_check=False)
+        .shuffle(SHUFFLE_BUFFER)
+        .to_tuple("__key__", "jpg")
+        .batched(job.batch_size, collation_fn=collate, partial=False)
+    )
+    sizes: Any = {"num_workers": job.workers, "prefetch_factor": AHEAD, "persistent_workers": True}
+    loader = wds.WebLoader(samples, batch_size=None, multiprocessing_context="fork", **sizes)
+    return lambda: ring.batches(loader)
+
+
+def spdl(job: Job) -> Epoch:
+    """SPDL: a thread pipeline (`spdl.pipeline`) with its own FFmpeg decoder (`spdl.io`), or simplejpeg in its place.
+
+    Each thread makes a whole batch into buffers that are used in turn, so nothing is copied or allocated anew.
+    FFmpeg's conversion to RGB takes chroma as nearest neighbors where libjpeg-turbo interpolates: its pixels differ.
+    SPDL finds FFmpeg's shared libraries when it first decodes; without them it raises RuntimeError.
+    """
+    import spdl.io
+    from spdl.pipeline import PipelineBuilder
+
+    def ffmpeg(encoded: bytes, buffer: np.ndarray) -> np.ndarray:
+        return spdl.io.to_numpy(spdl.io.load_image(encoded))
+
+    decode = {"ffmpeg": ffmpeg, "simplejpeg": turbo}[job.options["decoder"]]
+    try:
+        decode(job.read(0), np.empty((IMAGE, IMAGE, 3), np.uint8))
+    except RuntimeError as error:
+        raise RuntimeError(f"no FFmpeg for SPDL (Debian: apt-get install ffmpeg): {error}") from error
+    free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    for _ in range(job.workers + AHEAD + 2):
+        free.put(np.empty((job.batch_size, CROP, CROP, 3), np.float32))
+    batches = BatchSampler(RandomSampler(range(len(job.rows))), job.batch_size, drop_last=True)
+
+    def make(ids: list[int]) -> tuple[np.ndarray, list[int]]:
+        images = free.get()
+        job.normalize(map(job.read, ids), job.rows[ids], images, decode)
+        return images, ids
+
+    def epoch() -> Iterator[Batch]:
+        builder: Any = PipelineBuilder()
+        stages = builder.add_source(batches).pipe(make, concurrency=job.workers).add_sink(AHEAD)
+        pipeline = stages.build(num_threads=job.workers)
+        with pipeline.auto_stop():
+            for images, ids in pipeline:
+                yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(ids)
+                free.put(images)
+
+    return epoch
+
+
+@pipeline_def
+def _dali_graph(job: Job, drawn: bool) -> tuple[Any, Any]:
+    names = job.shards.shard_names
+    read: Any = fn.readers.webdataset(
+        paths=[str(job.split / name) for name in names],
+        index_paths=[str((job.split / name).with_suffix(".idx")) for name in names],
+        ext=["jpg", "cls"],
+        random_shuffle=drawn,
+        name="reader",
+    )
+    encoded, labels = read
+    if drawn:
+        left, top = fn.random.uniform(range=[0.0, 1.0]), fn.random.uniform(range=[0.0, 1.0])
+        mirror = fn.random.coin_flip()
+        colors = job.shards.statistics
+        root = (colors.eigenvectors * (0.1 * colors.eigenvalues / 255)).astype(np.float32)
+        noise = fn.random.normal(shape=[3]) * types.Constant(root)
+        offset = fn.reductions.sum(noise, axes=[1])
+    else:
+        left, top, mirror, offset = fn.external_source(source=_dali_rows(job), num_outputs=4)
+    where: Any = {"crop": (CROP, CROP), "crop_pos_x": left, "crop_pos_y": top}
+    crop = fn.flip(fn.decoders.image_crop(encoded, **where), horizontal=mirror)
+    mean = fn.flip(fn.crop(types.Constant(job.mean_image), **where), horizontal=mirror)
+    return crop - mean + offset, fn.pad(labels)
+
+
+def _dali_rows(job: Job) -> Iterator[list[np.ndarray]]:
+    while True:
+        for start in range(0, len(job.rows) - job.batch_size + 1, job.batch_size):
+            rows = job.rows[start : start + job.batch_size]
+            corners = [(rows[name] / (IMAGE - CROP)).astype(np.float32) for name in ("crop_x", "crop_y")]
+            yield [*corners, rows["mirror"].astype(np.int32), rows["rgb_offset"].copy()]
+
+
+def dali_tutorial(job: Job) -> Epoch:
+    """DALI as its tutorials write it: `fn.readers.webdataset`, the fused decoder, operators, `DALIGenericIterator`.
+
+    The reader's shuffle is local, its order has no ids (-1 here), and its position cannot be read or set. So the first
+    epoch reads in order and takes crops and colors from the job's rows, for its pixels to be compared; those after it,
+    which are timed, draw their own.
+    """
+    sizes = {"batch_size": job.batch_size, "num_threads": job.workers, "device_id": None, "seed": 0}
+    ends: Any = {"reader_name": "reader", "auto_reset": True, "last_batch_policy": LastBatchPolicy.DROP}
+    in_order, shuffled = (
+        DALIGenericIterator(_dali_graph(job, drawn, **sizes), ["images", "labels"], **ends) for drawn in (False, True)
+    )
+    epochs = itertools.count()
+
+    def epoch() -> Iterator[Batch]:
+        is_first = next(epochs) == 0
+        laps = [in_order] if is_first else [shuffled] * DALI_LAPS
+        for number, (batch,) in enumerate(itertools.chain(*laps)):
+            places = torch.arange(number * job.batch_size, (number + 1) * job.batch_size)
+            yield batch["images"].permute(0, 3, 1, 2), places if is_first else torch.full_like(places, -1)
+
+    return epoch
