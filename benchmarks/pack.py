@@ -23,9 +23,9 @@ from benchmarks.data import photographs, repeat
 from benchmarks.measure import Repeat, interleave, timed
 from benchmarks.results import write_tables
 from sharding import PackOptions, pack
+from sharding.job import PartTask, join_parts, pack_part
 from sharding.pack_index import Sample
 from sharding.record import Encoding, Resample
-from sharding.worker import PartTask, join_parts, pack_part
 
 OPERATIONS = (
     "decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums mean image and "

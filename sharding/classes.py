@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.archives import DAMAGED
-from sharding.manifest import ClassInfo, Manifest
+from sharding.manifest import MANIFEST, ClassInfo, Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex
 from sharding.record import SPLIT_WORDS, ShardError, Source, Split
@@ -29,10 +29,8 @@ def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> N
     known: dict[str, int] = {}
     for entry in table:
         if known.setdefault(entry.wnid, entry.label) != entry.label:
-            raise ShardError(
-                f"{origin}: labels {known[entry.wnid]} and {entry.label} are both of class {entry.wnid}; "
-                "each label must have a class of its own"
-            )
+            what = f"labels {known[entry.wnid]} and {entry.label} are both of class {entry.wnid}"
+            raise ShardError(f"{origin}: {what}; each label must have a class of its own")
     for wnid, example in wnids.items():
         if wnid not in known:
             raise ShardError(f"{example}: class {wnid} is not in the class table of {origin} ({len(table)} classes)")
@@ -59,8 +57,6 @@ class Devkit:
             leaves = [row for row in rows if int(row["num_children"]) == 0]
             wnids = {int(row[match[0]]): str(row["WNID"]) for row in leaves}
             words = {str(row["WNID"]): str(row["words"]) for row in leaves}
-        except ShardError:
-            raise
         except FileNotFoundError:
             raise ShardError(f"{path}: no such file; give the development kit's meta.mat") from None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, zlib.error, MatReadError) as error:
@@ -79,9 +75,8 @@ def read_text(content: bytes, origin: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ShardError(
-            f"{origin}: not a text in UTF-8 (byte {content[error.start]:#04x} at {error.start}); save it as UTF-8"
-        ) from None
+        what = f"not a text in UTF-8 (byte {content[error.start]:#04x} at {error.start})"
+        raise ShardError(f"{origin}: {what}; save it as UTF-8") from None
     if "\0" in text:
         raise ShardError(f"{origin}: not a text, byte {text.index(chr(0))} is zero; fetch the file again")
     return text
@@ -105,11 +100,10 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
 
     Raises ShardError for an id that the kit does not know, or ids without a kit.
     """
-    lines = text.rstrip().splitlines()
-    for number, line in enumerate(lines, 1):
-        if len(line.split()) != 1:
-            raise ShardError(f"{origin}: line {number} is {line[:40]!r}, expected one class id or wnid a line")
-    words = [line.strip() for line in lines]
+    words = [line.strip() for line in text.rstrip().splitlines()]
+    for number, word in enumerate(words, 1):
+        if len(word.split()) != 1:
+            raise ShardError(f"{origin}: line {number} is {word[:40]!r}, expected one class id or wnid a line")
     if not words or not all(word.isdecimal() for word in words):
         if words and devkit and not set(words) <= set(devkit.words):
             raise ShardError(f"{origin}: {min(set(words) - set(devkit.words))} is neither a class id nor a known wnid")
@@ -118,9 +112,8 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
         raise ShardError(f"{origin}: holds class ids; give --devkit META.mat, which tells their wnids")
     unknown = sorted({int(word) for word in words} - set(devkit.wnids))
     if unknown:
-        raise ShardError(
-            f"{origin}: class id {unknown[0]} is not in the kit, whose ids go from 1 to {len(devkit.wnids)}"
-        )
+        known = f"whose ids go from 1 to {len(devkit.wnids)}"
+        raise ShardError(f"{origin}: class id {unknown[0]} is not in the kit, {known}")
     return [devkit.wnids[int(word)] for word in words]
 
 
@@ -161,11 +154,11 @@ def settle(
 
 def known_table(options: PackOptions, split: Split) -> tuple[list[ClassInfo], str] | None:
     """The class table that must be taken, and its manifest: the one given, else that of the training split in OUT."""
-    sibling = options.out / "train" / "manifest.json"
+    sibling = options.out / "train" / MANIFEST
     path = options.classes or (sibling if split != "train" and sibling.exists() else None)
     if path is None:
         return None
-    path = path / "manifest.json" if path.is_dir() else path
+    path = path / MANIFEST if path.is_dir() else path
     return Manifest.load(path).classes, str(path)
 
 

@@ -11,16 +11,16 @@ import logging
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from common.files import write_atomically
 from sharding.executor import progress_bar
-from sharding.manifest import Manifest
+from sharding.manifest import MANIFEST, Manifest, ShardInfo
 from sharding.record import SPLIT_WORDS, ShardError
 
 logger = logging.getLogger(__name__)
@@ -29,93 +29,49 @@ _CHUNK_BYTES = 4 << 20
 _GO_ON = "run the same command again, it goes on from there"
 
 
-@dataclass(frozen=True)
-class Place:
-    """A folder on one of fsspec's file systems."""
-
-    files: Any
-    folder: str
-
-    @classmethod
-    def of(cls, address: str) -> "Place":
-        """The place at `address`. Raises ShardError for one that nothing here can open."""
-        try:
-            return cls(*fsspec.core.url_to_fs(address))
-        except (ImportError, ValueError) as error:
-            raise ShardError(f"{address}: {error}; pip install 'alexnet-2012[remote]' has s3://") from None
-
-    def __truediv__(self, name: str) -> "Place":
-        return Place(self.files, f"{self.folder.rstrip('/')}/{name}")
-
-    def __str__(self) -> str:
-        return str(self.files.unstrip_protocol(self.folder)).removeprefix("file://").removeprefix("local://")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a folder of this machine."""
-        return isinstance(self.files, LocalFileSystem)
-
-    def exists(self) -> bool:
-        """Whether there is anything."""
-        return bool(self.files.exists(self.folder))
-
-
-class FileToCopy(NamedTuple):
-    """One file of a split; `sha256` is None where the manifest (of version 0.1) does not tell it."""
-
-    name: str
-    sha256: str | None
-    bytes: int = 0
-    samples: int = 0
-
-
 def copy(source: str, target: str, workers: int = 8) -> int:
     """Copy the packed splits in `source` (or the split that it is) to `target`; returns 0.
 
     Raises ShardError, one line, for what is no split, for a full disk, a lost connection or a source that is not what
     its manifest says; what has arrived is not fetched again.
     """
-    here, there = Place.of(source), Place.of(target)
-    if str(here) == str(there):
+    here, there = _open_folder(source), _open_folder(target)
+    if _address(here) == _address(there):
         raise ShardError(f"{source}: copied to itself; give another DST")
     with _explained(source):
-        pairs = [(here / split, there / split) for split in SPLIT_WORDS if (here / split / "manifest.json").exists()]
-        if (here / "manifest.json").exists():
-            pairs = [(here, there)]
-        card = here / "README.md"  # for Hugging Face
-        has_card = pairs != [(here, there)] and card.exists()
-    if not pairs:
+        alone = here.exists(MANIFEST)
+        splits = [split for split in SPLIT_WORDS if not alone and here.exists(f"{split}/{MANIFEST}")]
+        has_card = bool(splits) and here.exists("README.md")  # for Hugging Face
+    if not alone and not splits:
         raise ShardError(f"{source}: no packed split there (no manifest.json, train/, val/ or test/)")
-    for split, copied in pairs:
-        copy_split(split, copied, workers)
+    if alone:
+        copy_split(here, there, workers)
+    for split in splits:
+        source_split, target_split = (DirFileSystem(f"{place.path}/{split}", place.fs) for place in (here, there))
+        copy_split(source_split, target_split, workers)
     if has_card:
-        _copy_file(card, there / "README.md", None)
+        _copy_file(here, there, "README.md", "")
     return 0
 
 
-def copy_split(source: Place, target: Place, workers: int) -> None:
+def copy_split(source: DirFileSystem, target: DirFileSystem, workers: int) -> None:
     """Copy one split. Raises ShardError as `copy` does."""
-    with _explained(source / "manifest.json"):
-        content = source.files.cat_file((source / "manifest.json").folder)
-    manifest = Manifest.parse(content, str(source / "manifest.json"))
-    listed = _files_of(manifest)
-    with _explained(target):
-        target.files.makedirs(target.folder, exist_ok=True)
-        with ThreadPoolExecutor(workers) as threads:
-            sound = list(threads.map(lambda file: _matches(target / file.name, file.sha256), listed))
-    missing = [file for file, there in zip(listed, sound, strict=True) if not there]
-    needed = sum(file.bytes for file in missing)
-    if target.is_local and needed > (free := shutil.disk_usage(target.folder).free):
-        raise ShardError(f"{target}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB still to come; make room")
-    published = target / "manifest.json"
-    with _explained(published):
-        if missing and published.exists():  # until the last file is right, this is no split
-            target.files.rm_file(published.folder)
+    with _explained(_address(source, MANIFEST)):
+        content = source.cat_file(MANIFEST)
+    manifest = Manifest.parse(content, _address(source, MANIFEST))
+    files = _files_of(manifest)
+    with _explained(_address(target)), ThreadPoolExecutor(workers) as threads:
+        target.makedirs("", exist_ok=True)
+        sound = list(threads.map(lambda file: _matches(target, file), files))
+        missing = [file for file, there in zip(files, sound, strict=True) if not there]
+        if missing and target.exists(MANIFEST):  # until the last file is right, this is no split
+            target.rm_file(MANIFEST)
+    needed, where = sum(file.bytes for file in missing), _address(target)
+    if _is_local(target) and needed > (free := shutil.disk_usage(target.path).free):
+        raise ShardError(f"{where}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB still to come; make room")
     done = manifest.samples - sum(file.samples for file in missing)
-    with progress_bar(manifest.samples, f"copy {target}", done) as bar, ThreadPoolExecutor(workers) as threads:
-        futures = {
-            threads.submit(_copy_file, source / file.name, target / file.name, file.sha256): file for file in missing
-        }
+    with progress_bar(manifest.samples, f"copy {where}", done) as bar, ThreadPoolExecutor(workers) as threads:
+        futures = {threads.submit(_copy_file, source, target, file.name, file.sha256): file for file in missing}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -123,71 +79,87 @@ def copy_split(source: Place, target: Place, workers: int) -> None:
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             raise
-    with _explained(source / "manifest.json"):
-        if source.files.cat_file((source / "manifest.json").folder) != content:
-            raise ShardError(f"{source}: its manifest changed while it was copied; {_GO_ON}")
-    with _explained(published), _writer(published) as file:
+    with _explained(_address(source, MANIFEST)):
+        if source.cat_file(MANIFEST) != content:
+            raise ShardError(f"{_address(source)}: its manifest changed while it was copied; {_GO_ON}")
+    with _explained(_address(target, MANIFEST)), _writer(target, MANIFEST) as file:
         file.write(content)
-    unchecked = sum(file.sha256 is None for file in listed)
+    unchecked = sum(not file.sha256 for file in files)
+    old = f"; {unchecked} files have no checksum in this manifest of version 0.1: python -m sharding verify DST"
     logger.info(
-        f"{target}: {len(manifest.shards)} shards, {manifest.samples} samples; {len(missing)} files fetched, "
-        f"{len(listed) - len(missing)} were there"
-        + f"; {unchecked} files have no checksum in this manifest of version 0.1: python -m sharding verify DST"
-        * (unchecked > 0)
+        f"{where}: {len(manifest.shards)} shards, {manifest.samples} samples; {len(missing)} files fetched, "
+        f"{len(files) - len(missing)} were there{old if unchecked else ''}"
     )
 
 
-def _files_of(manifest: Manifest) -> list[FileToCopy]:
-    """The files of a split but for its manifest, large ones first."""
-    checksums: dict[str, str | None] = {f"{Path(shard.name).stem}.idx": None for shard in manifest.shards}
+def _files_of(manifest: Manifest) -> list[ShardInfo]:
+    """The files of a split but for its manifest, large ones first; no checksum where version 0.1 has told none."""
+    others = {f"{Path(shard.name).stem}.idx": "" for shard in manifest.shards}
     if manifest.split == "train":
-        checksums["statistics.npz"] = None
-    shards = [FileToCopy(shard.name, shard.sha256, shard.bytes, shard.samples) for shard in manifest.shards]
-    return shards + [FileToCopy(name, sha256) for name, sha256 in {**checksums, **manifest.checksums}.items()]
+        others["statistics.npz"] = ""
+    return manifest.shards + [ShardInfo(name, 0, 0, sha256) for name, sha256 in (others | manifest.checksums).items()]
 
 
-def _chunks(path: Place) -> Iterator[bytes]:
-    with _explained(path), path.files.open(path.folder, "rb") as file:
+def _open_folder(address: str) -> DirFileSystem:
+    """The folder at `address`. Raises ShardError for one that nothing here can open."""
+    try:
+        files, folder = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ShardError(f"{address}: {error}; pip install 'alexnet-2012[remote]' has s3://") from None
+    return DirFileSystem(folder, files)
+
+
+def _address(folder: DirFileSystem, name: str = "") -> str:
+    address: str = folder.fs.unstrip_protocol(f"{folder.path.rstrip('/')}/{name}".rstrip("/"))
+    return address.removeprefix("file://").removeprefix("local://")
+
+
+def _is_local(folder: DirFileSystem) -> bool:
+    return isinstance(folder.fs, LocalFileSystem)
+
+
+def _chunks(folder: DirFileSystem, name: str) -> Iterator[bytes]:
+    with _explained(_address(folder, name)), folder.open(name, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-def _matches(path: Place, sha256: str | None) -> bool:
-    """Whether the file is there with this checksum."""
-    if sha256 is None or not path.exists():
+def _matches(folder: DirFileSystem, file: ShardInfo) -> bool:
+    """Whether the file is there with its checksum."""
+    if not file.sha256 or not folder.exists(file.name):
         return False
     digest = hashlib.sha256()
-    for chunk in _chunks(path):
+    for chunk in _chunks(folder, file.name):
         digest.update(chunk)
-    return digest.hexdigest() == sha256
+    return digest.hexdigest() == file.sha256
 
 
-def _copy_file(source: Place, target: Place, sha256: str | None) -> None:
+def _copy_file(source: DirFileSystem, target: DirFileSystem, name: str, sha256: str) -> None:
     """Copy one file; it does not appear (or, in a store, does not stay) if its checksum is not the manifest's."""
     digest = hashlib.sha256()
     try:
-        with _explained(target), _writer(target) as writer:
-            for chunk in _chunks(source):
+        with _explained(_address(target, name)), _writer(target, name) as writer:
+            for chunk in _chunks(source, name):
                 digest.update(chunk)
                 writer.write(chunk)
-            if sha256 not in (None, digest.hexdigest()):
+            if sha256 not in ("", digest.hexdigest()):
                 raise ShardError(
-                    f"{source}: arrived with another SHA-256 than its manifest says; the source has changed or is "
-                    f"damaged (python -m sharding verify tells), or the way is; {_GO_ON}"
+                    f"{_address(source, name)}: arrived with another SHA-256 than its manifest says; the source has "
+                    f"changed or is damaged (python -m sharding verify tells), or the way is; {_GO_ON}"
                 )
     except ShardError:
-        if not target.is_local:
+        if not _is_local(target):
             with contextlib.suppress(OSError):  # whatever stays is no split without a manifest, and is compared again
-                target.files.rm_file(target.folder)
+                target.rm_file(name)
         raise
 
 
-def _writer(path: Place) -> Any:
-    return write_atomically(Path(path.folder)) if path.is_local else path.files.open(path.folder, "wb")
+def _writer(folder: DirFileSystem, name: str) -> Any:
+    return write_atomically(Path(folder.path, name)) if _is_local(folder) else folder.open(name, "wb")
 
 
 @contextlib.contextmanager
-def _explained(what: object) -> Iterator[None]:
+def _explained(what: str) -> Iterator[None]:
     """Whatever the library of a store raises (each has its own errors) becomes a ShardError of one line."""
     try:
         yield

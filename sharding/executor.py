@@ -52,7 +52,7 @@ def prestart(workers: int, scheduler: str | None = None) -> None:
         resource_tracker.ensure_running()  # whose start, which comes first, would let Ctrl-C through again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            forkserver.set_forkserver_preload(["sharding.worker"])
+            forkserver.set_forkserver_preload(["sharding.job"])
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,6 +16,7 @@ from sharding.record import SPLIT_WORDS, Encoding, ShardError
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
 FORMAT = 1
 SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 """Of a picture's member in a tar."""

@@ -17,15 +17,15 @@ from common.command_line import flag
 from sharding import job
 from sharding.classes import known_table
 from sharding.executor import open_executor, prestart, progress_bar
+from sharding.job import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
 from sharding.listing import count_contents, describe_differences, list_source, source_name
-from sharding.manifest import ClassInfo, Manifest, ShardInfo, file_sha256, write_card
+from sharding.manifest import MANIFEST, ClassInfo, Manifest, ShardInfo, file_sha256, write_card
 from sharding.options import PackOptions
 from sharding.pack_index import INDEX, PackIndex, Sample
 from sharding.record import RejectedImage, ShardError, Source, Split
 from sharding.shard import TABLE, member_bytes, write_table
 from sharding.source import has_split, open_source, own_split
 from sharding.statistics import Sums
-from sharding.worker import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
 
 logger = logging.getLogger(__name__)
 
@@ -78,49 +78,53 @@ class SplitPacking:
         self.options, self.split, self.table = options, split, table
         self.final, self.work = options.out / split, options.out / f"{split}.partial"
         self.seed = options.seed if split == "train" else None
+        self.source = self._open()
+        self.spool_bytes = sum(path.stat().st_size for path in self.source.streamed)  # its pictures are compressed
+
+    def _open(self) -> Source:
+        shared = self.options.val_fraction is not None  # both splits come from all pictures
+        return open_source(self.options.source, self.options.layout, "train" if shared else self.split)
 
     def run(self) -> bool:
         """Pack and publish it; True if it is published now."""
-        shared = self.options.val_fraction is not None  # both splits come from all pictures
-        source = open_source(self.options.source, self.options.layout, "train" if shared else self.split)
         if self.final.exists() and any(self.final.iterdir()):
-            self._check_published(source)
+            self._check_published()
         elif self.options.dry_run:
             with contextlib.closing(PackIndex(None, self.seed)) as index:
-                draft, probe = self._list(source, index, spool=False)
-                self.table = draft.classes
-                self._log_estimate(index, source, probe or _read(index.spread(_PROBE)), [], _streamed_bytes(source))
+                self.table = list_source(self.source, self.options, self.split, self.table, index).classes
+                probe = self._head() if self.source.streamed else _read(index.spread(_PROBE))
+                self._log_estimate(index, probe, [], self.spool_bytes)
             return False
         else:
             with job.open_job(self.work) as folder:
-                whole, draft_path = self.work / "manifest.json", folder / job.DRAFT
-                begun = next((Manifest.load(path, draft=True) for path in (whole, draft_path) if path.exists()), None)
+                paths = [self.work / MANIFEST, folder / job.DRAFT]  # the first, if it was killed while it was published
+                begun = next((Manifest.load(path, draft=True) for path in paths if path.exists()), None)
                 if begun:
                     advice = "give its options to carry on, or remove the folder to begin anew"
-                    self._check_options(begun, source, f"{self.work}: a half-done job, begun", advice)
-                if not whole.exists():  # else it was killed while it was being published
-                    self._make(source, folder, begun)
+                    self._check_options(begun, f"{self.work}: a half-done job, begun", advice)
+                if not paths[0].exists():
+                    self._make(folder, begun)
                 job.commit_split(self.work, self.final)
-        self.table = Manifest.load(self.final / "manifest.json").classes
+        self.table = Manifest.load(self.final / MANIFEST).classes
         return True
 
-    def _check_options(self, begun: Manifest, source: Source, state: str, advice: str) -> None:
+    def _check_options(self, begun: Manifest, state: str, advice: str) -> None:
         """Raise ShardError if a published or half-done split has other options than this command."""
         before = {**begun.options, "source": begun.source}
-        now = {**self.options.recorded(self.split, source.layout), "source": source_name(self.options)}
+        now = {**self.options.recorded(self.split, self.source.layout), "source": source_name(self.options)}
         names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         changed = ", ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
         if changed:
             raise ShardError(f"{state} with other options: {changed}; {advice}")
 
-    def _check_published(self, source: Source) -> None:
+    def _check_published(self) -> None:
         """Raise ShardError unless what is published is what this command would make."""
-        if not (self.final / "manifest.json").exists():
+        if not (self.final / MANIFEST).exists():
             raise ShardError(f"{self.final}: holds other files, no packed split; move it away, or choose another OUT")
-        manifest = Manifest.load(self.final / "manifest.json")
+        manifest = Manifest.load(self.final / MANIFEST)
         anew = f"to pack anew, remove {self.final} and run the same command again, or choose another OUT"
-        self._check_options(manifest, source, f"{self.final}: already packed,", anew)
-        differences = describe_differences(manifest.contents, count_contents(source, self.options))
+        self._check_options(manifest, f"{self.final}: already packed,", anew)
+        differences = describe_differences(manifest.contents, count_contents(self.source, self.options))
         if differences and manifest.contents:
             raise ShardError(f"{self.final}: {self.options.source} has changed since: {differences}; {anew}")
         known = known_table(self.options, self.split)
@@ -129,75 +133,87 @@ class SplitPacking:
         unknown = "" if manifest.contents else " (by a version that did not note whether the source changes)"
         logger.info("%s: already packed with these options%s", self.final, unknown)
 
-    def _make(self, source: Source, folder: Path, begun: Manifest | None) -> None:
+    def _make(self, folder: Path, begun: Manifest | None) -> None:
         """List the source, unless that was done and spooled, and pack it; it must be what it was if it was `begun`."""
-        spooled = begun is not None and bool(source.streamed)
+        spooled = begun is not None and bool(self.source.streamed)
         if not spooled:  # a kill may have left half of an index
             (folder / INDEX).unlink(missing_ok=True)
         prestart(self.options.workers, self.options.scheduler)
+        if self.source.streamed and not spooled:  # is there room for its spool?
+            head = self._head()
+            pictures = self.spool_bytes * len(head) // max(sum(map(len, head)), 1)
+            self._estimate(head, pictures, ceil_div(pictures, self.options.samples_per_shard), self.spool_bytes)
         with contextlib.closing(PackIndex(folder, self.seed)) as index:
             if begun and spooled:
-                draft = replace(begun, contents=count_contents(source, self.options))
+                draft = replace(begun, contents=count_contents(self.source, self.options))
             else:
-                draft, _ = self._list(source, index, spool=bool(source.streamed))
+                draft = list_source(self.source, self.options, self.split, self.table, index)
             if begun is None:
                 draft.save(folder / job.DRAFT)
             elif begun != draft:
                 what = describe_differences(begun.contents, draft.contents) or "its classes or labels"
-                raise ShardError(
-                    f"{self.options.source}: has changed since the half-done job in {self.work} was begun: {what}; "
-                    "remove that folder to begin anew"
-                )
-            tars = [self.work / f"{self.split}-{number:06d}.tar" for number in range(self._shards(index))]
+                changed = f"has changed since the half-done job in {self.work} was begun: {what}"
+                raise ShardError(f"{self.options.source}: {changed}; remove that folder to begin anew")
+            shards = ceil_div(len(index), self.options.samples_per_shard)
+            tars = [self.work.absolute() / f"{self.split}-{number:06d}.tar" for number in range(shards)]
             notes = [note for note in map(finished_note, tars) if note is not None]
-            self._log_estimate(index, source, _read(index.spread(_PROBE)), notes)
+            self._log_estimate(index, _read(index.spread(_PROBE)), notes)
             self._pack_shards(index, tars, {entry.wnid: entry.label for entry in draft.classes}, notes)
         self._conclude(draft, sorted(notes, key=lambda note: note.name))
 
-    def _list(self, source: Source, index: PackIndex, spool: bool) -> tuple[Manifest, list[bytes]]:
-        """Fill the index; also returns some pictures of a source that can only be read in order, to judge by.
-
-        If its pictures are to be spooled, raises ShardError for too little disk before that.
-        """
-        head = list(itertools.islice(source.records, _PROBE)) if source.streamed else []
-        probe = [record.data for record in head if record.data]
-        source = replace(source, records=itertools.chain(head, source.records))
-        if spool:
-            spool_bytes = _streamed_bytes(source)
-            pictures = spool_bytes * len(probe) // max(sum(map(len, probe)), 1)
-            shards = ceil_div(pictures, self.options.samples_per_shard)
-            estimate(probe, pictures, shards, self.options, self.split == "train", spool_bytes)
-        return list_source(source, self.options, self.split, self.table, index), probe
-
-    def _shards(self, index: PackIndex) -> int:
-        return ceil_div(len(index), self.options.samples_per_shard)
+    def _head(self) -> list[bytes]:
+        """The first pictures of a source that can only be read in order, to judge by."""
+        return [record.data for record in itertools.islice(self._open().records, _PROBE) if record.data]
 
     def _log_estimate(
-        self, index: PackIndex, source: Source, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
+        self, index: PackIndex, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
     ) -> None:
         """Say how many pictures are left, how large and how long. `spool_bytes`: what a dry run has not spooled."""
-        left, shards = len(index) - _pictures(notes), self._shards(index)
-        words = estimate(probe, left, shards - len(notes), self.options, self.split == "train", spool_bytes)
+        left, shards = len(index) - _pictures(notes), ceil_div(len(index), self.options.samples_per_shard)
+        words = self._estimate(probe, left, shards - len(notes), spool_bytes)
         if notes:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
-        logger.info(
-            f"{self.split}: {left} pictures of {len(index.wnids())} classes to pack (layout: {source.layout}); {words}"
+        what = f"{left} pictures of {len(index.wnids())} classes to pack (layout: {self.source.layout})"
+        logger.info(f"{self.split}: {what}; {words}")
+
+    def _estimate(self, probe: Iterable[bytes], pictures: int, shards: int, spool_bytes: int) -> str:
+        """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards.
+
+        `spool_bytes` are still to be spooled. Returns size, time and room in words. Raises ShardError if the split does
+        not fit where it will lie.
+        """
+        options, sizes, begun, sums = self.options, [], time.process_time(), Sums()
+        for data in probe:
+            with contextlib.suppress(RejectedImage):
+                stored = pack_picture(data, sums, options.quality, options.resample, options.encoding)
+                sizes.append(member_bytes(len(stored)) + member_bytes(4))
+        each_bytes, each_seconds = (total / max(len(sizes), 1) for total in (sum(sizes), time.process_time() - begun))
+        total = each_bytes * pictures + shards * tarfile.RECORDSIZE
+        joined = each_bytes * min(pictures, options.samples_per_shard)  # parts of a shard, while it is made of them
+        kept = shards * (sums.by_position.nbytes + 1000) * (self.split == "train")  # beside each shard, until the end
+        needed, free = total + joined + kept + spool_bytes, free_bytes(options.out)
+        if needed > free:
+            spool = f", {in_words(spool_bytes)} of it to spool what is only read in order" * (spool_bytes > 0)
+            what = f"{in_words(free)} free, about {in_words(needed)} needed while packing{spool}"
+            raise ShardError(f"{options.out}: {what}; make room, or choose another OUT or a lower --quality")
+        spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
+        return (
+            f"about {in_words(total)} in {shards} shard{'s' * (shards != 1)}{spool}; {in_words(free)} free in "
+            f"{options.out}; about {each_seconds * pictures / options.workers:.0f} s with {options.workers} workers"
         )
 
     def _pack_shards(self, index: PackIndex, tars: list[Path], labels: dict[str, int], notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
-        options, finished = self.options, {note.name for note in notes}
+        options, finished, summed = self.options, {note.name for note in notes}, self.split == "train"
 
         def shards(size: int) -> Iterator[list[PartTask]]:
             for tar, samples in zip(tars, index.shards(options.samples_per_shard), strict=True):
                 if tar.name not in finished:
                     parts = [samples[start : start + size] for start in range(0, len(samples), size)]
                     yield [
-                        PartTask(
-                            tar=tar.absolute(), part=part, samples=those, labels=[labels[one.wnid] for one in those],
-                            options=options, summed=self.split == "train",
-                        ) for part, those in enumerate(parts)
-                    ]  # fmt: skip
+                        PartTask(tar, part, those, [labels[one.wnid] for one in those], options, summed)
+                        for part, those in enumerate(parts)
+                    ]
 
         done = _pictures(notes)
         job.check_rejects(notes, options.max_rejects, self.work)
@@ -212,11 +228,9 @@ class SplitPacking:
         """Write the statistics (of a training split) and, last, the manifest. Raises ShardError for an empty split."""
         rejects = [reject for note in notes for reject in note.rejects]
         if rejects and not any(note.samples for note in notes):
-            raise ShardError(
-                f"{self.options.source}: all pictures of split {self.split} were rejected ({len(rejects)}); "
-                f"the first: {rejects[0]['source']}: {rejects[0]['reason']}; "
-                f"mend them, remove {self.work} and begin anew"
-            )
+            first = f"the first: {rejects[0]['source']}: {rejects[0]['reason']}"
+            what = f"all pictures of split {self.split} were rejected ({len(rejects)}); {first}"
+            raise ShardError(f"{self.options.source}: {what}; mend them, remove {self.work} and begin anew")
         if self.split == "train":
             sums = Sums.merged(Sums.load(note_path(self.work / note.name)) for note in notes)
             sums.finish().save(self.work / "statistics.npz")
@@ -228,12 +242,11 @@ class SplitPacking:
         shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes]
         write_table(self.work, shards, (np.load(note_path(self.work / note.name))["rows"] for note in notes))
         checksums = {f"{Path(note.name).stem}.idx": note.index_sha256 for note in notes}
-        for path in (self.work / TABLE, self.work / "statistics.npz"):
-            if path.exists():
-                checksums[path.name] = file_sha256(path)
+        for name in (TABLE, "statistics.npz") if self.split == "train" else (TABLE,):
+            checksums[name] = file_sha256(self.work / name)
         samples = sum(shard.samples for shard in shards)
         whole = replace(draft, samples=samples, shards=shards, rejects=rejects, checksums=checksums)
-        whole.save(self.work / "manifest.json")
+        whole.save(self.work / MANIFEST)
 
 
 def _pictures(notes: list[ShardNote]) -> int:
@@ -245,47 +258,6 @@ def _read(samples: Iterable[Sample]) -> Iterator[bytes]:
     for sample in samples:
         with contextlib.suppress(RejectedImage):
             yield sample.read()
-
-
-def _streamed_bytes(source: Source) -> int:
-    """About what spooling the source takes: its pictures are compressed already."""
-    return sum(path.stat().st_size for path in source.streamed)
-
-
-def estimate(
-    probe: Iterable[bytes], pictures: int, shards: int, options: PackOptions, summed: bool, spool_bytes: int = 0
-) -> str:
-    """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards: size, time, room.
-
-    `summed`: sums for the statistics are kept beside each shard until the end; `spool_bytes` are still to be spooled.
-    Returns it in words. Raises ShardError if the split does not fit where it will lie.
-    """
-    sizes, begun, sums = [], None, Sums() if summed else None
-    for data in probe:
-        try:
-            stored = pack_picture(data, sums, options.quality, options.resample, options.encoding)
-        except RejectedImage:
-            continue
-        if begun is None:  # the first one compiles what the others use
-            begun = time.process_time()
-        sizes.append(member_bytes(len(stored)) + member_bytes(4))
-    each_bytes = sum(sizes) / len(sizes) if sizes else 0.0
-    each_seconds = (time.process_time() - begun) / max(len(sizes) - 1, 1) if begun is not None else 0.0
-    total = each_bytes * pictures + shards * tarfile.RECORDSIZE
-    parts = each_bytes * min(pictures, options.samples_per_shard)  # of the shard that is joined
-    kept = shards * (sums.by_position.nbytes + 1000) if sums else 0
-    needed, free = total + parts + kept + spool_bytes, free_bytes(options.out)
-    if needed > free:
-        spool = f", {in_words(spool_bytes)} of it to spool what is only read in order" * (spool_bytes > 0)
-        raise ShardError(
-            f"{options.out}: {in_words(free)} free, about {in_words(needed)} needed while packing{spool}; "
-            "make room, or choose another OUT or a lower --quality"
-        )
-    spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
-    return (
-        f"about {in_words(total)} in {shards} shard{'s' * (shards != 1)}{spool}; {in_words(free)} free in {options.out}"
-        f"; about {each_seconds * pictures / options.workers:.0f} s with {options.workers} workers"
-    )
 
 
 def in_words(count: float) -> str:

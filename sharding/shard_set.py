@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.manifest import SUFFIX, ClassInfo, Manifest, ShardInfo
+from sharding.manifest import MANIFEST, SUFFIX, ClassInfo, Manifest, ShardInfo
 from sharding.record import ShardError
 from sharding.shard import BLOCK, TABLE, npy_header, open_table, read_keys
 from sharding.statistics import Statistics
@@ -61,9 +61,9 @@ class ShardSet:
         folder = Path(path)
         if not folder.is_dir():
             raise ShardError(f"{folder}: no such folder{_unfinished(folder)}")
-        if not (folder / "manifest.json").exists():
+        if not (folder / MANIFEST).exists():
             raise ShardError(f"{folder}: not a packed split, it has no manifest.json{_unfinished(folder)}")
-        manifest = Manifest.load(folder / "manifest.json")
+        manifest = Manifest.load(folder / MANIFEST)
         _check_files(folder, manifest.shards)
         return cls(folder, manifest)
 

@@ -17,7 +17,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from sharding import PackOptions, ShardError, ShardSet, Statistics, pack, worker
+from sharding import PackOptions, ShardError, ShardSet, Statistics, job, pack
 from sharding.pack_index import PackIndex
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_a_folder_in_the_way(class_folders: Path, whole: dict[str, bytes], tmp_p
 
 KILLER = """
 import os, signal, sys
-from sharding import PackOptions, job, pack, packing, worker
+from sharding import PackOptions, job, pack, packing
 real, calls = getattr({module}, "{name}"), [0]
 def dying(*args, **kwargs):
     calls[0] += 1
@@ -142,10 +142,10 @@ pack(PackOptions(source={source!r}, out={out!r}, split="train", samples_per_shar
 @pytest.mark.parametrize(
     ("module", "name", "number", "whole_shards"),
     [
-        ("worker", "pack_picture", 3, {0}),  # within the first shard
-        ("worker", "pack_picture", 18, {2, 3}),  # within the fourth; the third may wait to be joined
-        ("worker", "finished_note", 1, {0}),  # before any
-        ("worker.np", "savez", 2, {1}),  # the second shard's tar is there, its note is not
+        ("job", "pack_picture", 3, {0}),  # within the first shard
+        ("job", "pack_picture", 18, {2, 3}),  # within the fourth; the third may wait to be joined
+        ("job", "finished_note", 1, {0}),  # before any
+        ("job.np", "savez", 2, {1}),  # the second shard's tar is there, its note is not
         ("job", "commit_split", 1, {5}),  # all are there, and the manifest
         ("job.shutil", "rmtree", 1, {5}),
     ],
@@ -162,15 +162,15 @@ def test_killed_anywhere_it_carries_on_to_the_same_bytes(
 ) -> None:
     script = KILLER.format(module=module, name=name, number=number, source=str(class_folders), out=str(tmp_path))
     if name == "finished_note":
-        script = script.replace("attr(worker", "attr(packing")
+        script = script.replace("attr(job", "attr(packing")
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "train").exists()
     notes = list((tmp_path / "train.partial" / "job").glob("train-*.npz"))
     assert len(notes) in whole_shards
     packed_now = []
-    real = worker.pack_picture
-    monkeypatch.setattr(worker, "pack_picture", lambda *args: packed_now.append(1) or real(*args))
+    real = job.pack_picture
+    monkeypatch.setattr(job, "pack_picture", lambda *args: packed_now.append(1) or real(*args))
     with pytest.raises(ShardError, match=r"half-done job, begun with other options: quality was 95, now 94"):
         pack(options(class_folders, tmp_path, quality=94))
     (folder,) = pack(options(class_folders, tmp_path))
@@ -196,7 +196,7 @@ def test_a_changed_source_is_not_mixed_in(class_folders: Path, tmp_path: Path, m
 
 def stop_after(patch: pytest.MonkeyPatch, pictures: int, error: BaseException) -> None:
     """Let packing of one picture raise `error` after so many."""
-    real, calls = worker.pack_picture, []
+    real, calls = job.pack_picture, []
 
     def failing(*args: object) -> bytes:
         calls.append(1)
@@ -204,7 +204,7 @@ def stop_after(patch: pytest.MonkeyPatch, pictures: int, error: BaseException) -
             raise error
         return real(*args)
 
-    patch.setattr(worker, "pack_picture", failing)
+    patch.setattr(job, "pack_picture", failing)
 
 
 def test_an_error_before_the_first_shard_leaves_nothing_behind(class_folders: Path, tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_two_jobs_in_one_folder(class_folders: Path, tmp_path: Path, monkeypatch
             errors.append(1)
         return real(*args)
 
-    real = worker.pack_picture
-    monkeypatch.setattr(worker, "pack_picture", second)
+    real = job.pack_picture
+    monkeypatch.setattr(job, "pack_picture", second)
     pack(options(class_folders, tmp_path))
     assert errors == [1]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sharding import PackOptions, pack
+from sharding.job import Packed, PartTask, ShardNote, finished_note, join_parts, pack_part, part_samples
 from sharding.pack_index import Sample
 from sharding.statistics import Sums
-from sharding.worker import Packed, PartTask, ShardNote, finished_note, join_parts, pack_part, part_samples
 
 
 def tasks(source: Path, folder: Path, size: int) -> list[PartTask]:
