@@ -15,47 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sharding.record import (
-    SPLIT_WORDS,
-    Record,
-    ShardError,
-    Skipped,
-    Source,
-    Split,
-    printable,
-    split_of_name,
-    wnid_of_flat_name,
-)  # fmt: skip
+from sharding.record import SPLIT_WORDS, Record, ShardError, Skipped, Source, Split, printable, wnid_of_flat_name
 
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a damaged archive raises; and OSError without a number."""
 
-_ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$")
-_OTHER = re.compile(r"devkit|patch|bbox|annotation", re.IGNORECASE)
+SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$")
 _CLASS_TAR = re.compile(r"n\d{8}$")
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _BLOCK = 512
 _MEBIBYTE = 1 << 20
-
-
-def find_archives(source: Path, split: Split) -> list[Path]:
-    """The archives of one split: `source` itself, those in its folder of that split, or those named after the split."""
-    if source.is_file():
-        return [source] if _ARCHIVE.search(source.name) else []
-    for word in SPLIT_WORDS[split]:
-        inside = _tars(source / word)
-        if inside:
-            return inside
-    tars = _tars(source)
-    named = [path for path in tars if split_of_name(path.name) == split]
-    if not named and split == "train":
-        return [path for path in tars if split_of_name(path.name) is None]
-    return named
-
-
-def _tars(folder: Path) -> list[Path]:
-    files = folder.iterdir() if folder.is_dir() else []
-    return sorted(path for path in files if _ARCHIVE.search(path.name) and not _OTHER.search(path.name))
 
 
 def open_archives(paths: list[Path], split: Split) -> Source:
@@ -80,7 +49,7 @@ def _opener(path: Path) -> Callable[..., Any] | None:
 
 def _records(path: Path, split: Split, skipped: Skipped) -> Iterator[Record]:
     """Records with name and class: without `./` and the split's own folder, the folder that is left is the class."""
-    stem, opener = _ARCHIVE.sub("", path.name), _opener(path)
+    stem, opener = SUFFIX.sub("", path.name), _opener(path)
     prefix = stem + "/" if _CLASS_TAR.match(stem) else ""
 
     def plain(name: str) -> str:

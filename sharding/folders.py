@@ -7,27 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sharding.classes import read_text, sorted_table
-from sharding.record import (
-    SPLIT_WORDS,
-    Record,
-    ShardError,
-    Skipped,
-    Source,
-    Split,
-    canonical,
-    printable,
-    wnid_of_flat_name,
-)  # fmt: skip
+from sharding.record import Record, ShardError, Skipped, Source, Split, canonical, printable, wnid_of_flat_name
 
 logger = logging.getLogger(__name__)
 
 _LINKED = "a link to a folder"
 _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
-
-
-def split_folder(source: Path, split: Split) -> Path | None:
-    """The folder of one split inside `source`, if there is one."""
-    return next((source / word for word in SPLIT_WORDS[split] if (source / word).is_dir()), None)
 
 
 def open_folder(folder: Path, layout: str) -> Source:
@@ -42,24 +27,18 @@ def open_folder(folder: Path, layout: str) -> Source:
         elif not skipped.add_unless_picture(canonical(entry.name)):
             flat.append(entry)
     if layout == "auto" and flat and classes:
-        raise ShardError(
-            f"{folder}: holds both pictures ({flat[0].name}, …) and folders ({classes[0].name}, …); "
-            "say which counts with --layout folders or --layout flat"
-        )
+        what = f"holds both pictures ({flat[0].name}, …) and folders ({classes[0].name}, …)"
+        raise ShardError(f"{folder}: {what}; say which counts with --layout folders or --layout flat")
     if layout == "flat" or (layout == "auto" and flat):
         layout, others, reason, expected = "flat", classes, "a folder beside flat pictures", "<wnid>_<id>.JPEG files"
-        records: Iterator[Record] = map(_flat_record, flat)
+        names = (canonical(entry.name) for entry in flat)
+        records = (Record(name, wnid_of_flat_name(name, at.path), at.path) for name, at in zip(names, flat))
     else:
         layout, others, reason, expected = "folders", flat, "outside the class folders", "<class>/<image> folders"
-        records = _class_records(classes, skipped)
+        records = _class_records(classes, skipped)  # type: ignore[assignment]
     for entry in others:
         skipped.add(reason, canonical(entry.name))
     return Source(layout=layout, records=records, expected=expected, skipped=skipped)
-
-
-def _flat_record(entry: "os.DirEntry[str]") -> Record:
-    name = canonical(entry.name)
-    return Record(name, wnid_of_flat_name(name, entry.path), entry.path)
 
 
 def _class_records(classes: "list[os.DirEntry[str]]", skipped: Skipped) -> Iterator[Record]:
@@ -116,17 +95,8 @@ def refuse_packed(folder: Path) -> None:
         raise ShardError(f"{folder}: is a packed split, not a source; give the folder of the original pictures")
 
 
-def kaggle_root(source: Path) -> Path | None:
-    """The folder that holds `Data/CLS-LOC` of Kaggle's layout, if `source` is of it."""
-    return next((root for root in (source, source / "ILSVRC") if (root / "Data" / "CLS-LOC").is_dir()), None)
-
-
-def open_kaggle(source: Path, split: Split) -> Source:
-    """Kaggle's ILSVRC/Data/CLS-LOC/<split>, with LOC_val_solution.csv and LOC_synset_mapping.txt beside ILSVRC."""
-    root = kaggle_root(source)
-    folder = root and split_folder(root / "Data" / "CLS-LOC", split)
-    if root is None or folder is None:
-        raise ShardError(f"{source}: no ILSVRC/Data/CLS-LOC/{split} there, as Kaggle's layout has")
+def open_kaggle(root: Path, folder: Path, split: Split) -> Source:
+    """Kaggle's Data/CLS-LOC/<split>, which is `folder`; LOC_*.csv|txt lie in `root`, which holds Data, or above it."""
     if split == "test":
         raise ShardError(f"{folder}: Kaggle's test pictures have no labels; only train and val can be packed")
     tables = {name: root / name if (root / name).is_file() else root.parent / name for name in (_MAPPING, _SOLUTION)}

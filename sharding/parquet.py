@@ -8,38 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sharding.manifest import ClassInfo
-from sharding.record import SPLIT_WORDS, Record, ShardError, Source, Split, printable, split_of_name
+from sharding.record import Record, ShardError, Source, printable
 
 _WNID = re.compile(r"(?:^|_)(n\d{8})(?:_|\.|$)")
 _ROWS = 64
-_COLUMNS = {
-    "image.bytes": "(large_)?binary",
-    "image.path": "(large_)?string|null|absent",
-    "label": "u?int(8|16|32|64)",
-}
+_COLUMNS = {"image.bytes": "(large_)?binary", "image.path": "(large_)?string|null|absent", "label": "u?int(8|16|32|64)"}
 """The types of the columns that are read, as pyarrow prints them."""
 
 _MAX_CLASSES = 100_000
 """More labels than any data set of pictures has: ImageNet-21k has 21,841."""
-
-
-def find_parquet(source: Path, split: Split) -> list[Path]:
-    """One split's parquet files: those named after it in `source`, its `data` or its split's folder, else unnamed ones.
-
-    Unnamed files are those of the split whose name the folder has, elsewhere the training split. A file that is given
-    is of the split that its name tells, else of any.
-    """
-    if source.is_file():
-        return [source] if source.suffix == ".parquet" else []
-    for folder in (source, source / "data", *(source / word for word in SPLIT_WORDS[split])):
-        files = sorted(folder.glob("*.parquet"))
-        unnamed = [path for path in files if split_of_name(path.name) is None]
-        chosen = [path for path in files if split_of_name(path.name) == split]
-        if folder.name in SPLIT_WORDS[split] or (split == "train" and not chosen):
-            chosen = sorted(chosen + unnamed)
-        if chosen:
-            return chosen
-    return []
 
 
 def open_parquet(paths: list[Path]) -> Source:

@@ -1,14 +1,16 @@
-"""Every ImageNet layout → the records of a split, in a fixed order; pictures that replace others by name."""
+"""How a source is laid out, and where in it a split lies → the records of that split, in a fixed order."""
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 
-from sharding.archives import find_archives, open_archives
-from sharding.folders import kaggle_root, open_folder, open_kaggle, refuse_packed, split_folder
-from sharding.parquet import find_parquet, open_parquet
+from sharding import archives
+from sharding.folders import open_folder, open_kaggle, refuse_packed
+from sharding.parquet import open_parquet
 from sharding.record import SPLIT_WORDS, Layout, ShardError, Source, Split, is_picture, split_of_name
 
-_FINDERS: dict[Layout, Callable[[Path, Split], list[Path]]] = {"parquet": find_parquet, "archives": find_archives}
+_FILES: dict[Layout, re.Pattern[str]] = {"parquet": re.compile(r"\.parquet$"), "archives": archives.SUFFIX}
+_NO_PICTURES = re.compile(r"devkit|patch|bbox|annotation", re.IGNORECASE)
+"""Archives that lie with the official ones and hold something else."""
 
 
 def open_source(source: Path, layout: Layout, split: Split) -> Source:
@@ -16,33 +18,30 @@ def open_source(source: Path, layout: Layout, split: Split) -> Source:
 
     Raises ShardError if the split is not there in that layout, or if there is more than one layout.
     """
-    for folder in (source if source.is_dir() else source.parent, split_folder(source, split)):
+    own = _split_folder(source, split)
+    for folder in (source if source.is_dir() else source.parent, own):
         if folder:
             refuse_packed(folder)
     if layout == "auto":
         layout = _find_layout(source, split)
     if layout == "kaggle":
-        return open_kaggle(source, split)
-    if layout in _FINDERS:
-        paths = _FINDERS[layout](source, split)
+        root = _kaggle_root(source)
+        folder = root and _split_folder(root / "Data" / "CLS-LOC", split)
+        if root is None or folder is None:
+            raise ShardError(f"{source}: no ILSVRC/Data/CLS-LOC/{split} there, as Kaggle's layout has")
+        return open_kaggle(root, folder, split)
+    if layout in _FILES:
+        paths = _find_files(source, layout, split)
         if not paths:
             raise ShardError(f"{source}: no {layout} of the {split} split found there")
-        return open_parquet(paths) if layout == "parquet" else open_archives(paths, split)
+        return open_parquet(paths) if layout == "parquet" else archives.open_archives(paths, split)
     if not source.is_dir():
         raise ShardError(f"{source}: neither a folder nor an archive that is read here (.tar, .tar.gz, .parquet)")
-    return open_folder(_folder_to_read(source, layout, split), layout)
-
-
-def _folder_to_read(source: Path, layout: Layout, split: Split) -> Path:
-    """The split's own folder, else `source`, unless its folders are other splits, which must not pass for classes."""
-    folder = split_folder(source, split)
-    others = [path.name for path in (split_folder(source, other) for other in SPLIT_WORDS) if path]
-    if folder is None and others and layout != "flat":  # a flat layout looks into no folder
-        raise ShardError(
-            f"{source}: has no folder {split}; it has {', '.join(others)}, which are splits and no classes; "
-            "choose one with --split, or give the folder that holds the classes"
-        )
-    return folder or source
+    others = [path.name for path in (_split_folder(source, other) for other in SPLIT_WORDS) if path]
+    if own is None and others and layout != "flat":  # a flat layout looks into no folder
+        what = f"has no folder {split}; it has {', '.join(others)}, which are splits and no classes"
+        raise ShardError(f"{source}: {what}; choose one with --split, or give the folder that holds the classes")
+    return open_folder(own or source, layout)
 
 
 def _find_layout(source: Path, split: Split) -> Layout:
@@ -50,19 +49,52 @@ def _find_layout(source: Path, split: Split) -> Layout:
 
     Raises ShardError if the split seems to be there twice: a choice would lose one without a word.
     """
-    if kaggle_root(source):
+    if _kaggle_root(source):
         return "kaggle"
-    firsts = {layout: paths[0] for layout, find in _FINDERS.items() if (paths := find(source, split))}
+    firsts = {layout: paths[0] for layout in _FILES if (paths := _find_files(source, layout, split))}
     if not firsts:
         return "auto"
     layout, first = next(iter(firsts.items()))
-    others = [*list(firsts.values())[1:], split_folder(source, split) if first.parent == source else None]
+    others = [*list(firsts.values())[1:], _split_folder(source, split) if first.parent == source else None]
     if first.parent == source and split_of_name(first.name) is None:  # it may be anything, beside class folders
         others += [path for path in sorted(source.iterdir()) if path.is_dir() or is_picture(path.name)]
     other = next(filter(None, others), None)
     if other:
         raise ShardError(f"{source}: {first.name} and {other.name} may both hold the {split} split; say --layout")
     return layout
+
+
+def _find_files(source: Path, layout: Layout, split: Split) -> list[Path]:
+    """One split's archives or parquet files: in its folder, in `source` (or its `data`) those named after the split.
+
+    Files without any split's name are of the split whose name their folder has, elsewhere of the training split where
+    none is named. A file that is given is of any split.
+    """
+    if source.is_file():
+        return [source] if _FILES[layout].search(source.name) else []
+    inside = [source / word for word in SPLIT_WORDS[split]]
+    for folder in [*inside, source] if layout == "archives" else [source, source / "data", *inside]:
+        files = sorted(path for path in folder.glob("*") if _FILES[layout].search(path.name))
+        files = [path for path in files if layout == "parquet" or not _NO_PICTURES.search(path.name)]
+        if files and layout == "archives" and folder in inside:  # their names are those of classes
+            return files
+        chosen = [path for path in files if split_of_name(path.name) == split]
+        named = layout == "parquet" and folder.name in SPLIT_WORDS[split]
+        if named or (split == "train" and not chosen):
+            chosen = [path for path in files if path in chosen or split_of_name(path.name) is None]
+        if chosen:
+            return chosen
+    return []
+
+
+def _split_folder(source: Path, split: Split) -> Path | None:
+    """The folder of one split inside `source`, if there is one."""
+    return next((source / word for word in SPLIT_WORDS[split] if (source / word).is_dir()), None)
+
+
+def _kaggle_root(source: Path) -> Path | None:
+    """The folder that holds `Data/CLS-LOC` of Kaggle's layout, if `source` is of it."""
+    return next((root for root in (source, source / "ILSVRC") if (root / "Data" / "CLS-LOC").is_dir()), None)
 
 
 def own_split(source: Path) -> Split:
@@ -74,11 +106,11 @@ def has_split(source: Path, layout: Layout, split: Split) -> bool:
     """Whether the folder `source` holds this split apart from others: by a folder's name or a file's."""
     if source.is_file():
         return False
-    kaggle = kaggle_root(source)
+    kaggle = _kaggle_root(source)
     if kaggle and layout in ("auto", "kaggle"):
-        return split_folder(kaggle / "Data" / "CLS-LOC", split) is not None
-    for name, find in _FINDERS.items():
-        paths = find(source, split) if layout in ("auto", name) else []
+        return _split_folder(kaggle / "Data" / "CLS-LOC", split) is not None
+    for kind in _FILES:
+        paths = _find_files(source, kind, split) if layout in ("auto", kind) else []
         if any(split_of_name(path.name) == split or path.parent.name in SPLIT_WORDS[split] for path in paths):
             return True
-    return layout in ("auto", "folders", "flat") and split_folder(source, split) is not None
+    return layout in ("auto", "folders", "flat") and _split_folder(source, split) is not None
