@@ -93,28 +93,21 @@ def _norms(config: ModelConfig, layer: str, side: int) -> list[Call]:
     if "norms" in config.ablate:
         return []
     numbers, channels = recipe(config.recipe), config.tower_width(layer)
-    calls = [
-        # each tower's channels among themselves: the towers stand as images of their own meanwhile
-        ("reshape", {"shape": [-1, channels, side, side]}),
-        _norm(NEIGHBORS, numbers.norm_scale, CHANNEL_CONSTANT),
-        ("reshape", {"shape": [-1, config.towers * channels, side, side]}),
-    ]
-    has_spatial = layer == "conv2" and numbers.spatial_norm
-    return calls + (_spatial_norm(config.towers * channels, side) if has_spatial else [])
-
-
-def _spatial_norm(channels: int, side: int) -> list[Call]:
-    """The norm over pixels, which PyTorch lacks, by that over channels: a pixel's 25 neighbors become channels.
-
-    The middle one stays. The zeros that `unfold` and the norm put around the edge count in no sum.
-    """
+    towers_apart: Call = ("reshape", {"shape": [-1, channels, side, side]})  # as images of their own meanwhile
+    together: Call = ("reshape", {"shape": [-1, config.towers * channels, side, side]})
+    calls = [towers_apart, _norm(NEIGHBORS, numbers.norm_scale, CHANNEL_CONSTANT), together]
+    if layer != "conv2" or not numbers.spatial_norm:
+        return calls
+    # The norm over pixels, which PyTorch lacks, by that over channels: a pixel's 25 neighbors become channels, and the
+    # middle one stays. The zeros that `unfold` and the norm put around the edge count in no sum.
     pixels = NEIGHBORS**2
     return [
+        *calls,
         ("unfold", {"kernel_size": NEIGHBORS, "padding": NEIGHBORS // 2}),
         ("reshape", {"shape": [-1, pixels, side * side]}),
         _norm(pixels, SPATIAL_SCALE, SPATIAL_CONSTANT),
         ("narrow", {"dim": 1, "start": pixels // 2, "length": 1}),
-        ("reshape", {"shape": [-1, channels, side, side]}),
+        together,
     ]
 
 

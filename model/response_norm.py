@@ -3,9 +3,9 @@
     across channels   b = a / (2 + scale · Σ a²)^0.75   Σ over 5 channels of one tower (Krizhevsky 2012 §3.3)
     over pixels       b = a / (1 + scale · Σ a²)^0.75   Σ over 5×5 pixels of a channel (`rnorm`, layers-145.cfg)
 
-Where it runs: on the CPU in numba (`model.norm_kernels`), one pass forward and one backward; on a GPU the plain formula
-through torch.compile, which fuses it into one kernel each way, or as it stands where kernels cannot be compiled (with a
-warning); inside another torch.compile the plain formula. `implementation` says which. To check on a GPU: `make
+Where it runs: on the CPU in numba (`model.norm_kernels`), one pass forward and one backward; on a GPU by torch.compile,
+one kernel forward and two backward (tests/model/test_triton.py), or the plain formula where kernels cannot be compiled
+(with a warning); inside another torch.compile the plain formula. `implementation` says which. To check on a GPU: `make
 test-gpu` (equality), `python -m benchmarks step` (speed).
 """
 
@@ -24,14 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.norm_kernels import (
-    channel_backward,
-    channel_forward,
-    edge_masks,
-    over_threads,
-    spatial_backward,
-    spatial_forward,
-)
+from model import norm_kernels
 
 logger = logging.getLogger(__name__)
 CHANNEL_CONSTANT = 2.0  # k, §3.3; minDiv of the original
@@ -97,46 +90,65 @@ def can_compile() -> bool:
 
 
 def _dispatch(x: Tensor, norm: "_Norm", scale: float, towers: int) -> Tensor:
-    chosen = implementation(x.device)
     wide = x if x.dtype in WIDE else x.float()
-    if chosen == "numba":
-        result = _Fused.apply(wide, norm, scale, towers)
-    else:
-        result = (_compiled(norm.plain) if chosen == "compiled" else norm.plain)(wide, scale, towers)
+    is_plain = implementation(x.device) == "plain"
+    result = norm.plain(wide, scale, towers) if is_plain else _Fused.apply(wide, norm, scale, towers)
     return result.to(x.dtype)
 
 
 @functools.cache
-def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(plain, dynamic=True)  # else few small shapes exceed dynamo's limit of eight recompilations
+def _compiled(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(formula, dynamic=True)  # else few small shapes exceed dynamo's limit of eight recompilations
+
+
+def _sum_channels(values: Tensor, towers: int) -> Tensor:
+    """Σ over the five channels of one tower around each."""
+    n, channels, height, width = values.shape
+    count = channels // towers
+    padded = F.pad(values.view(n, towers, count, height, width), (0, 0, 0, 0, 2, 2))
+    sums = sum(padded[:, :, first : first + count] for first in range(5))
+    assert isinstance(sums, Tensor)
+    return sums.reshape_as(values)
+
+
+def _mean_pixels(values: Tensor) -> Tensor:
+    """Σ / 25 over the 5×5 pixels around each, zeros outside."""
+    return F.avg_pool2d(values, 5, stride=1, padding=2, count_include_pad=True)
 
 
 def _plain_channel(x: Tensor, scale: float, towers: int) -> Tensor:
-    """The formula in PyTorch's operations."""
-    n, channels, height, width = x.shape
-    squares = F.pad(x.square().view(n, towers, channels // towers, height, width), (0, 0, 0, 0, 2, 2))
-    count = channels // towers
-    sums = sum(squares[:, :, first : first + count] for first in range(5))
-    assert isinstance(sums, Tensor)
-    return x * (CHANNEL_CONSTANT + scale * sums).reshape_as(x).pow(-0.75)
+    return x * (CHANNEL_CONSTANT + scale * _sum_channels(x.square(), towers)).pow(-0.75)
+
+
+def _channel_gradient(x: Tensor, dy: Tensor, scale: float, towers: int) -> Tensor:
+    """What autograd makes of `_plain_channel` is seven kernels, and keeps the padded squares; this is two."""
+    sums = CHANNEL_CONSTANT + scale * _sum_channels(x.square(), towers)
+    scaled = dy * sums.pow(-0.75)
+    return scaled - 1.5 * scale * x * _sum_channels(scaled * x / sums, towers)
 
 
 def _plain_spatial(x: Tensor, scale: float, towers: int) -> Tensor:
-    """The formula in PyTorch's operations; towers play no part, since each channel is alone."""
-    means = F.avg_pool2d(x.square(), 5, stride=1, padding=2, count_include_pad=True)
-    return x * (SPATIAL_CONSTANT + 25 * scale * means).pow(-0.75)
+    """Towers play no part, since each channel is alone."""
+    return x * (SPATIAL_CONSTANT + 25 * scale * _mean_pixels(x.square())).pow(-0.75)
+
+
+def _spatial_gradient(x: Tensor, dy: Tensor, scale: float, towers: int) -> Tensor:
+    sums = SPATIAL_CONSTANT + 25 * scale * _mean_pixels(x.square())
+    scaled = dy * sums.pow(-0.75)
+    return scaled - 37.5 * scale * x * _mean_pixels(scaled * x / sums)
 
 
 class _Norm(NamedTuple):
-    """A norm's formula in PyTorch's operations, and its two CPU kernels."""
+    """A norm and its gradient in PyTorch's operations, and as the CPU's kernels."""
 
     plain: Callable[[Tensor, float, int], Tensor]
+    gradient: Callable[[Tensor, Tensor, float, int], Tensor]
     forward: Callable[..., None]
     backward: Callable[..., None]
 
 
-CHANNEL_NORM = _Norm(_plain_channel, channel_forward, channel_backward)
-SPATIAL_NORM = _Norm(_plain_spatial, spatial_forward, spatial_backward)
+CHANNEL_NORM = _Norm(_plain_channel, _channel_gradient, norm_kernels.channel_forward, norm_kernels.channel_backward)
+SPATIAL_NORM = _Norm(_plain_spatial, _spatial_gradient, norm_kernels.spatial_forward, norm_kernels.spatial_backward)
 
 
 def _run(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
@@ -147,22 +159,25 @@ def _run(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float,
     arrays = [tensor.detach().permute(0, 2, 3, 1).view(shape).numpy() for tensor in tensors]  # never copies
     number = arrays[0].dtype.type
     if of_pixels:  # each channel is alone: towers play no part
-        over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
+        norm_kernels.over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
         return
     own = max(1, channels // towers)
-    arguments = (*arrays, edge_masks(own, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
-    over_threads(kernel, arguments, arrays[0].size // own, own)
+    arguments = (*arrays, norm_kernels.edge_masks(own, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
+    norm_kernels.over_threads(kernel, arguments, arrays[0].size // own, own)
 
 
 class _Fused(torch.autograd.Function):
-    """A norm on the CPU."""
+    """A norm of which nothing but the input is kept: numba's kernels on the CPU, compiled formulas on a GPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: _Norm, scale: float, towers: int) -> Tensor:
+        ctx.settings = norm, scale, towers
+        if implementation(x.device) == "compiled":
+            ctx.save_for_backward(x)
+            return _compiled(norm.plain)(x, scale, towers)
         x = x.contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
         ctx.save_for_backward(x)
-        ctx.settings = norm, scale, towers
         _run(norm.forward, (x, y), scale, towers)
         return y
 
@@ -171,6 +186,8 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         norm, scale, towers = ctx.settings
+        if implementation(x.device) == "compiled":
+            return _compiled(norm.gradient)(x, dy, scale, towers), None, None, None
         dx = torch.empty_like(x)
         _run(norm.backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
         return dx, None, None, None

@@ -227,8 +227,12 @@ def test_many_shapes_stay_within_the_limit_of_recompilations(monkeypatch: pytest
     assert len(shapes) == 30
     for shape in shapes:
         x = random_images(shape, torch.float64)
-        assert_close(response_norm(x, 0.1, 2), pytorch_norm(x, 0.1, 2), 1e-12)
-        assert_close(spatial_norm(x, 0.1), _plain_spatial(x, 0.1, 1), 1e-12)
+        for norm, formula, towers in ((response_norm, pytorch_norm, 2), (spatial_norm, _plain_spatial, 1)):
+            options = {"towers": 2} if towers == 2 else {}
+            found = value_and_gradient(lambda x, norm=norm, options=options: norm(x, 0.1, **options), x)
+            expected = value_and_gradient(lambda x, formula=formula, towers=towers: formula(x, 0.1, towers), x)
+            for one, other in zip(found, expected, strict=True):
+                assert_close(one, other, 1e-12)
     pixels = [(n, c, size, size) for n in range(1, 4) for c in (12, 24, 2) for size in (1, 2, 3, 6)]
     assert len(pixels) == 36
     for shape in pixels:  # more than dynamo's own choice of what is dynamic would bear
