@@ -47,6 +47,12 @@ class PartWorth:
     top5: float | None
     about: str | None
 
+    def in_points(self) -> tuple[str, str]:
+        """Top-1 and top-5, as `about +1.00`, in percentage points; empty where no figure was published."""
+        about = f"{self.about} " if self.about else ""
+        top1, top5 = ("" if share is None else f"{about}{100 * share:+.2f}" for share in (self.top1, self.top5))
+        return top1, top5
+
 
 def _table(name: str) -> list[dict[str, Any]]:
     """The rows of a table beside this file: numbers as such, an empty field as None. Lines with a # are notes."""

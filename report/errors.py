@@ -99,8 +99,7 @@ def baseline_section(run: TrainedRun, baseline: TrainedRun) -> Section:
     before = baseline.state["train_config"].get("ablate", ())
     for part in run.state["train_config"].get("ablate", ()):
         for worth in worth_of(part) if part not in before else ():
-            about = f"{worth.about or ''} ".lstrip()
-            top1, top5 = ("" if share is None else f"{about}{100 * share:+.2f}" for share in (worth.top1, worth.top5))
+            top1, top5 = worth.in_points()
             rows.append((f"without {part}: {worth.source}", top1, "", top5, "", ""))
     return Section("baseline", "Difference to the baseline", blocks=[paired_table(rows)])
 

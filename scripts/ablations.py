@@ -10,10 +10,11 @@ import argparse
 import json
 import sys
 import textwrap
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from common.command_line import Parser, flag
@@ -25,6 +26,7 @@ from evaluation.trained_run import EvaluationError
 from training.config import ABLATIONS, TrainConfig
 
 IDENTITY = [item.name for item in fields(TrainConfig) if item.metadata.get("identity")]
+ERRORS = {"top1": 1, "top5": 5}
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -39,53 +41,44 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def compare(part: str, folder: Path, whole: dict[str, Any]) -> dict[str, Any]:
     """What the table says of one part. Raises EvaluationError if its run differs from `whole` in more than the part."""
-    run = read_run(folder)
-    expected = whole["options"] | {"ablate": [part]}
-    wrong = [f"{flag(name)} is {run['options'][name]}, expected {expected[name]}" for name in IDENTITY
-             if run["options"][name] != expected[name]]  # fmt: skip
+    run, expected = read_run(folder), whole["options"] | {"ablate": [part]}
+    differing = [name for name, value in run["options"].items() if value != expected[name]]
+    wrong = [f"{flag(name)} is {run['options'][name]}, expected {expected[name]}" for name in differing]
     if run["report"]["dataset"] != whole["report"]["dataset"]:
         wrong.append("it was evaluated on another split")
     if wrong:
         raise EvaluationError(f"{folder} is no ablation of {part}: {'; '.join(wrong)}")
-    result: dict[str, Any] = {"part": part}
-    for name, guesses in (("top1", 1), ("top5", 5)):
+    row: dict[str, Any] = {"part": part, "sources": [asdict(worth) for worth in worth_of(part)]}
+    said = [(", ".join(filter(None, worth.in_points())), worth.source) for worth in worth_of(part)]
+    row["said"] = "; ".join(f"{points} ({source})".strip() for points, source in said)
+    for name, guesses in ERRORS.items():
         paired = compare_answers(whole["answers"].correct(guesses), run["answers"].correct(guesses))
-        error = run["report"]["ten_patch"][f"{name}_error"]
-        result[name] = {"error": error, "more": paired.difference, "low": paired.low, "high": paired.high}
-    result["sources"] = [{"source": item.source, "top1": item.top1, "top5": item.top5} for item in worth_of(part)]
-    return result
+        interval = {"low": paired.low, "high": paired.high, "in_points": paired.in_points()}
+        row[name] = {"error": run["report"]["ten_patch"][f"{name}_error"], "more": paired.difference, **interval}
+    return row
 
 
 def markdown(table: dict[str, Any]) -> str:
     """The table for people: errors in per cent, differences in points."""
-
-    def points(share: float | None) -> str:
-        return "–" if share is None else f"{100 * share:+.2f}"
-
-    lines = [f"# What each part is worth: {table['images']:,} images of {table['split']}, ten patches", ""]
-    lines += [table["note"], ""] if table["note"] else []
-    lines += [
-        "Errors in per cent; by how many points more without a part, with a 95 % interval for matched pairs; what the",
-        "sources say.",
-        "",
-        "| without | top-1 | more | top-5 | more | sources: top-1, top-5 |",
-        "|---|---|---|---|---|---|",
-    ]
-    whole = table["whole"]
-    lines.append(f"| nothing | {100 * whole['top1_error']:.2f} | | {100 * whole['top5_error']:.2f} | | |")
+    top1, top5 = (f"{100 * table['whole'][f'{name}_error']:.2f}" for name in ERRORS)
+    rows = [("nothing", top1, "", top5, "", "")]
     for row in table["parts"]:
         if "missing" in row:
-            lines.append(f"| {row['part']} | {row['missing']} | | | | |")
+            rows.append((row["part"], row["missing"], "", "", "", ""))
             continue
-        cells = [cell for name in ("top1", "top5") for cell in (
-            f"{100 * row[name]['error']:.2f}",
-            f"{points(row[name]['more'])} [{points(row[name]['low'])}, {points(row[name]['high'])}]",
-        )]  # fmt: skip
-        said = "; ".join(
-            f"{points(item['top1'])}, {points(item['top5'])} ({item['source']})" for item in row["sources"]
-        )
-        lines.append(f"| {row['part']} | {' | '.join(cells)} | {said} |")
-    return "\n".join(lines) + "\n"
+        errors = (text for name in ERRORS for text in (f"{100 * row[name]['error']:.2f}", row[name]["in_points"]))
+        rows.append((row["part"], *errors, row["said"]))
+    head = f"""# What each part is worth: {table["images"]:,} images of {table["split"]}, ten patches
+
+{table["note"]}
+
+Errors in per cent; by how many points more without a part, with a 95 % interval for matched pairs; what the
+sources say.
+
+| without | top-1 | more | top-5 | more | sources: top-1, top-5 |
+|---|---|---|---|---|---|
+"""
+    return head.replace("\n\n\n\n", "\n\n") + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def draw(table: dict[str, Any], path: Path) -> None:
@@ -93,12 +86,10 @@ def draw(table: dict[str, Any], path: Path) -> None:
     rows = [row for row in table["parts"] if "top1" in row][::-1]
     figure = Figure(figsize=(7, 1.2 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for height, row in enumerate(rows):
-        more, low, high = (100 * row["top1"][name] for name in ("more", "low", "high"))
-        axes.plot([low, high], [height, height], color="#0072b2")
-        axes.plot(more, height, "o", color="#0072b2", label="" if height else "here, 95 % interval")
-        said = [100 * item["top1"] for item in row["sources"] if item["top1"] is not None]
-        axes.plot(said, [height] * len(said), "x", color="#d55e00", label="" if height else "sources")
+    more, low, high = (np.array([100 * row["top1"][name] for row in rows]) for name in ("more", "low", "high"))
+    axes.errorbar(more, range(len(rows)), xerr=(more - low, high - more), fmt="o", label="here, 95 % interval")
+    said = [(item["top1"], height) for height, row in enumerate(rows) for item in row["sources"] if item["top1"]]
+    axes.plot([100 * top1 for top1, _ in said], [height for _, height in said], "x", label="sources")
     axes.axvline(0, color="#8a8a8a", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"without {row['part']}" for row in rows])
     axes.set_xlabel("points of top-1 error more than the whole network\n" + textwrap.fill(table["note"], 80))

@@ -22,7 +22,7 @@ GRAY_LEVELS = 16  # load_digits gives 0..16, ink bright
 
 
 def write_digits(out: Path) -> int:
-    """Writes the folders and returns the number of files. `out` appears whole, or not at all."""
+    """Write the folders, say so, and return 0. `out` appears whole, or not at all."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     digits = load_digits()
@@ -39,21 +39,11 @@ def write_digits(out: Path) -> int:
         canvas.save(folder / f"digit-{number:04d}.jpg", quality=90)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
-    return len(digits.target)
-
-
-def main() -> int:
-    """The command line. Returns the exit status."""
-    parser = Parser(prog="digits.py", description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; what it held is replaced")
-    return run_command(lambda: run(parser.parse_args().out))
-
-
-def run(out: Path) -> int:
-    """Write the digits; returns 0."""
-    sys.stdout.write(f"{write_digits(out)} digits in {out}\n")
+    sys.stdout.write(f"{len(digits.target)} digits in {out}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = Parser(prog="digits.py", description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; what it held is replaced")
+    sys.exit(run_command(lambda: write_digits(parser.parse_args().out)))
