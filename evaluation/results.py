@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,20 +150,22 @@ def read_predictions(run: Path, classes: int) -> Predictions | None:
             ids, labels, best, probability = (rows[name] for name in ("ids", "labels", "best", "probability"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _foreign(path, str(error)) from None
-    whole_number = f"expected whole numbers in 0..{classes - 1}"
-    rules: dict[str, Callable[[], Any]] = {
-        "expected rows": lambda: best.ndim == 2 and best.size,
-        "expected a row for each sample, in order": lambda: np.array_equal(ids, np.arange(len(best))),
-        "expected a label for each row": lambda: labels.shape == ids.shape,
-        "expected a probability for each guess": lambda: probability.shape == best.shape,
-        f"labels: {whole_number}": lambda: labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < classes,
-        f"best: {whole_number}": lambda: best.dtype.kind in "iu" and 0 <= best.min() <= best.max() < classes,
-        "probability: expected finite numbers": lambda: (
-            probability.dtype.kind == "f" and np.isfinite(probability).all()
-        ),
+
+    def whole(values: np.ndarray) -> bool:
+        return bool(values.dtype.kind in "iu" and values.size and 0 <= values.min() <= values.max() < classes)
+
+    rows_expected = best.shape[0] if best.ndim == 2 else 0
+    rules = {
+        "expected rows": best.size and rows_expected,
+        "expected a row for each sample, in order": np.array_equal(ids, np.arange(rows_expected)),
+        "expected a label for each row": labels.shape == ids.shape,
+        "expected a probability for each guess": probability.shape == best.shape,
+        f"labels: expected whole numbers in 0..{classes - 1}": whole(labels),
+        f"best: expected whole numbers in 0..{classes - 1}": whole(best),
+        "probability: expected finite numbers": probability.dtype.kind == "f" and np.isfinite(probability).all(),
     }
     for rule, holds in rules.items():
-        if not holds():
+        if not holds:
             raise _foreign(path, rule)
     return Predictions(labels=labels, best=best, probability=probability)
 

@@ -24,8 +24,6 @@ FIGURES = ("top1_error", "top5_error", "log_loss")
 HEADER = ("errors in per cent, 95 % intervals", "top-1", "top-5", "log loss")
 CLASS_COLUMNS = ("label", "wnid", "name", "images", "top1_errors", "top5_errors", "top1_error", "top5_error")
 
-Row = tuple[str, ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
@@ -70,7 +68,7 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> PairedDifference:
     )
 
 
-def error_rows(report: Mapping[str, Any]) -> list[Row]:
+def error_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows (what, top-1, top-5, log loss) of a report.json: three methods, each of several networks, the references."""
     members = report.get("members", [])
     networks = f", {len(members)} networks" if members else ""
@@ -81,7 +79,7 @@ def error_rows(report: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-def error_row(title: str, figures: Mapping[str, Any]) -> Row:
+def error_row(title: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
     """`title` and the figures: ours with two digits (log loss: four) and their interval, published ones as they are."""
     cells = []
     for name in FIGURES:

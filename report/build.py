@@ -1,49 +1,45 @@
 """The sections in the page's order → the page and its charts on the disk, and a few lines for the screen."""
 
 import datetime
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from common.files import write_atomically
 from evaluation.results import AVERAGE, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
-from report.augmented import augmented_section
+from report import ReportOptions
 from report.classes import classes_section, confusions_section, mistakes_section, picture_source
 from report.configuration import configuration_section, differences_section
 from report.curves import COLUMNS, curves_section, read_metrics
 from report.errors import NOT_EVALUATED, average_section, baseline_section, compared_section, errors_section
-from report.figures import filters_section, guesses_section, neighbors_section
 from report.page import Charts, Section, render
-
-if TYPE_CHECKING:
-    from report.__main__ import ReportOptions
+from report.pictures import augmented_section, filters_section, guesses_section, neighbors_section
 
 Evaluation = Mapping[str, Any] | None
 
 
-def report_run(options: "ReportOptions") -> list[str]:
-    """Write the page on one run; returns lines for the screen. Raises EvaluationError and what opening a run raises."""
-    assert options.run_dir is not None
-    run = TrainedRun.open(options.run_dir, options.checkpoint)
-    evaluation = read_report(run.path)
-    facts = run_facts(run, evaluation)
-    page = options.out or run.path / "report.html"
-    written = write_page(page, f"Run {run.path.resolve().name}", facts, run_sections(run, evaluation, options))
-    return [*(f"{name}: {value}" for name, value in facts), written]
+def make_page(options: ReportOptions) -> int:
+    """Write the page, print its head, and return 0. Raises EvaluationError and what opening a run raises."""
+    paths = [options.run_dir] if options.run_dir else options.compare
+    run, *others = runs = [TrainedRun.open(path, options.checkpoint) for path in paths]
+    if others:
+        title, facts, name = f"{len(runs)} runs", [("runs", ", ".join(map(str, paths)))], "compare.html"
+        sections = [compared_section(runs), curves_section(runs), differences_section(runs)]
+    else:
+        evaluation, name = read_report(run.path), "report.html"
+        title, facts = f"Run {run.path.resolve().name}", run_facts(run, evaluation)
+        sections = run_sections(run, evaluation, options)
+    written = write_page(options.out or run.path / name, title, facts, sections)
+    head = "".join(f"{name}: {value}\n" for name, value in facts)
+    sys.stdout.write("" if options.quiet else f"{head}{written}\n")
+    return 0
 
 
-def compare_runs(options: "ReportOptions") -> list[str]:
-    """Write the page on several runs; returns lines for the screen. Raises as `report_run`."""
-    runs = [TrainedRun.open(path, options.checkpoint) for path in options.compare]
-    facts, page = [("runs", ", ".join(map(str, options.compare)))], options.out or runs[0].path / "compare.html"
-    sections = [compared_section(runs), curves_section(runs), differences_section(runs)]
-    return [write_page(page, f"{len(runs)} runs", facts, sections)]
-
-
-def run_sections(run: TrainedRun, evaluation: Evaluation, options: "ReportOptions") -> list[Section]:
+def run_sections(run: TrainedRun, evaluation: Evaluation, options: ReportOptions) -> list[Section]:
     """All sections in the page's order; one that cannot be shown has the sentence that says why."""
     held_out, no_held_out = try_split(run, evaluation["split"] if evaluation else "val", options.shards)
     training, no_training = try_split(run, "train", options.shards)

@@ -10,8 +10,8 @@ from evaluation.results import Predictions
 from evaluation.trained_run import TrainedRun
 from evaluation.views import pixels_of
 from report.drawing import picture, short_name
-from report.figures import guess_bars
 from report.page import Bar, Card, Cell, Gallery, Section, Table
+from report.pictures import guess_card
 from sharding import ShardSet
 
 CONFUSIONS, MISTAKES, SIDE = 50, 24, 112
@@ -44,14 +44,13 @@ def confusions_section(run: TrainedRun, predictions: Predictions, pictures: Pict
     for label, guess, count in pairs[:CONFUSIONS].tolist():
         of_guess = [*_surest(predictions, guess, guess), *np.flatnonzero(labels == guess).tolist()]
         examples = [*_surest(predictions, label, guess)[:1], *of_guess[:1]]
-        cards.append(
-            Card(
-                pictures=[uri for sample in examples for uri in pictures(sample)],
-                alternative=f"Left an image of {names[label]} taken for {names[guess]}, right one of {names[guess]}.",
-                title=f"{short_name(names[label])} → {short_name(names[guess])}",
-                lines=[f"{count:,} of {images[label]:,} images"],
-            )
+        uris = [uri for sample in examples for uri in pictures(sample)]
+        what = f"Left an image of {names[label]} taken for {names[guess]}, right one of {names[guess]}."
+        title, lines = (
+            f"{short_name(names[label])} → {short_name(names[guess])}",
+            [f"{count:,} of {images[label]:,} images"],
         )
+        cards.append(Card(pictures=uris, alternative=what, title=title, lines=lines))
     sentences = [
         f"{pairs[:, 2].sum():,} of {len(labels):,} images are taken for another class, in {len(pairs):,} "
         f"different ways; the {len(cards)} most frequent are these. Left the image confused with the highest "
@@ -72,14 +71,8 @@ def mistakes_section(run: TrainedRun, predictions: Predictions, pictures: Pictur
     names, wrong, cards = run.class_names, np.flatnonzero(~predictions.correct()), []
     for sample in wrong[np.argsort(-predictions.probability[wrong, 0], kind="stable")][:MISTAKES].tolist():
         label, best, shares = predictions.labels[sample], predictions.best[sample], predictions.probability[sample]
-        cards.append(
-            Card(
-                pictures=pictures(sample),
-                alternative=f"Image {sample} of the split, of class {names[label]}.",
-                title=short_name(names[label], 40),
-                lines=guess_bars(names, label, zip(best[:3], shares)),
-            )
-        )
+        what = f"Image {sample} of the split, of class {names[label]}."
+        cards.append(guess_card(pictures(sample), what, names, label, zip(best[:3], shares)))
     sentence = "Wrong images whose best guess has the highest probability: hard, or mislabeled. The title is the class."
     return _gallery_section("mistakes", "Most confident mistakes", [sentence, *notes], cards)
 

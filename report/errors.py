@@ -85,11 +85,11 @@ def _evaluated_answers(run: TrainedRun) -> tuple[Predictions, dict[str, Any]]:
 
 def paired_table(rows: list[tuple[str, ...]]) -> Table:
     """Differences between runs, a row each."""
+    note = ", not corrected for the number of comparisons" if len(rows) > 1 else ""
     caption = (
         "Differences between the answers for the same images, in points, with 95 % intervals for matched pairs "
-        "(Agresti and Min 2005). p: McNemar's exact test"
+        f"(Agresti and Min 2005). p: McNemar's exact test{note}."
     )
-    caption += ", not corrected for the number of comparisons." if len(rows) > 1 else "."
     return Table(header=("runs", "top-1", "p", "top-5", "p", "right in one / other only"), rows=rows, caption=caption)
 
 

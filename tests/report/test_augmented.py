@@ -10,9 +10,9 @@ import pytest
 from dali_pipelines import DataConfig, Loader, Normalize, draw
 from evaluation.trained_run import TrainedRun
 from evaluation.views import pixels_of
-from report.augmented import augmented_section, with_mean
 from report.drawing import picture
 from report.page import Gallery
+from report.pictures import augmented_section, with_mean
 from sharding import ShardSet
 
 

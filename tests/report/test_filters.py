@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from evaluation.trained_run import TrainedRun
-from report import figures
-from report.figures import filter_pictures, filters_section, tile
 from report.page import Card, Gallery
+from report.pictures import filter_pictures, filters_section, tile
 from tests.report.test_drawing import opened
 
 
@@ -26,7 +25,7 @@ def test_filters_are_scaled_about_mid_gray() -> None:
 
 
 def test_tiles_go_row_by_row_with_clear_lines_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "COLUMNS", 3)
+    monkeypatch.setattr("report.pictures.COLUMNS", 3)
     pictures = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((5, 2, 3, 3), np.uint8)
     sheet = tile(pictures)
     assert sheet.shape == (5, 11, 4)

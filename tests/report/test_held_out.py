@@ -8,10 +8,10 @@ import torch
 
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
-from report import figures
+from report import pictures
 from report.drawing import picture
-from report.figures import guess_bars, guesses_section, nearest, neighbors_section, spread
-from report.page import Gallery, Section
+from report.page import Bar, Gallery, Section
+from report.pictures import guess_card, guesses_section, nearest, neighbors_section, spread
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,19 @@ def test_guesses_are_the_best_of_the_ten_patch_probabilities(opened: tuple[Train
         ids = np.array([0, 1, 2, 3, 5, 6, 7, 8])  # eight of nine
         pixels, labels = pixels_of(held_out, ids), held_out.labels(ids)
     table = classifier.probabilities(pixels)
+    names = [f"class-{label}" for label in range(7)]
     for card, image, label, row in zip(gallery.cards, pixels, labels, table, strict=True):
-        assert card.pictures == [picture(image, 256)] and card.title == f"class-{label}"
+        assert card.title == f"class-{label}"
         best = sorted(range(7), key=lambda guess: -row[guess])[:5]
-        assert card.lines == guess_bars([f"class-{name}" for name in range(7)], label, [(g, row[g]) for g in best])
+        what = f"A held-out image of class class-{label}."
+        assert card == guess_card([picture(image, 256)], what, names, label, [(name, row[name]) for name in best])
 
 
 def test_a_guess_has_its_probability_as_bar_and_a_tick_if_it_is_right() -> None:
-    right, wrong = guess_bars(["hen", "tench, Tinca tinca"], 1, [(1, 0.25), (0, 0.5)])
+    card = guess_card(["uri"], "An image.", ["hen", "tench, Tinca tinca"], 1, [(1, 0.25), (0, 0.5)])
+    assert (card.pictures, card.alternative, card.title) == (["uri"], "An image.", "tench")
+    right, wrong = card.lines
+    assert isinstance(right, Bar) and isinstance(wrong, Bar)
     assert (right.text, right.share, right.marked) == ("✓ tench 25.0 %", 0.25, True)
     assert (wrong.text, wrong.share, wrong.marked) == ("hen 50.0 %", 0.5, False)
 
@@ -70,7 +75,7 @@ def test_nearest_agrees_with_all_distances() -> None:
 def test_neighbors_are_the_nearest_in_fc7(
     opened: tuple[TrainedRun, Classifier], among: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "CHUNK", 4)
+    monkeypatch.setattr(pictures, "CHUNK", 4)
     run, classifier = opened
     with run.open_split("val") as held_out, run.open_split("train") as training:
         section = neighbors_section(run, classifier, held_out, training, among)

@@ -1,11 +1,13 @@
-"""The sections after Krizhevsky 2012, Figures 3 and 4: first-layer filters, guesses, nearest training images."""
+"""The sections of pictures: filters, guesses and neighbors (Krizhevsky 2012, Figures 3 and 4), training batches."""
 
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
 
 from common import ceil_div
+from dali_pipelines import Batch, DataConfig, Loader, LoaderError, Normalize
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
 from model import ModelConfig
@@ -15,8 +17,8 @@ from sharding import ShardSet
 
 COLUMNS, SCALE = 16, 5  # filters in a row; screen pixels for each of a filter
 SHOWN, BEST = 8, 5
-QUERIES, NEIGHBORS, SIDE = 5, 6, 128
-CHUNK = 250
+QUERIES, NEIGHBORS, CHUNK = 5, 6, 250
+SHOWN_OF_BATCH, SIDE = 24, 128
 
 
 def filter_pictures(weights: np.ndarray) -> np.ndarray:
@@ -44,14 +46,10 @@ def filters_section(run: TrainedRun) -> Section:
     """A sheet for each tower: the first half of conv1's filters is tower A (the paper's GPU 1), the second tower B."""
     weights = run.state["model"]["conv1.weight"].float().numpy()
     towers = ModelConfig(**run.state["model_config"]).towers
-    cards = [
-        Card(
-            pictures=[picture(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))],
-            title=f"tower {tower}",
-            alternative=f"{len(filters)} filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color.",
-        )
-        for filters, tower in zip(np.split(filter_pictures(weights), towers), "AB")
-    ]
+    what, cards = f"filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color.", []
+    for filters, tower in zip(np.split(filter_pictures(weights), towers), "AB"):
+        sheet = picture(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))
+        cards.append(Card(pictures=[sheet], title=f"tower {tower}", alternative=f"{len(filters)} {what}"))
     caption = "Arranged as in Krizhevsky 2012, Figure 3. Gray is a weight of 0; each filter fills its own range."
     return Section("filters", "First-layer filters", blocks=[Gallery(cards=cards, size="sheet", caption=caption)])
 
@@ -68,14 +66,8 @@ def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet)
     pixels, cards = pixels_of(held_out, ids), []
     for image, label, probabilities in zip(pixels, held_out.labels(ids), classifier.probabilities(pixels)):
         best = np.argsort(-probabilities, kind="stable")[:BEST]
-        cards.append(
-            Card(
-                pictures=[picture(image, 256)],
-                alternative=f"A held-out image of class {names[label]}.",
-                title=short_name(names[label], 40),
-                lines=guess_bars(names, label, zip(best, probabilities[best])),
-            )
-        )
+        what = f"A held-out image of class {names[label]}."
+        cards.append(guess_card([picture(image, 256)], what, names, label, zip(best, probabilities[best])))
     caption = (
         "Krizhevsky 2012, Figure 4, left. Ten patches; the true class is orange with a tick. The images are spread "
         f"evenly over split {held_out.split}, not chosen by result."
@@ -83,16 +75,15 @@ def guesses_section(run: TrainedRun, classifier: Classifier, held_out: ShardSet)
     return Section("guesses", "Guesses on held-out images", blocks=[Gallery(cards=cards, caption=caption)])
 
 
-def guess_bars(names: list[str], label: int, guesses: Iterable[tuple[int, float]]) -> list[Bar]:
-    """A bar for each (class, probability): `✓ goldfish 50.0 %`, marked, for class `label`, others without the tick."""
-    return [
-        Bar(
-            text=f"{'✓ ' if guess == label else ''}{short_name(names[guess])} {100 * float(share):.1f} %",
-            share=float(share),
-            marked=bool(guess == label),
-        )
-        for guess, share in guesses
-    ]
+def guess_card(
+    pictures: list[str], alternative: str, names: list[str], label: int, guesses: Iterable[tuple[int, float]]
+) -> Card:
+    """An image of class `label`, a bar for each guess (class, probability): `✓ goldfish 50.0 %`, marked, if right."""
+    bars = []
+    for guess, share in guesses:
+        text = f"{'✓ ' if guess == label else ''}{short_name(names[guess])} {100 * float(share):.1f} %"
+        bars.append(Bar(text=text, share=float(share), marked=bool(guess == label)))
+    return Card(pictures=pictures, alternative=alternative, title=short_name(names[label], 40), lines=bars)
 
 
 def nearest(training: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
@@ -130,3 +121,41 @@ def neighbors_section(
 
 def _neighbor(pixels: np.ndarray, title: str, *, marked: bool) -> Card:
     return Card(pictures=[picture(pixels, SIDE)], alternative=title, title=title, marked=marked)
+
+
+def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
+    """Undo division and mean of a standardized training batch: uint8 [n, 224, 224, 3], clipped to 0..255.
+
+    Crop, mirror and color noise stay. What the recipe makes of black pixels without noise is minus its mean over its
+    divisor, so taking that away leaves pixel plus noise.
+    """
+    augmentation = batch.augmentation
+    black = torch.zeros(len(augmentation), 3, *batch.images.shape[2:], dtype=torch.uint8, device=batch.images.device)
+    minus_mean = normalize(black, augmentation, noise=False)
+    seen = (batch.images * augmentation.divisor - minus_mean).clamp(0, 255).round()
+    return seen.to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def augmented_section(run: TrainedRun, training: ShardSet) -> Section:
+    """The first training batches of epochs 1 and 2, in the batch's order."""
+    title, galleries = "Training batches as the network sees them", []
+    try:
+        config = DataConfig(**run.state["data_config"])
+    except (TypeError, ValueError) as error:
+        return Section("augmented", title, [f"No batch: data_config of the checkpoint: {error}"])
+    normalize = Normalize(run.statistics, run.recipe, "cpu")
+    try:
+        with Loader(training, config, statistics=run.statistics) as loader:
+            for epoch in (0, 1):
+                batch = next(iter(loader.epoch(epoch)))
+                noise = float(np.abs(batch.augmentation.rgb_offset[:SHOWN_OF_BATCH]).max())
+                seen = (picture(pixels, SIDE) for pixels in with_mean(batch, normalize)[:SHOWN_OF_BATCH])
+                cards = [Card(pictures=[uri], alternative="A training image, cropped.") for uri in seen]
+                caption = f"First batch of epoch {epoch + 1}, color noise of up to {noise:.0f} gray levels."
+                galleries.append(Gallery(cards=cards, size="small", caption=caption))
+    except LoaderError as error:
+        return Section("augmented", title, [f"No batch: {error}"])
+    crops = "crops" if config.random_crops else "center crops"
+    what = f"{crops}, mirrors and color noise" if config.augment else "center crops (trained without augmentation)"
+    sentence = f"Recipe {run.recipe}: 224×224 {what}, the mean added back, values clipped to 0..255."
+    return Section("augmented", title, [sentence], galleries)
