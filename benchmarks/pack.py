@@ -102,7 +102,7 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample, encoding: En
     samples = [Sample(file.stem, file.name, "", str(file), 0, -1) for file in files]
     options = PackOptions(source=folder, out=folder, resample=resample, encoding=encoding)
     tar, labels = folder / "train-000000.tar", [0] * len(samples)
-    task = PartTask(tar=tar, part=0, samples=samples, labels=labels, options=options, summed=True)
+    task = PartTask(tar=tar, part=0, samples=samples, labels=labels, options=options)
     return timed(lambda: join_parts(tar, [task.path], pack_part(task), encoding).samples)
 
 

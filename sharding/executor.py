@@ -37,10 +37,8 @@ def open_executor(workers: int, scheduler: str | None = None) -> Iterator[tuple[
             with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as processes:
                 yield processes, workers
         except BrokenProcessPool:
-            raise ShardError(
-                "a worker process died (out of memory?); what is finished is kept: "
-                "run the same command again, perhaps with fewer --workers"
-            ) from None
+            advice = "what is finished is kept: run the same command again, perhaps with fewer --workers"
+            raise ShardError(f"a worker process died (out of memory?); {advice}") from None
 
 
 def prestart(workers: int, scheduler: str | None = None) -> None:
@@ -87,17 +85,15 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
             client = distributed.Client(address, set_as_default=False)
         client.wait_for_workers(1, timeout=_WAIT_SECONDS)
     except (OSError, ValueError) as error:
-        raise ShardError(
-            f"{address}: no dask scheduler with a worker answers within {_WAIT_SECONDS} s ({error}); start them with "
-            "`dask scheduler` and `dask worker`, where this package is installed"
-        ) from None
+        advice = "start them with `dask scheduler` and `dask worker`, where this package is installed"
+        what = f"no dask scheduler with a worker answers within {_WAIT_SECONDS} s ({error})"
+        raise ShardError(f"{address}: {what}; {advice}") from None
     with client:
         try:
             yield client.get_executor(pure=False, retries=3), max(1, sum(client.nthreads().values()))
         except FileNotFoundError as error:
-            raise ShardError(
-                f"{error.filename}: not found on a worker; SRC and OUT must lie where all workers of {address} see them"
-            ) from None
+            where = f"SRC and OUT must lie where all workers of {address} see them"
+            raise ShardError(f"{error.filename}: not found on a worker; {where}") from None
 
 
 class PlainBar:

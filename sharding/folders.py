@@ -18,6 +18,7 @@ _MAPPING, _SOLUTION = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
 def open_folder(folder: Path, layout: str) -> Source:
     """Class folders (`<class>/<image>`), or one flat folder of pictures. Raises ShardError if it may be both."""
     skipped, flat, classes = Skipped(), [], []
+    records: Iterator[Record]
     for entry in _entries(folder):
         kind = _kind(entry)
         if kind == "folder" or (kind == _LINKED and not folder.resolve().is_relative_to(Path(entry.path).resolve())):
@@ -35,7 +36,7 @@ def open_folder(folder: Path, layout: str) -> Source:
         records = (Record(name, wnid_of_flat_name(name, at.path), at.path) for name, at in zip(names, flat))
     else:
         layout, others, reason, expected = "folders", flat, "outside the class folders", "<class>/<image> folders"
-        records = _class_records(classes, skipped)  # type: ignore[assignment]
+        records = _class_records(classes, skipped)
     for entry in others:
         skipped.add(reason, canonical(entry.name))
     return Source(layout=layout, records=records, expected=expected, skipped=skipped)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ import simplejpeg
 
 from common import ceil_div
 from common.files import sync_folder, write_atomically
-from sharding.manifest import MANIFEST, SUFFIX, file_sha256
+from sharding.manifest import MANIFEST, SUFFIX, ShardInfo, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import SPOOL, Sample
 from sharding.pictures import decode_stored, prepare_image
-from sharding.record import Encoding, RejectedImage, Resample, ShardError
+from sharding.record import Encoding, RejectedImage, ShardError
 from sharding.shard import Entry, ShardWriter, index_text, rows_of, tar_end
 from sharding.statistics import Sums
 
@@ -38,18 +38,13 @@ _SMALLEST_PART, _LARGEST_PART, _PARTS_PER_SLOT = 32, 512, 8
 
 @dataclass(frozen=True)
 class PartTask:
-    """Everything that packing one part of a shard needs; travels to the worker.
-
-    `tar` is the shard's file, `part` numbers its parts, `labels` are those of `samples`; `summed`: pixels are summed
-    for the statistics.
-    """
+    """What packing one part of the shard `tar` needs; travels to the worker. `labels` are those of `samples`."""
 
     tar: Path
     part: int
     samples: list[Sample]
     labels: list[int]
     options: PackOptions
-    summed: bool
 
     @property
     def path(self) -> Path:
@@ -63,28 +58,19 @@ class Packed:
 
     entries: list[Entry]
     rejects: list[dict[str, str]]
-    sums: Sums | None
+    sums: Sums
 
     @classmethod
-    def joined(cls, parts: Iterable["Packed"]) -> "Packed":
+    def joined(cls, parts: list["Packed"]) -> "Packed":
         """That of a shard, from its parts in order."""
-        parts = list(parts)
-        sums = [part.sums for part in parts if part.sums is not None]
-        return cls(
-            entries=[entry for part in parts for entry in part.entries],
-            rejects=[reject for part in parts for reject in part.rejects],
-            sums=Sums.merged(sums) if sums else None,
-        )
+        entries, rejects = ([row for part in parts for row in getattr(part, name)] for name in ("entries", "rejects"))
+        return cls(entries, rejects, Sums.merged(part.sums for part in parts))
 
 
 @dataclass(frozen=True)
-class ShardNote:
+class ShardNote(ShardInfo):
     """What is known of a finished shard; `<job>/<name>.npz` holds it, its rows of the table and its sums."""
 
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
     index_sha256: str
     rejects: list[dict[str, str]]
 
@@ -97,20 +83,20 @@ def part_samples(samples: int, slots: int) -> int:
 def pack_part(task: PartTask) -> Packed:
     """Pack one part of a shard into `task.path`. Calling it again gives the same bytes.
 
-    Every written picture is decoded again, and those pixels are summed if `task.summed`. Raises OSError for a full disk
-    or a source that cannot be read.
+    Every written picture is decoded again, and those pixels are summed for the statistics. Raises OSError for a full
+    disk or a source that cannot be read.
     """
-    sums, rejects, options = Sums() if task.summed else None, [], task.options
+    sums, rejects = Sums(), []
     with task.path.open("wb") as file:
-        writer = ShardWriter(file, options.encoding)
+        writer = ShardWriter(file, task.options.encoding)
         for sample, label in zip(task.samples, task.labels, strict=True):
             try:
-                stored = pack_picture(sample.read(), sums, options.quality, options.resample, options.encoding)
+                stored = pack_picture(sample.read(), sums, task.options)
             except RejectedImage as error:
                 rejects.append({"source": sample.source, "reason": str(error)})
                 continue
             writer.add(sample.key, stored, label)
-    return Packed(entries=writer.entries, rejects=rejects, sums=sums)
+    return Packed(writer.entries, rejects, sums)
 
 
 def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding) -> ShardNote:
@@ -128,9 +114,8 @@ def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding)
         file.write(index)
     index_sha256 = hashlib.sha256(index).hexdigest()
     note = ShardNote(tar.name, len(packed.entries), tar.stat().st_size, file_sha256(tar), index_sha256, packed.rejects)
-    sums = vars(packed.sums) if packed.sums else {}
     with write_atomically(note_path(tar)) as file:
-        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(packed.entries), **sums)
+        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(packed.entries), **vars(packed.sums))
     return note
 
 
@@ -148,12 +133,10 @@ def finished_note(tar: Path) -> ShardNote | None:
     return note if tar.stat().st_size == note.bytes else None
 
 
-def pack_picture(data: bytes, sums: Sums | None, quality: int, resample: Resample, encoding: Encoding) -> bytes:
+def pack_picture(data: bytes, sums: Sums, options: PackOptions) -> bytes:
     """Prepare one picture, decode what will be written, and add those pixels to `sums`; returns what to write."""
-    stored = prepare_image(data, quality=quality, resample=resample, encoding=encoding)
-    pixels = decode_stored(stored, encoding)
-    if sums is not None:
-        sums.add(pixels)
+    stored = prepare_image(data, quality=options.quality, resample=options.resample, encoding=options.encoding)
+    sums.add(decode_stored(stored, options.encoding))
     return stored
 
 
@@ -170,9 +153,8 @@ def open_job(work: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ShardError(
-                f"{work}: another pack command is at work there; wait for it, or choose another OUT"
-            ) from None
+            busy = "another pack command is at work there; wait for it, or choose another OUT"
+            raise ShardError(f"{work}: {busy}") from None
         begun = (folder / DRAFT).exists() or (work / MANIFEST).exists()
         _sweep(work, "*.part" if begun else "*-*")  # without a draft, nobody knows what the shards are of
         try:
@@ -222,7 +204,7 @@ def run_tasks(
             of_shard[number] = result
             if len(of_shard) == len(parts):
                 del packed[tar]
-                whole = Packed.joined(of_shard[part.part] for part in parts)
+                whole = Packed.joined([of_shard[part.part] for part in parts])
                 pending[executor.submit(join_parts, tar, files, whole, parts[0].options.encoding)] = (parts, None)
 
     try:
@@ -246,10 +228,8 @@ def check_rejects(notes: list[ShardNote], allowed: int, work: Path) -> None:
     if len(rejects) > allowed:
         first = "; ".join(f"{reject['source']}: {reject['reason']}" for reject in rejects[:3])
         more = "; …" if len(rejects) > 3 else ""
-        raise ShardError(
-            f"{len(rejects)} pictures cannot be packed, --max-rejects allows {allowed}: {first}{more}. "
-            f"Raise it to go on without them, or mend them, remove {work} and begin anew"
-        )
+        what = f"{len(rejects)} pictures cannot be packed, --max-rejects allows {allowed}: {first}{more}"
+        raise ShardError(f"{what}. Raise it to go on without them, or mend them, remove {work} and begin anew")
 
 
 def commit_split(work: Path, final: Path) -> None:
@@ -261,4 +241,5 @@ def commit_split(work: Path, final: Path) -> None:
 
 # Numba reads a kernel from its cache when it is first called, a quarter of a second for all. It is paid here, by the
 # process that workers are forked from, which imports this module while the main process lists the source.
-pack_picture(simplejpeg.encode_jpeg(np.full((300, 300, 3), 128, np.uint8)), Sums(), 95, "area", "jpeg")
+_GRAY = simplejpeg.encode_jpeg(np.full((300, 300, 3), 128, np.uint8))
+pack_picture(_GRAY, Sums(), PackOptions(source=Path(), out=Path()))

@@ -50,10 +50,8 @@ def list_source(
         source.skipped.add("a link to what the archive does not hold", name)
     if parts and len(parts) < 2:
         empty = "train" if "val" in parts else "val"
-        raise ShardError(
-            f"{options.source}: of its {parts.total()} pictures none is left for {empty}; "
-            f"give more pictures, or another share, as {as_typed('--val-fraction 0.5')}"
-        )
+        advice = f"give more pictures, or another share, as {as_typed('--val-fraction 0.5')}"
+        raise ShardError(f"{options.source}: of its {parts.total()} pictures none is left for {empty}; {advice}")
     absent = sorted(wnids.keys() - index.wnids().keys())
     if absent:
         logger.warning("%s: no picture of %d of the %d classes (%s, …)", split, len(absent), len(wnids), absent[0])

@@ -21,6 +21,7 @@ FORMAT = 1
 SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 """Of a picture's member in a tar."""
 
+_TYPES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 _hints = functools.cache(get_type_hints)
 _SHA256 = re.compile("[0-9a-f]{64}")
 _PLAIN_NAME = re.compile(r"[^/\0]*[^/\0.][^/\0]*")
@@ -94,7 +95,7 @@ class Manifest:
         if version != FORMAT:
             raise ShardError(f"{path}: format {version}, this program reads {FORMAT}")
         try:
-            manifest = _record(cls, content, "")
+            manifest = _typed(cls, content, "")
             if not draft:
                 manifest.check()
         except ValueError as error:
@@ -110,11 +111,11 @@ class Manifest:
         _check("classes", labels[:3], labels and len(set(labels)) == len(labels), "at least one, no label twice")
         _check("classes", min(labels), min(labels) >= 0, "labels from 0 on")
         for number, shard in enumerate(shards):
-            field_name = f"shards[{number}]"
-            _check(f"{field_name}.name", shard.name, _TAR_NAME.fullmatch(shard.name), "a file name that ends in .tar")
-            _check(f"{field_name}.samples", shard.samples, shard.samples > 0, "1 or more")
-            _check(f"{field_name}.bytes", shard.bytes, shard.bytes > 0, "1 or more")
-            _check(f"{field_name}.sha256", shard.sha256, _SHA256.fullmatch(shard.sha256), "64 hexadecimal digits")
+            own = f"shards[{number}]"
+            _check(f"{own}.name", shard.name, _TAR_NAME.fullmatch(shard.name), "a file name that ends in .tar")
+            _check(f"{own}.samples", shard.samples, shard.samples > 0, "1 or more")
+            _check(f"{own}.bytes", shard.bytes, shard.bytes > 0, "1 or more")
+            _check(f"{own}.sha256", shard.sha256, _SHA256.fullmatch(shard.sha256), "64 hexadecimal digits")
         total = sum(shard.samples for shard in shards)
         _check("samples", self.samples, self.samples == total, f"{total}, which its shards hold")
         for name, sha256 in self.checksums.items():
@@ -127,36 +128,28 @@ def _check(field_name: str, value: Any, sound: object, expected: str) -> None:
         raise ValueError(f"{field_name} is {value!r:.80}, expected {expected}")
 
 
-def _record(kind: Any, content: Any, name: str) -> Any:
-    """The dataclass `kind` of an object of JSON, all of it of the types that its fields name. ValueError if not."""
-    _check(name or "the file", content, isinstance(content, dict), "an object")
-    hints, prefix = _hints(kind), f"{name}." * bool(name)
-    unknown = [key for key in content if key not in hints]
-    _check(prefix + "".join(unknown[:1]), "there", not unknown, "no such field (a newer program's file?)")
-    values = {}
-    for item in fields(kind):
-        if item.name not in content:
-            required = item.default is MISSING and item.default_factory is MISSING
-            _check(prefix + item.name, "missing", not required, "a value")
-            continue
-        values[item.name] = _value(hints[item.name], content[item.name], prefix + item.name)
-    return kind(**values)
-
-
-def _value(hint: Any, content: Any, name: str) -> Any:
-    """`content`, where it is of the type `hint` (a class, dataclass, Literal, list or dict of them)."""
-    kind, parts = get_origin(hint) or hint, get_args(hint)
+def _typed(hint: Any, content: Any, name: str) -> Any:
+    """`content` of JSON, if it is of type `hint` (a class, dataclass, Literal, list, dict of them). Else ValueError."""
+    kind: Any = get_origin(hint) or hint
+    parts = get_args(hint)
     if kind is Any or kind is Literal:  # the values of a Literal have a check of their own
         return content
-    if is_dataclass(kind):
-        return _record(kind, content, name)
-    sound = isinstance(content, kind) and not isinstance(content, bool)
-    _check(name, content, sound, {str: "text", int: "a whole number", list: "a list", dict: "an object"}[kind])
+    expected: Any = dict if is_dataclass(hint) else kind
+    sound = isinstance(content, expected) and not isinstance(content, bool)
+    _check(name or "the file", content, sound, _TYPES[expected])
     if kind is list:
-        return [_value(parts[0], entry, f"{name}[{number}]") for number, entry in enumerate(content)]
+        return [_typed(parts[0], entry, f"{name}[{number}]") for number, entry in enumerate(content)]
     if kind is dict:
-        return {key: _value(parts[1], entry, f"{name}[{key!r}]") for key, entry in content.items()}
-    return content
+        return {key: _typed(parts[1], entry, f"{name}[{key!r}]") for key, entry in content.items()}
+    if expected is kind:
+        return content
+    hints, prefix = _hints(kind), f"{name}." * bool(name)
+    for key in content:
+        _check(prefix + key, "there", key in hints, "no such field (a newer program's file?)")
+    for item in fields(kind):
+        optional = item.default is not MISSING or item.default_factory is not MISSING
+        _check(prefix + item.name, "missing", optional or item.name in content, "a value")
+    return kind(**{key: _typed(hints[key], value, prefix + key) for key, value in content.items()})
 
 
 def file_sha256(path: Path) -> str:

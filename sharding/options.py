@@ -64,12 +64,10 @@ class PackOptions:
         import PIL
         import simplejpeg
 
+        names = ("resample", "quality", "encoding", "samples_per_shard")
         return {
             "layout": layout,
-            "resample": self.resample,
-            "quality": self.quality,
-            "encoding": self.encoding,
-            "samples_per_shard": self.samples_per_shard,
+            **{name: getattr(self, name) for name in names},
             "seed": self.seed if split == "train" else None,
             **({} if self.val_fraction is None else {"val_fraction": self.val_fraction}),
             **{name: str(path) for name, path in self.files().items()},

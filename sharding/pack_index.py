@@ -85,10 +85,8 @@ class PackIndex:
                 self._database.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             except sqlite3.IntegrityError:
                 source, other = self._row("SELECT source, origin FROM samples WHERE key = ?", key)
-                raise ShardError(
-                    f"two sources have the key {key}: {source} ({os.fsdecode(other)}) and {printable(record.name)} "
-                    f"({record.file}); rename or remove one of them"
-                ) from None
+                both = f"{source} ({os.fsdecode(other)}) and {printable(record.name)} ({record.file})"
+                raise ShardError(f"two sources have the key {key}: {both}; rename or remove one of them") from None
         self._database.execute("CREATE INDEX IF NOT EXISTS by_position ON samples (position, key)")
         self._database.commit()
         if self._spool:

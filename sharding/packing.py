@@ -185,12 +185,12 @@ class SplitPacking:
         options, sizes, begun, sums = self.options, [], time.process_time(), Sums()
         for data in probe:
             with contextlib.suppress(RejectedImage):
-                stored = pack_picture(data, sums, options.quality, options.resample, options.encoding)
+                stored = pack_picture(data, sums, options)
                 sizes.append(member_bytes(len(stored)) + member_bytes(4))
         each_bytes, each_seconds = (total / max(len(sizes), 1) for total in (sum(sizes), time.process_time() - begun))
         total = each_bytes * pictures + shards * tarfile.RECORDSIZE
         joined = each_bytes * min(pictures, options.samples_per_shard)  # parts of a shard, while it is made of them
-        kept = shards * (sums.by_position.nbytes + 1000) * (self.split == "train")  # beside each shard, until the end
+        kept = shards * (sums.by_position.nbytes + 1000)  # beside each shard, until the end
         needed, free = total + joined + kept + spool_bytes, free_bytes(options.out)
         if needed > free:
             spool = f", {in_words(spool_bytes)} of it to spool what is only read in order" * (spool_bytes > 0)
@@ -204,14 +204,14 @@ class SplitPacking:
 
     def _pack_shards(self, index: PackIndex, tars: list[Path], labels: dict[str, int], notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
-        options, finished, summed = self.options, {note.name for note in notes}, self.split == "train"
+        options, finished = self.options, {note.name for note in notes}
 
         def shards(size: int) -> Iterator[list[PartTask]]:
             for tar, samples in zip(tars, index.shards(options.samples_per_shard), strict=True):
                 if tar.name not in finished:
                     parts = [samples[start : start + size] for start in range(0, len(samples), size)]
                     yield [
-                        PartTask(tar, part, those, [labels[one.wnid] for one in those], options, summed)
+                        PartTask(tar, part, those, [labels[one.wnid] for one in those], options)
                         for part, those in enumerate(parts)
                     ]
 

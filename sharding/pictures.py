@@ -5,6 +5,7 @@ every ImageNet baseline; transparent pictures are laid on white; of an animation
 Pillow cannot read whole is a `RejectedImage`.
 """
 
+import contextlib
 import io
 import struct
 import warnings
@@ -40,8 +41,10 @@ def prepare_image(data: bytes, *, quality: int = 95, resample: Resample = "area"
     for name, value, known in (("resample", resample, Resample), ("encoding", encoding, Encoding)):
         if value not in get_args(known):
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(get_args(known))}")
-    if encoding == "jpeg" and is_stored_form(data):
-        return bytes(data)
+    if encoding == "jpeg" and _is_plain(data):
+        with contextlib.suppress(RejectedImage):  # damaged: Pillow may still read it
+            decode_stored(data, encoding)
+            return bytes(data)
     pixels = central_square(decode(data), resample)
     if encoding == "raw":
         file = io.BytesIO()
@@ -53,10 +56,8 @@ def prepare_image(data: bytes, *, quality: int = 95, resample: Resample = "area"
 def decode_stored(data: bytes, encoding: Encoding) -> np.ndarray:
     """Decode what a shard stores: uint8 [256, 256, 3] RGB. Raises RejectedImage if it is anything else."""
     try:
-        if encoding == "raw":
-            pixels = np.load(io.BytesIO(data), allow_pickle=False)
-        else:
-            pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        raw = encoding == "raw"
+        pixels = np.load(io.BytesIO(data)) if raw else simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
     except (ValueError, EOFError, OSError) as error:
         raise RejectedImage(f"does not decode: {error}") from None
     if pixels.shape != (SIDE, SIDE, 3) or pixels.dtype != np.uint8:
@@ -64,19 +65,8 @@ def decode_stored(data: bytes, encoding: Encoding) -> np.ndarray:
     return pixels
 
 
-def is_stored_form(data: bytes) -> bool:
-    """Whether `data` can go into a shard as it is: a sound 256×256 YCbCr baseline JPEG, unrotated, without profile."""
-    if not _is_plain(data):
-        return False
-    try:
-        decode_stored(data, "jpeg")
-    except RejectedImage:
-        return False
-    return True
-
-
 def _is_plain(data: bytes) -> bool:
-    """Whether a JPEG's markers, up to its first scan, are those of a stored picture."""
+    """Whether the markers up to the first scan are those of a 256×256 YCbCr baseline JPEG, upright, without profile."""
     offset, frame = 2, None
     if data[:3] != b"\xff\xd8\xff":
         return False

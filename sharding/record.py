@@ -128,7 +128,6 @@ def wnid_of_flat_name(name: str, origin: str) -> str:
         return ""
     prefix, underscore, _ = name.rpartition("_")
     if not underscore or not prefix:
-        raise ShardError(
-            f"{origin}: the name tells no class; pictures outside class folders need names <wnid>_<id>.JPEG"
-        )
+        advice = "pictures outside class folders need names <wnid>_<id>.JPEG"
+        raise ShardError(f"{origin}: the name tells no class; {advice}")
     return printable(prefix)

@@ -26,6 +26,8 @@ from sharding.statistics import Statistics
 SPARE_FILES = 256
 """Descriptors left for what else a process opens: indexes, checkpoints, logs, libraries. A mapped tar holds one."""
 
+Numbers = NDArray[np.int64]
+Ids = Sequence[int] | Numbers
 _RAW_SHAPE = (256, 256, 3)
 _RAW_BYTES = 256 * 256 * 3
 _RAW_HEADER = npy_header(np.dtype(np.uint8), _RAW_SHAPE)
@@ -92,15 +94,13 @@ class ShardSet:
         for path in (self.path / "statistics.npz", self.path.parent / "train" / "statistics.npz"):
             if path.exists():
                 return Statistics.load(path)
-        raise ShardError(
-            f"{self.path}: no statistics.npz here nor in {self.path.parent / 'train'}; "
-            "pack the training split into the same folder (python -m sharding pack SRC OUT --split train)"
-        )
+        advice = "pack the training split into the same folder (python -m sharding pack SRC OUT --split train)"
+        raise ShardError(f"{self.path}: no statistics.npz here nor in {self.path.parent / 'train'}; {advice}")
 
-    def labels(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    def labels(self, ids: Ids) -> Numbers:
         """Labels int64 [n] of the samples `ids`. Raises ShardError for one outside the class table."""
         samples, _, rows = self._locate(ids)
-        labels: NDArray[np.int64] = rows["label"].astype(np.int64)
+        labels: Numbers = rows["label"].astype(np.int64)
         nearest = np.searchsorted(self._known_labels[:-1], labels)
         unknown = np.flatnonzero(self._known_labels[nearest] != labels)
         if unknown.size:
@@ -108,7 +108,7 @@ class ShardSet:
             raise self._damaged(int(samples[unknown[0]]), f"has {what}")
         return labels
 
-    def images(self, ids: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    def images(self, ids: Ids) -> list[NDArray[np.uint8]]:
         """Pictures of the samples `ids`: read-only uint8 views of the mapped tars, valid while any refers to them.
 
         For encoding "jpeg" each is 1-D, the JPEG's bytes; for "raw" it is [256, 256, 3], RGB 0..255.
@@ -121,7 +121,7 @@ class ShardSet:
         views = [np.frombuffer(self._map(shard), np.uint8, size, start) for shard, size, start in bounds]
         return views if self.encoding == "jpeg" else [view[len(_RAW_HEADER) :].reshape(_RAW_SHAPE) for view in views]
 
-    def addresses(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def addresses(self, ids: Ids) -> tuple[Numbers, Numbers]:
         """Memory addresses of the pictures of samples `ids`, and their sizes in bytes: int64 [n] each.
 
         For encoding "jpeg" a whole JPEG lies there; for "raw" uint8 [256, 256, 3], RGB 0..255. The bytes are read-only
@@ -131,16 +131,15 @@ class ShardSet:
         for shard in np.unique(shards[self._bases[shards] == 0]).tolist():
             self._bases[shard] = np.frombuffer(self._map(shard), np.uint8).__array_interface__["data"][0]
         addresses = self._bases[shards] + rows["picture_start"]
-        sizes: NDArray[np.int64] = rows["picture_bytes"].astype(np.int64)
+        sizes: Numbers = rows["picture_bytes"].astype(np.int64)
         if self.encoding == "jpeg":
             return addresses, sizes
         header = len(_RAW_HEADER)
         for sample, address, size in zip(samples.tolist(), addresses.tolist(), sizes.tolist(), strict=True):
             actual = ctypes.string_at(address, min(header, size))
             if actual != _RAW_HEADER or size != header + _RAW_BYTES:
-                raise self._damaged(
-                    sample, f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {actual!r})"
-                )
+                what = f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {actual!r})"
+                raise self._damaged(sample, what)
         return addresses + header, sizes - header
 
     def mappings(self) -> Mapping[int, mmap.mmap]:
@@ -159,7 +158,7 @@ class ShardSet:
         for tar in self._maps.values():
             tar.madvise(mmap.MADV_RANDOM)
 
-    def ask_for(self, ids: Sequence[int] | NDArray[np.int64]) -> None:
+    def ask_for(self, ids: Ids) -> None:
         """Ask the system to read these samples, and nothing around them, into the page cache (returns at once)."""
         _, shards, rows = self._locate(ids)
         starts = rows["picture_start"] // mmap.PAGESIZE * mmap.PAGESIZE
@@ -180,9 +179,7 @@ class ShardSet:
         self._maps: dict[int, mmap.mmap] = {}
         self._bases = np.zeros(len(self.shard_names), np.int64)
 
-    def _locate(
-        self, ids: Sequence[int] | NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.void]]:
+    def _locate(self, ids: Ids) -> tuple[Numbers, Numbers, NDArray[np.void]]:
         """The ids as an array, the numbers of their shards, and their rows of the table: [n] each."""
         samples, shards = self._shards_of(ids)
         rows = self._rows[samples]
@@ -194,7 +191,7 @@ class ShardSet:
             raise self._damaged(int(samples[outside[0]]), f"lies outside of its shard by the table of samples, {TABLE}")
         return samples, shards, rows
 
-    def _shards_of(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _shards_of(self, ids: Ids) -> tuple[Numbers, Numbers]:
         samples = np.asarray(ids, np.int64)
         outside = samples[(samples < 0) | (samples >= len(self))]
         if outside.size:
@@ -202,10 +199,8 @@ class ShardSet:
         return samples, np.searchsorted(self._ends, samples, side="right")
 
     def _damaged(self, sample: int, what: str) -> ShardError:
-        shard, key = self.locate(sample)
-        return ShardError(
-            f"{self.path / shard}: sample {key} {what}; check the set with: python -m sharding verify {self.path}"
-        )
+        (shard, key), check = self.locate(sample), f"check the set with: python -m sharding verify {self.path}"
+        return ShardError(f"{self.path / shard}: sample {key} {what}; {check}")
 
     def _tar(self, shard: int) -> Path:
         return self.path / self.shard_names[shard]
@@ -224,10 +219,9 @@ class ShardSet:
             if error.errno != errno.EMFILE:
                 raise
             limit, count = resource.getrlimit(resource.RLIMIT_NOFILE)[1], len(self.shard_names)
-            raise ShardError(
-                f"{path}: this process may hold {limit} files open (hard limit), the set has {count} shards, each "
-                f"mapped; raise the limit (as root: ulimit -n {count + 2 * SPARE_FILES}), or pack fewer, larger shards"
-            ) from None
+            what = f"may hold {limit} files open (hard limit), the set has {count} shards, each mapped"
+            advice = f"raise the limit (as root: ulimit -n {count + 2 * SPARE_FILES}), or pack fewer, larger shards"
+            raise ShardError(f"{path}: this process {what}; {advice}") from None
         if self._scattered:
             tar.madvise(mmap.MADV_RANDOM)
         return self._maps.setdefault(shard, tar)  # another thread's, if it came first: addresses point into it

@@ -1,11 +1,11 @@
 """Exact sums over pictures → mean image, RGB mean and covariance, eigenpairs. Integers, so order and split are free."""
 
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numba
 import numpy as np
@@ -14,9 +14,7 @@ from common.files import write_atomically
 from sharding.record import ShardError
 
 _SIDE = 256
-_DAMAGED = (
-    OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+_DAMAGED = (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, struct.error, BadZipFile, zlib.error)
 """What NumPy raises for a damaged `.npz`, by where the damage is."""
 
 _SHAPES = {
@@ -137,17 +135,16 @@ class Statistics:
             raise ShardError(f"{path}: cannot be read as statistics ({error}); pack the training split again") from None
         for name, shape in _SHAPES.items():
             array, kind = arrays[name], "int64" if name == "images" else "float64"
-            what = f"{array.dtype} {list(array.shape)}"
+            broken = np.count_nonzero(~np.isfinite(array)) if array.dtype == kind else 0
             if array.shape != shape or array.dtype != kind:
-                raise _unsound(path, name, f"is {what}, expected {kind} {list(shape)}")
-            if not np.isfinite(array).all():
-                raise _unsound(path, name, f"holds {np.count_nonzero(~np.isfinite(array))} values that are no numbers")
-        if arrays["images"] < 1:
-            raise _unsound(path, "images", f"is {arrays['images']}, expected 1 or more")
-        if arrays["eigenvalues"].min() < 0:
-            raise _unsound(path, "eigenvalues", f"are {arrays['eigenvalues'].tolist()}, expected none below 0")
+                fault = f"is {array.dtype} {list(array.shape)}, expected {kind} {list(shape)}"
+            elif broken:
+                fault = f"holds {broken} values that are no numbers"
+            elif name == "images" and array < 1:
+                fault = f"is {array}, expected 1 or more"
+            elif name == "eigenvalues" and array.min() < 0:
+                fault = f"are {array.tolist()}, expected none below 0"
+            else:
+                continue
+            raise ShardError(f"{path}: {name} {fault}; pack the training split again")
         return cls(**{**arrays, "images": int(arrays["images"])})
-
-
-def _unsound(path: Path, name: str, what: str) -> ShardError:
-    return ShardError(f"{path}: {name} {what}; pack the training split again")

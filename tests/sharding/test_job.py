@@ -19,7 +19,7 @@ def tasks(source: Path, folder: Path, size: int) -> list[PartTask]:
     (folder / "job").mkdir(parents=True)
     options = PackOptions(source=source, out=folder)
     return [
-        PartTask(tar=folder / "x.tar", part=part, labels=[0] * len(cut), samples=cut, options=options, summed=True)
+        PartTask(tar=folder / "x.tar", part=part, labels=[0] * len(cut), samples=cut, options=options)
         for part, cut in enumerate(samples[start : start + size] for start in range(0, len(samples), size))
     ]
 
