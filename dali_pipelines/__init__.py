@@ -5,8 +5,7 @@ for batch in loader.epoch(0): …
 """
 
 from dali_pipelines.augmentation import Augmentation, draw
-from dali_pipelines.batch import Batch
-from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.config import Batch, DataConfig, LoaderError
 from dali_pipelines.loader import Loader
 from dali_pipelines.normalize import Normalize
 from dali_pipelines.order import EpochOrder

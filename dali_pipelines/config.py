@@ -1,11 +1,15 @@
-"""What a stream of batches is: `DataConfig`, and the errors that a user of it can meet."""
+"""What a stream of batches is (`DataConfig`), what a batch is before and after it is made, and the errors."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from common.errors import UserError
-from dali_pipelines.augmentation import VIEWS, RecipeName
+from dali_pipelines.augmentation import VIEWS, Augmentation, RecipeName
 from sharding import ShardSet
 
 
@@ -93,3 +97,50 @@ class DataConfig:
             return False
         again = self.noise_again is not None and epoch in range(*self.noise_again)
         return self.noise_epochs is None or epoch < self.noise_epochs or again
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """One rank's part of the global batch `step`, before it is made. ids, positions, labels: int64 [n]."""
+
+    step: int
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    augmentation: Augmentation
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """One rank's part of one global batch; unchanged as long as anything refers to its tensors.
+
+    images: [n·views, 3, 224, 224], channels-last memory, on the loader's device: float32 normalized by the
+    recipe, or uint8 mirrored crops 0..255. Views of one image follow each other. n may be 0. Whatever the loader
+    delivers on the CPU is pinned where PyTorch sees a GPU, so that `.to(device, non_blocking=True)` does not wait.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    """int64 [n], on the CPU."""
+    ids: torch.Tensor
+    """int64 [n], position in the split, on the CPU."""
+    positions: torch.Tensor
+    """int64 [n], position in the epoch's global order, on the CPU."""
+    epoch: int
+    step: int
+    augmentation: Augmentation
+    """What was done to the images: arrays of n·views."""
+    samples: int
+    """Samples of the global batch, over all ranks."""
+    wait_seconds: float = 0.0
+    """How long the consumer waited for this batch."""
+
+
+def to_tensor(values: NDArray[np.generic]) -> torch.Tensor:
+    """`values` as a tensor on the CPU: pinned where there is a GPU, to travel without waiting."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor

@@ -9,20 +9,20 @@ times a batch, not a few times a picture.
 import ctypes
 import logging
 import os
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from common import ceil_div
-from dali_pipelines.augmentation import IMAGE
-from dali_pipelines.batch import BatchSpec, BufferPool
-from dali_pipelines.config import DataConfig, picture_error
-from dali_pipelines.crops import NO_CODEC, Crops, find_codec, place_pictures, place_pixels
+from dali_pipelines.augmentation import CROP, IMAGE
+from dali_pipelines.config import BatchSpec, DataConfig, picture_error
+from dali_pipelines.crops import NO_CODEC, Crops, find_codec, place_pictures, place_pixels, take_next
 from dali_pipelines.libjpeg import DAMAGED, DECODED, decode_by_simplejpeg
 from dali_pipelines.normalize import CropNormalize
 from sharding import ShardSet, Statistics
@@ -32,7 +32,40 @@ logger = logging.getLogger(__name__)
 PICTURES_PER_TASK = 4  # a thread that would make fewer pictures of a batch is not worth waking
 
 
-@dataclass(kw_only=True)
+class BufferPool:
+    """Memory for batches of up to `images` crops. It comes back when the last tensor that refers to it is gone.
+
+    A tensor made by `torch.from_numpy` keeps the array alive as long as its storage lives, which every view and slice
+    of it shares. So the memory returns when the array that a batch was made from is collected. A consumer that keeps
+    batches makes the pool grow; `spare` buffers are kept for the next batches, what returns beyond them is freed.
+
+    Where there is a GPU each batch is pinned memory of PyTorch's own, which keeps the same promise towards the GPU: its
+    allocator gives a freed block out again only when the events have passed that it recorded, while freeing, on each
+    stream that a non-blocking copy used (`free` and `process_events` in ATen/core/CachingHostAllocator.h).
+    """
+
+    def __init__(self, images: int, dtype: torch.dtype, spare: int) -> None:
+        self._shape, self._dtype, self._pinned = (images, CROP, CROP, 3), dtype, torch.cuda.is_available()
+        self._free: deque[NDArray[np.generic]] = deque(maxlen=spare)
+
+    def take(self, images: int) -> torch.Tensor:
+        """Memory for `images` crops: [images, 3, 224, 224], channels-last, with what was in it before."""
+        if self._pinned:
+            return torch.empty(self._shape, dtype=self._dtype, pin_memory=True)[:images].permute(0, 3, 1, 2)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self._shape, np.uint8 if self._dtype == torch.uint8 else np.float32)
+        array = memory[:images]
+        weakref.finalize(array, self._free.append, memory).atexit = False
+        return torch.from_numpy(array).permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        """Free what is not in use, now, and what is in use, when it returns."""
+        self._free = deque(maxlen=0)
+
+
+@dataclass
 class BatchJob:
     """One batch in the making."""
 
@@ -45,20 +78,13 @@ class BatchJob:
     """Keeps the shards mapped at `addresses`, whoever closes them."""
     status: NDArray[np.int64]
     """What became of each picture (`libjpeg.DECODED` …)."""
-    numbers: Iterator[int]
-    """What is left for threads that call simplejpeg, one picture after another."""
-    taken: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    """What is left for compiled threads begins there."""
-    tasks: list[Future[None]] = field(default_factory=list)
+    taken: NDArray[np.int64]
+    """int64 [1], how many pictures threads have taken."""
+    tasks: list[Future[None]]
 
     def decode(self, number: int, pixels: NDArray[np.uint8]) -> tuple[int, str]:
         """`decode_by_simplejpeg` for one of the pictures."""
         return decode_by_simplejpeg(ctypes.string_at(int(self.addresses[number]), int(self.sizes[number])), pixels)
-
-    def stop(self) -> None:
-        """Let no thread begin another picture, and wait for those that are in the making."""
-        self.taken[0] = len(self.spec)
-        wait(self.tasks)
 
 
 class CpuProducer:
@@ -84,21 +110,17 @@ class CpuProducer:
         try:
             for _ in range(self._config.prefetch):
                 pending.append(planner.submit(self._begin, specs, threads))
-            while (job := pending[0].result()) is not None:
+            while (job := pending.popleft().result()) is not None:
                 for task in job.tasks:
                     task.result()
                 self._check(job)
-                pending.popleft()
                 pending.append(planner.submit(self._begin, specs, threads))
                 yield job.spec, job.images
                 del job
         finally:
             if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
-                planner.shutdown(cancel_futures=True)
-                for future in pending:
-                    if not future.cancelled() and future.exception() is None and (begun := future.result()) is not None:
-                        begun.stop()
-                threads.shutdown()
+                for pool in (planner, threads):
+                    pool.shutdown(cancel_futures=True)
                 specs.close()
 
     def close(self) -> None:
@@ -109,25 +131,17 @@ class CpuProducer:
         """Set the threads to work on the next batch; None after the last one."""
         with torch.profiler.record_function("loader: plan"):
             spec = next(specs, None)
-            return None if spec is None else self._submit(spec, threads)
-
-    def _submit(self, spec: BatchSpec, threads: ThreadPoolExecutor) -> BatchJob:
-        mappings = self._shards.mappings()
-        addresses, sizes = self._shards.addresses(spec.ids)
-        images = self._buffers.take(len(spec.augmentation))
-        job = BatchJob(
-            spec=spec,
-            images=images,
-            crops=self._normalize.crops(spec.augmentation, images, self._config.views),
-            addresses=addresses,
-            sizes=sizes,
-            mappings=mappings,
-            status=np.full(len(spec), DECODED),
-            numbers=iter(range(len(spec))),
-        )
-        for _ in range(min(self._config.threads, ceil_div(len(spec), PICTURES_PER_TASK))):
-            job.tasks.append(threads.submit(self._make, job))
-        return job
+            if spec is None:
+                return None
+            mappings = self._shards.mappings()
+            addresses, sizes = self._shards.addresses(spec.ids)
+            images = self._buffers.take(len(spec.augmentation))
+            crops = self._normalize.crops(spec.augmentation, images, self._config.views)
+            status, taken = np.full(len(spec), DECODED), np.zeros(1, np.int64)
+            job = BatchJob(spec, images, crops, addresses, sizes, mappings, status, taken, tasks=[])
+            for _ in range(min(self._config.threads, ceil_div(len(spec), PICTURES_PER_TASK))):
+                job.tasks.append(threads.submit(self._make, job))
+            return job
 
     def _make(self, job: BatchJob) -> None:
         """Make pictures of a batch until none is left to take."""
@@ -140,9 +154,7 @@ class CpuProducer:
     def _by_simplejpeg(self, job: BatchJob) -> None:
         """The same where Pillow's libjpeg-turbo is not to be had."""
         pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
-        for number in job.numbers:
-            if job.taken[0]:
-                return
+        while (number := take_next(job.taken)) < len(job.spec):
             job.status[number], _ = job.decode(number, pixels)
             if job.status[number] in (DECODED, DAMAGED):
                 place_pixels(np.array([pixels.ctypes.data]), IMAGE, job.crops.from_picture(number))

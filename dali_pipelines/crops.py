@@ -20,6 +20,7 @@ from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEWS
 from dali_pipelines.libjpeg import (
     DECODED,
     MEMORY,
+    ROWS_AT,
     UNDECODABLE,
     close_picture,
     in_llvm,
@@ -27,7 +28,6 @@ from dali_pipelines.libjpeg import (
     open_picture,
     pointer,
     read_rows,
-    rows_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,10 +78,16 @@ def _reverse_five(builder: Any, target: Any, source: Any) -> Any:
 
 
 @in_llvm(types.int64, types.int64)
-def _take_next(builder: Any, address: Any) -> Any:
+def _fetch_and_add(builder: Any, address: Any) -> Any:
     """The int64 at an address, to which one is added before another thread reads it."""
     word = ir.IntType(64)
     return builder.atomic_rmw("add", builder.inttoptr(address, word.as_pointer()), word(1), "monotonic")
+
+
+@numba.njit(nogil=True, cache=True)
+def take_next(taken: Any) -> Any:
+    """The first number that no thread has taken: it is taken now. taken: int64 [1], 0 at first."""
+    return _fetch_and_add(np.int64(taken.ctypes.data))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -139,25 +145,28 @@ def _place_jpeg(codec: Any, work: Any, table: Any, address: Any, size: Any, view
         if count <= 0:
             status = UNDECODABLE
         for number in range(count):
-            _place_row(work, table, views, normalized, row + number, rows_of(work) + number * _PICTURE_ROW)
+            _place_row(work, table, views, normalized, row + number, work + ROWS_AT + number * _PICTURE_ROW)
         row += count
     return close_picture(codec, work, status, row)
 
 
 @numba.njit(nogil=True, cache=True)
-def _place_pictures(
-    codec: Any, addresses: Any, sizes: Any, width: Any, crops: Any, taken: Any, status: Any, memory: Any
+def place_pictures(
+    codec: Any, addresses: Any, sizes: Any, crops: Any, taken: Any, status: Any, width: Any = IMAGE
 ) -> None:
-    """See `place_pictures`. (Compiled code frees an array of its own after its last use by name: no address of it.)"""
+    """Place the pictures that no other thread has taken.
+
+    codec: `find_codec()`, and JPEGs of `sizes` bytes lie at `addresses`; or NO_CODEC, and `width`×`width` RGB pixels.
+    taken: int64 [1], 0 at first; status: int64 [n], what became of each picture (left as it is where there are pixels).
+    """
+    memory = np.empty(_BYTES, np.uint8)
     work = np.int64(memory.ctypes.data + 63) // 64 * 64
     views, normalized = crops.views, crops.normalized
     scales = numba.carray(pointer(work + _SCALES), (CROP, 3), np.float32)
     offsets = numba.carray(pointer(work + _OFFSETS), (views, CROP, 3), np.float32)
     scales[:] = crops.scale
-    while True:
-        picture = _take_next(np.int64(taken.ctypes.data))
-        if picture >= len(addresses):
-            return
+    picture = take_next(taken)
+    while picture < len(addresses):
         if normalized:
             for view in range(views):
                 offsets[view] = crops.offset[picture * views + view]
@@ -167,23 +176,8 @@ def _place_pictures(
         else:
             for row in range(width):
                 _place_row(work, table, views, normalized, row, addresses[picture] + row * width * 3)
-
-
-def place_pictures(
-    codec: NDArray[np.int64],
-    addresses: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    crops: Crops,
-    taken: NDArray[np.int64],
-    status: NDArray[np.int64],
-    width: int = IMAGE,
-) -> None:
-    """Place the pictures that no other thread has taken.
-
-    codec: `find_codec()`, and JPEGs of `sizes` bytes lie at `addresses`; or NO_CODEC, and `width`×`width` RGB pixels.
-    taken: int64 [1], 0 at first; status: int64 [n], what became of each picture (pixels: left as it is).
-    """
-    _place_pictures(codec, addresses, sizes, width, crops, taken, status, np.empty(_BYTES, np.uint8))
+        picture = take_next(taken)
+    memory[0] = 0  # compiled code frees an array after its last use by name, and its address is no such use
 
 
 def place_pixels(addresses: NDArray[np.int64], width: int, crops: Crops) -> None:
@@ -205,7 +199,7 @@ def find_codec() -> NDArray[np.int64] | None:
     places, nothing = np.array([[CENTER, CENTER, 0, 0, crop.ctypes.data]]), np.zeros((1, 3), np.float32)
     center = Crops(views=1, places=places, scale=nothing[0], offset=nothing, normalized=False)
     address, size, taken = np.array([jpeg.ctypes.data]), np.array([jpeg.size]), np.zeros(1, np.int64)
-    _place_pictures(codec, address, size, IMAGE, center, taken, status, np.empty(_BYTES, np.uint8))
+    place_pictures(codec, address, size, center, taken, status)
     expected = simplejpeg.decode_jpeg(jpeg.tobytes())[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
     if status[0] != DECODED or not np.array_equal(crop, expected):
         logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow's libjpeg-turbo decodes other pixels")

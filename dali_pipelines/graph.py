@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEW_OFFSETS, VIEWS
-from dali_pipelines.batch import BatchSpec
-from dali_pipelines.config import DataConfig, LoaderError, picture_error
+from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEW_OFFSETS, VIEWS, fixed_views
+from dali_pipelines.config import BatchSpec, DataConfig, LoaderError, picture_error
 from dali_pipelines.libjpeg import DECODED, decode_by_simplejpeg
 from dali_pipelines.normalize import mean_and_deviation
 from sharding import ShardSet, Statistics
@@ -31,15 +30,16 @@ Inputs = tuple[Any, ...]
 Source = Callable[[], Inputs]  # one batch a call; StopIteration at the end of an epoch
 
 FREE = IMAGE - CROP  # what a crop leaves free each way
-# what is fed beside the images: crop_y, crop_x (0..1), mirror, minus the color offset [3], divisor [3]
-_UINT8_CHOICES, _FLOAT32_CHOICES = 3, 5
 
 
 def fed_choices(config: DataConfig) -> int:
-    """How many arrays of choices the graph takes for each batch; the ten views are written into it."""
+    """How many arrays of choices the graph takes for each batch; the ten views are written into it.
+
+    They are crop_y, crop_x (0..1), mirror, and, for float32, minus the color offset [3], divisor [3].
+    """
     if config.views == VIEWS:
         return 0
-    return _UINT8_CHOICES if config.output == "uint8" else _FLOAT32_CHOICES
+    return 3 if config.output == "uint8" else 5
 
 
 def batch_graph(
@@ -116,22 +116,6 @@ def _view(images: Node, mean: Node | None, chosen: list[Any], config: DataConfig
     return pixels - crop(mean, crop_pos_y=y, crop_pos_x=x, mirror=mirror)
 
 
-def graph_inputs(
-    spec: BatchSpec, images: list[NDArray[np.uint8]], choices: int, deviation: NDArray[np.float64]
-) -> Inputs:
-    """What a graph is fed: the images and the first `choices` arrays of choices (see `fed_choices`)."""
-    choice = spec.augmentation
-    offset = choice.rgb_offset
-    arrays = (
-        np.float32(choice.crop_y) / FREE,
-        np.float32(choice.crop_x) / FREE,
-        choice.mirror.astype(np.int32),
-        -offset,
-        np.broadcast_to(np.float32(choice.divisor * deviation), offset.shape).copy(),
-    )
-    return images, *arrays[:choices]
-
-
 class PipelineRunner:
     """A pipeline that can be run over one epoch after another, and the source that DALI asks for its next batch."""
 
@@ -144,50 +128,49 @@ class PipelineRunner:
         self._pipeline.build()
 
     def _feed(self) -> Inputs:
-        for spec in self._specs:
-            inputs: Inputs = ()
-            if len(spec):
-                images = self._shards.images(spec.ids)
-                inputs = graph_inputs(spec, images, fed_choices(self._config), self._deviation)
-            self._fed.append((spec, inputs))
-            if len(spec):
-                return inputs
-        raise StopIteration
+        """The images of the next batch and the arrays of choices (see `fed_choices`); StopIteration behind the last."""
+        spec = next(self._specs)
+        ids, choice = spec.ids, spec.augmentation
+        if not len(spec):  # DALI takes no empty batch: the first sample stands in, and is cut off when it comes out
+            ids, choice = np.zeros(1, np.int64), fixed_views(1, self._config.views)
+        arrays = (
+            np.float32(choice.crop_y) / FREE,
+            np.float32(choice.crop_x) / FREE,
+            choice.mirror.astype(np.int32),
+            -choice.rgb_offset,
+            np.broadcast_to(np.float32(choice.divisor * self._deviation), choice.rgb_offset.shape).copy(),
+        )
+        self._fed.append((spec, (self._shards.images(ids), *arrays[: fed_choices(self._config)])))
+        return self._fed[-1][1]
 
-    def outputs(self, specs: Iterator[BatchSpec], stream: Any) -> Iterator[tuple[BatchSpec, Any]]:
-        """Each spec with DALI's output for it (None where the spec is empty), in order.
+    def batches(self, specs: Iterator[BatchSpec], stream: Any) -> Iterator[tuple[BatchSpec, torch.Tensor]]:
+        """Each spec with its images: DALI's own outputs, which it does not use again while a tensor refers to them.
 
-        Raises LoaderError for an image that cannot be decoded; the pipeline is then unusable.
+        (Its default executor has that rule: `Pipeline.release_outputs`.) Raises LoaderError for an image that cannot be
+        decoded; the pipeline is then unusable.
         """
         self._specs = specs
         # a GPU may still be reading what a delivered batch was made from
         delivered: deque[tuple[BatchSpec, Inputs]] = deque(maxlen=self._pipeline.prefetch_queue_depth + 1)
         try:
-            while (output := self._run(stream)) is not None:
-                while not len(self._fed[0][0]):
-                    yield self._fed.popleft()[0], None
-                delivered.append(self._fed.popleft())
-                yield delivered[-1][0], output
-            while self._fed:
-                yield self._fed.popleft()[0], None
-        finally:
-            self._specs = iter(())
-
-    def _run(self, stream: Any) -> Any:
-        """The next batch's output; None at the end of the epoch, after which the pipeline can run again."""
-        try:
-            return self._pipeline.run(stream)[0]
+            while True:
+                output = self._pipeline.run(stream)[0]
+                spec, inputs = self._fed.popleft()
+                delivered.append((spec, inputs))
+                images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
+                yield spec, images[: len(spec) * self._config.views].permute(0, 3, 1, 2)
         except StopIteration:
             self._pipeline.reset()
-            return None
         except RuntimeError as error:
             raise self._explained(error) from error
+        finally:
+            self._specs = iter(())
 
     def _explained(self, error: RuntimeError) -> LoaderError:
         """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
         pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
-        for spec, inputs in self._fed if self._shards.encoding == "jpeg" else ():
-            for sample, image in zip(spec.ids.tolist(), inputs[0] if inputs else ()):
+        for spec, (images, *_) in self._fed if self._shards.encoding == "jpeg" else ():
+            for sample, image in zip(spec.ids.tolist(), images):
                 status, fault = decode_by_simplejpeg(image.tobytes(), pixels)
                 if status != DECODED:
                     return picture_error(self._shards, sample, fault)
@@ -206,21 +189,12 @@ class GraphProducer:
         self.damaged: set[int] = set()  # DALI writes what it thinks of a damaged picture to stderr, and nowhere else
 
     def batches(self, specs: Generator[BatchSpec]) -> Generator[tuple[BatchSpec, torch.Tensor]]:
-        """Each spec with its images: DALI's own outputs, which it does not use again while a tensor refers to them.
-
-        (Its default executor has that rule: `Pipeline.release_outputs`.) On a GPU they are bound to the current stream.
-        """
+        """Each spec with its images, on a GPU bound to the current stream. Raises as `PipelineRunner.batches`."""
         config, process = self._config, os.getpid()
         stream = torch.cuda.current_stream(config.device) if config.is_cuda else None
         runner = self._waiting.pop() if self._waiting else self._build()
         try:
-            for spec, output in runner.outputs(specs, stream):
-                if output is None:
-                    dtype = torch.float32 if config.output == "float32" else torch.uint8
-                    images = torch.empty((0, CROP, CROP, 3), dtype=dtype, device=config.device)
-                else:
-                    images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
-                yield spec, images.permute(0, 3, 1, 2)
+            yield from runner.batches(specs, stream)
         finally:
             if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
                 specs.close()

@@ -38,7 +38,7 @@ _ERRORS = _struct(error_exit=("i8", 0), emit_message=("i8", 8), warnings=("i8", 
 _ROWS = 4  # the most rows that the library gives at a time
 _ROW = SIDE * 3
 # one thread's memory, by offsets: the two structs, a jump buffer behind the error manager, row pointers, rows
-_JUMP, _INFO_AT, _POINTERS, _ROWS_AT, MEMORY = 192, 1024, 1792, 2048, 2048 + _ROWS * _ROW + 64
+_JUMP, _INFO_AT, _POINTERS, ROWS_AT, MEMORY = 192, 1024, 1792, 2048, 2048 + _ROWS * _ROW + 64
 _FUNCTIONS = (
     *("std_error", "CreateDecompress", "mem_src", "read_header", "start_decompress"),
     *("skip_scanlines", "read_scanlines", "finish_decompress", "destroy"),
@@ -106,15 +106,14 @@ def _build_guarded(module: Any, name: str) -> Any:
 @numba.cfunc(types.void(types.int64), cache=True)
 def _error_exit(info: Any) -> None:
     """What libjpeg calls for a fatal error, in place of ending the process."""
-    _longjmp(numba.carray(pointer(info), 1, _INFO)[0].error_manager + _JUMP)
+    _longjmp(info - _INFO_AT + _JUMP)
 
 
 @numba.cfunc(types.void(types.int64, types.int32), cache=True)
 def _emit_message(info: Any, level: Any) -> None:
     """What libjpeg calls to warn (level −1): it is counted, and not printed."""
     if level < 0:
-        errors = numba.carray(pointer(numba.carray(pointer(info), 1, _INFO)[0].error_manager), 1, _ERRORS)
-        errors[0].warnings += 1
+        numba.carray(pointer(info - _INFO_AT), 1, _ERRORS)[0].warnings += 1
 
 
 @numba.njit(nogil=True, cache=True)
@@ -128,12 +127,13 @@ def open_picture(codec: Any, memory: Any, address: Any, size: Any, first_row: An
     _call(jump, codec[_STD_ERROR], memory, 0, 0)
     errors[0].error_exit, errors[0].emit_message = codec[_ERROR_EXIT], codec[_EMIT_MESSAGE]
     info[0].error_manager = memory
-    # made anew for each picture: else a JPEG without tables would be decoded by the tables of the one before it
-    if _call(jump, codec[_CREATE], at, _VERSION, _INFO_BYTES) < 0:
-        return UNDECODABLE
-    if _call(jump, codec[_SOURCE], at, address, size) < 0 or _call(jump, codec[_HEADER], at, 1, 0) < 0:
-        return UNDECODABLE
-    if errors[0].warnings:  # in the header, which says what all the rest means
+    if (
+        # made anew for each picture: else a JPEG without tables would be decoded by the tables of the one before it
+        _call(jump, codec[_CREATE], at, _VERSION, _INFO_BYTES) < 0
+        or _call(jump, codec[_SOURCE], at, address, size) < 0
+        or _call(jump, codec[_HEADER], at, 1, 0) < 0
+        or errors[0].warnings  # in the header, which says what all the rest means
+    ):
         return UNDECODABLE
     if info[0].width != SIDE or info[0].height != SIDE:
         return OTHER_SIZE
@@ -145,17 +145,11 @@ def open_picture(codec: Any, memory: Any, address: Any, size: Any, first_row: An
 
 @numba.njit(nogil=True, cache=True)
 def read_rows(codec: Any, memory: Any, most: Any) -> int:
-    """Decode the next rows, up to `most`: how many, from address `rows_of(memory)` on; 0 or less if that failed."""
+    """Decode the next rows, up to `most`: how many, from memory + ROWS_AT on; 0 or less if that failed."""
     pointers = numba.carray(pointer(memory + _POINTERS), _ROWS, np.int64)
     for row in range(_ROWS):
-        pointers[row] = memory + _ROWS_AT + row * _ROW
+        pointers[row] = memory + ROWS_AT + row * _ROW
     return int(_call(memory + _JUMP, codec[_READ], memory + _INFO_AT, memory + _POINTERS, min(most, _ROWS)))
-
-
-@numba.njit(nogil=True, cache=True)
-def rows_of(memory: Any) -> int:
-    """The address of the rows that `read_rows` decoded, 768 bytes each."""
-    return int(memory + _ROWS_AT)
 
 
 @numba.njit(nogil=True, cache=True)

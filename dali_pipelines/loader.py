@@ -11,7 +11,6 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from numpy.typing import NDArray
 
 from common import ceil_div
 from dali_pipelines.augmentation import Augmentation, draw, fixed_views
-from dali_pipelines.batch import Batch, BatchSpec, to_tensor
-from dali_pipelines.config import DataConfig, LoaderError
+from dali_pipelines.config import Batch, BatchSpec, DataConfig, LoaderError, to_tensor
 from dali_pipelines.cpu_producer import CpuProducer
 from dali_pipelines.graph import GraphProducer
 from dali_pipelines.order import EpochOrder, slice_range
@@ -75,8 +73,8 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Global batches of an epoch, the same on every rank."""
-        whole, rest = divmod(len(self.shards), self.config.batch_size)
-        return whole if self.config.training else whole + (rest > 0)
+        samples, batch_size = len(self.shards), self.config.batch_size
+        return samples // batch_size if self.config.training else ceil_div(samples, batch_size)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` (from 0) from `start_step` on; nothing before it is read or decoded."""
@@ -95,13 +93,10 @@ class Loader:
         """The batches of the epoch set by `set_epoch`, or of what `load_state_dict` tells; then of the epoch after."""
         (epoch, step), self._next = self._next, (self._next[0] + 1, 0)
         self._done = (epoch, step)
-        return self._counted(self.epoch(epoch, step))
-
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self._done = (batch.epoch, batch.step + 1)
+        for batch in self.epoch(epoch, step):
+            self._done = (epoch, batch.step + 1)
             yield batch
-        self._done = (self._done[0] + 1, 0)
+        self._done = (epoch + 1, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next `iter` go through `epoch` (from 0), from its first step on."""
@@ -137,7 +132,7 @@ class Loader:
         """
         if not 0 <= step < self.steps_per_epoch:
             raise ValueError(f"step {step}: expected 0 to {self.steps_per_epoch - 1}")
-        ids, positions, _ = self._members(epoch, step, rank, world)
+        ids, positions = self._slice(epoch, step, rank, world)
         return ids, self.shards.labels(ids), self._augmentation(epoch, ids, positions)
 
     def close(self) -> None:
@@ -148,9 +143,7 @@ class Loader:
     def __enter__(self) -> "Loader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _delivered(self, epoch: int, specs: Generator[BatchSpec]) -> Iterator[Batch]:
@@ -183,34 +176,27 @@ class Loader:
 
     def _specs(self, epoch: int, start_step: int) -> Generator[BatchSpec]:
         """What to make for each step, in order; shards are asked to read ahead."""
-        config, shards = self.config, len(self.shards.shard_names)
+        config, shards, place = self.config, len(self.shards.shard_names), (self.data_rank, self.data_world)
         groups = self._order(epoch).shard_groups() if config.training else [[shard] for shard in range(shards)]
         with reading_ahead(self.shards, groups) as reading:
+            ids, positions = self._slice(epoch, start_step, *place)
             for step in range(start_step, self.steps_per_epoch):
-                ids, positions, samples = self._members(epoch, step, self.data_rank, self.data_world)
-                upcoming = positions + config.batch_size
-                reading.reach(step * config.batch_size, ids, self._ids(epoch, upcoming[upcoming < len(self.shards)]))
-                yield BatchSpec(
-                    step=step,
-                    ids=ids,
-                    positions=positions,
-                    labels=self.shards.labels(ids),
-                    augmentation=self._augmentation(epoch, ids, positions),
-                    samples=samples,
-                )
+                upcoming = self._slice(epoch, step + 1, *place)
+                reading.reach(step * config.batch_size, ids, upcoming[0])
+                labels, augmentation = self.shards.labels(ids), self._augmentation(epoch, ids, positions)
+                yield BatchSpec(step, ids, positions, labels, augmentation, self._samples(step))
+                ids, positions = upcoming
 
-    def _members(
-        self, epoch: int, step: int, rank: int, world: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """Ids and places in the epoch's order of one rank's part of a global batch, and the batch's samples."""
-        first = step * self.config.batch_size
-        samples = min(self.config.batch_size, len(self.shards) - first)
-        part = slice_range(samples, rank, world)
-        positions = np.arange(first + part.start, first + part.stop)
-        return self._ids(epoch, positions), positions, samples
+    def _samples(self, step: int) -> int:
+        """Samples of a global batch, over all ranks; 0 behind the last step."""
+        left = len(self.shards) - step * self.config.batch_size
+        return min(self.config.batch_size, left) if step < self.steps_per_epoch else 0
 
-    def _ids(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self._order(epoch)[positions] if self.config.training else positions.copy()
+    def _slice(self, epoch: int, step: int, rank: int, world: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids and places in the epoch's order, int64 [n], of one rank's part of a global batch."""
+        part = slice_range(self._samples(step), rank, world)
+        positions = step * self.config.batch_size + np.arange(part.start, part.stop)
+        return self._order(epoch)[positions] if self.config.training else positions.copy(), positions
 
     def _augmentation(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64]) -> Augmentation:
         config = self.config
@@ -226,8 +212,7 @@ def present_device(device: str) -> str:
     """`device` with its number; raises LoaderError for a GPU that is not there."""
     if device == "cpu":
         return device
-    count = torch.cuda.device_count()
-    number = device.partition(":")[2]
-    if not count or int(number or 0) >= count:
+    number, count = device.partition(":")[2], torch.cuda.device_count()
+    if int(number or 0) >= count:
         raise LoaderError(f"device {device}: this machine has {count} CUDA devices; ask for --device cpu")
     return f"cuda:{number or torch.cuda.current_device()}"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dali_pipelines.augmentation import CROP, Augmentation, RecipeName, mean_crops
-from dali_pipelines.batch import to_tensor
+from dali_pipelines.config import to_tensor
 from dali_pipelines.crops import COLUMNS, MEAN, MIRROR, OUT, Crops, X, Y, place_pixels
 from sharding import Statistics
 

@@ -27,32 +27,30 @@ class ReadAhead:
             shards.read_scattered()
         sizes: NDArray[np.int64] = shards.shard_sizes
         self._ends = np.cumsum([int(sizes[list(group)].sum()) for group in groups])
-        self._current = -1
-        self._read = 0
+        self._current: int | None = None  # the group that is read, None at first
+        self._asked = self._read = 0  # groups asked for, or gone by; samples read since the last release
 
     def reach(self, position: int, ids: NDArray[np.int64], upcoming: NDArray[np.int64]) -> None:
         """Samples `ids`, from `position` of the global order on, are about to be read, and `upcoming` after them."""
-        if self._scattered:
-            if self._current < 0:
-                self._shards.ask_for(ids)
-            self._shards.ask_for(upcoming)
         group = min(int(np.searchsorted(self._ends, position, side="right")), len(self._groups) - 1)
-        while self._current < group:  # one after the other: a batch may reach over a whole group
-            self._enter(group if self._current < 0 else self._current + 1)
+        if self._current is None:
+            self._current = self._asked = group
+            if self._scattered:
+                self._shards.ask_for(ids)
+        if self._scattered:
+            self._shards.ask_for(upcoming)
+        if len(self._groups) > 1:
+            for ahead in self._groups[self._asked : group + 2]:
+                for shard in ahead:
+                    self._worker.submit(self._shards.prefetch, shard)
+            self._asked = group + 2
+        for passed in self._groups[self._current : group]:  # a batch may reach over a whole group
+            self._release(passed)
+        self._current = group
         self._read += len(ids)
         if self._read >= RELEASE_SAMPLES:
             self._read = 0
             self._release(self._groups[group])
-
-    def _enter(self, group: int) -> None:
-        if len(self._groups) > 1:
-            wanted = [group, group + 1] if self._current < 0 else [group + 1]
-            for ahead in wanted:
-                for shard in self._groups[ahead] if ahead < len(self._groups) else ():
-                    self._worker.submit(self._shards.prefetch, shard)
-        if self._current >= 0:
-            self._release(self._groups[self._current])
-        self._current = group
 
     def _release(self, group: Sequence[int]) -> None:
         """Unmap the pages, so that resident memory does not grow with the split; they stay in the page cache."""

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import torch
 
-from dali_pipelines.batch import BufferPool
+from dali_pipelines.cpu_producer import BufferPool
 
 
 def addresses(pool: BufferPool, count: int) -> list[int]:
