@@ -1,6 +1,6 @@
 """`python -m benchmarks [NAME …] [--quick] [--out DIR]`: measures, prints, writes.
 
-Each benchmark is a module of this package with `run(quick, out)`; it leaves JSON, a table and a plot in `out`. A full
+Each benchmark is a module of this package with `run(quick)`; its JSON, table and plot are left in `out`. A full
 run into the default folder also renews the tables in `benchmarks/README.md` and the headline figures in `README.md`.
 """
 
@@ -27,20 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a smoke run: all of them in ninety seconds")
     parser.add_argument("--out", type=path, default=RESULTS, help="folder for the results")
     options = parser.parse_args(arguments)
-    names = options.names or list(NAMES)
+    names = options.names or NAMES
     if len(names) == 1:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         return run_command(lambda: run(names[0], options.quick, options.out))
-    out = [] if options.out == RESULTS else ["--out", str(options.out)]
-    return run_each(names, [*out, *["--quick"] * options.quick])
-
-
-def run_each(names: list[str], options: list[str]) -> int:
-    """Each benchmark in a process of its own, so that none finds what another left in memory. One may fail."""
     failed = []
-    for name in names:
+    for name in names:  # each in a process of its own, so that none finds what another left in memory
         sys.stderr.write(f"benchmark {name}\n")
-        if subprocess.run([sys.executable, "-m", "benchmarks", name, *options], check=False).returncode:
+        command = [sys.executable, "-m", "benchmarks", name, *["--quick"] * options.quick]
+        command += [] if options.out == RESULTS else ["--out", str(options.out)]
+        if subprocess.run(command, check=False).returncode:
             failed.append(name)
     if failed:
         sys.stderr.write(f"error: failed: {', '.join(failed)}\n")
@@ -49,7 +45,7 @@ def run_each(names: list[str], options: list[str]) -> int:
 
 def run(name: str, quick: bool, out: Path) -> int:
     """One benchmark; the tables of a full run into the default folder go to both README files."""
-    importlib.import_module(f"benchmarks.{name}").run(quick=quick, out=out)
+    importlib.import_module(f"benchmarks.{name}").run(quick).publish(name, quick, out)
     if not quick and out.resolve() == RESULTS:
         for readme in (RESULTS.parent / "README.md", RESULTS.parents[1] / "README.md"):
             update(readme, RESULTS)

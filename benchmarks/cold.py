@@ -7,6 +7,7 @@ Leaves: `cold.json`, `cold.md`, `cold.png`.
 
 import hashlib
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +21,7 @@ import numpy as np
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, own_bytes, timed
 from benchmarks.processes import fork_server
-from benchmarks.results import write_tables
+from benchmarks.results import Table
 from dali_pipelines import EpochOrder, draw
 from dali_pipelines.read_ahead import reading_ahead
 from sharding import ClassInfo, ShardSet, Statistics
@@ -50,19 +51,16 @@ OPERATIONS = (
 )
 
 
-def run(quick: bool, out: Path) -> None:
-    """Measures both and publishes one table."""
+def run(quick: bool) -> Table:
+    """Measures both."""
     samples, in_shard = SIZES[quick]
     with data.shards(samples, samples_per_shard=in_shard) as shards:
-        write_tables(
-            "cold",
-            reading(shards) + size(quick),
-            out=out,
+        return Table(
             title="Cold reads, and the price of size: samples per CPU-second",
+            rows=reading(shards) + size(quick),
             data_set=data.describe(shards),
             operations=OPERATIONS,
             cache="page cache dropped before each repeat where the row says cold",
-            quick=quick,
         )
 
 
@@ -85,7 +83,7 @@ def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool
         if not cold:
             for name in shards.shard_names:
                 (path / name).read_bytes()
-        before, touched = disk_bytes(), 0
+        before, touched = resource.getrusage(resource.RUSAGE_SELF).ru_inblock, 0
 
         def work() -> int:
             nonlocal touched
@@ -98,7 +96,8 @@ def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool
             return images
 
         repeat = timed(work)
-    from_disk.append((disk_bytes() - before) / touched)
+    blocks = resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before
+    from_disk.append(512 * blocks / touched)
     return repeat
 
 
@@ -119,12 +118,6 @@ def drop(shards: ShardSet) -> None:
         with (shards.path / name).open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def disk_bytes() -> int:
-    """Bytes that this process has had fetched from storage so far (Linux /proc)."""
-    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(lines["read_bytes"])
 
 
 def size(quick: bool) -> list[Row]:

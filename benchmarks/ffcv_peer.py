@@ -28,7 +28,6 @@ from ffcv.writer import DatasetWriter
 
 from benchmarks.data import made_once
 from benchmarks.loader_work import CROP, IMAGE, Epoch, Job
-from benchmarks.peers import Samples
 
 LAPS, LAP_SAMPLES = 4, 1024
 
@@ -104,7 +103,7 @@ def ffcv(job: Job) -> Epoch:
 
 def _write_beton(job: Job, path: Path) -> None:
     image = RGBImageField(write_mode="raw") if job.shards.encoding == "raw" else _EncodedField()
-    samples = Samples(len(job.rows), lambda number: (job.shards.images([number])[0], number))
+    samples = [(view, number) for number, view in enumerate(job.shards.images(range(len(job.rows))))]
     fields = {"image": image, "id": IntField()}
     multiprocessing.set_start_method("fork", force=True)  # of the writer's processes; else as this one was started
     DatasetWriter(str(path), fields, num_workers=job.workers).from_indexed_dataset(samples)

@@ -20,7 +20,7 @@ import torch
 from nvidia import dali
 from torch import Tensor
 
-from benchmarks.measure import interleave, timed
+from benchmarks.measure import cores, interleave, timed
 from benchmarks.results import machine
 from benchmarks.scaling import launch, layout_name, train_timed
 from benchmarks.step import Stepping, SteppingJob
@@ -39,8 +39,17 @@ IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
 # The largest difference that is still rounding: in gray levels, or relative to the largest value.
 PIXELS_SAME, PIXELS_MEAN, NORMS, LOSS, ROUGH_LOSS = 1e-2, 1.0, 1e-4, 1e-3, 0.1
 GRADIENTS = {"float32": 1e-3, "tf32": 5e-2, "bfloat16": 0.5}
-# What of a node's GPUs is measured; the defaults of `Node` take seconds on a CPU.
+# Ways to decode: name → (--decode, options of `DataConfig`)
+DECODERS: dict[str, tuple[str, dict[str, Any]]]
+DECODERS = {"cpu": ("cpu", {}), "cpu, whole DALI graph": ("cpu", {"fused": False})}
+# How GPUs are measured; the defaults of `Node` take seconds on a CPU.
 FULL_SIZE: dict[str, Any] = {"device": "cuda", "width": 1.0, "batch": 128, "steps": 12, "repeats": 5}
+FULL_SIZE |= {"precisions": ("float32", "tf32", "bfloat16"), "compiled": (False, True)}
+FULL_SIZE["decoders"] = {
+    "cpu": ("cpu", {}),
+    "gpu": ("gpu", {"hardware_decoder_load": 0}),
+    "gpu, JPEG hardware": ("gpu", {"hardware_decoder_load": 1}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +68,15 @@ class Node:
     batch: int = 4
     steps: int = 2
     repeats: int = 1
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    compiled: tuple[bool, ...] = (False,)
+    decoders: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=lambda: DECODERS)
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def threads(self) -> int:
         """Cores for each process."""
-        return max(1, len(os.sched_getaffinity(0)) // self.processes)
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Those that differ here."""
-        return ("float32", "tf32", "bfloat16") if self.gpus else ("float32", "bfloat16")
-
-    def decoders(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Ways to decode: name → (--decode, options of `DataConfig`)."""
-        if not self.gpus:
-            return {"cpu": ("cpu", {}), "cpu, whole DALI graph": ("cpu", {"fused": False})}
-        hardware = {"gpu": 0, "gpu, JPEG hardware": 1}
-        return {"cpu": ("cpu", {})} | {name: ("gpu", {"hardware_decoder_load": h}) for name, h in hardware.items()}
+        return max(1, cores() // self.processes)
 
     @contextmanager
     def loader(self, folder: Path, device: str, decode: str, options: dict[str, Any]) -> Iterator[PairedLoader]:
@@ -138,7 +138,7 @@ def pixels(node: Node) -> Finding:
     """Does each way to decode give the pixels of the CPU's loader?"""
     finding = Finding()
     reference = _first_images(node, "cpu", "cpu", {})
-    for name, (decode, options) in node.decoders().items():
+    for name, (decode, options) in node.decoders.items():
         gaps, exact = (_first_images(node, node.device, decode, options) - reference).abs(), decode == "cpu"
         finding.compare(f"{name}, mean", float(gaps.mean()), PIXELS_SAME if exact else PIXELS_MEAN, "gray levels")
         finding.compare(f"{name}, largest", float(gaps.max()), PIXELS_SAME if exact else 255.0, "gray levels")
@@ -195,7 +195,7 @@ def _first_step(node: Node, device: Any, precision: Any) -> tuple[float, dict[st
 
 def loading(node: Node) -> Finding:
     """How many images a second does the loader of one process give, with its share of the cores?"""
-    finding, ways = Finding(), node.decoders()
+    finding, ways = Finding(), node.decoders
     for name, (decode, options) in (*ways.items(), ("raw shards", ways["cpu"])):
         is_raw = name not in ways
         with node.loader(node.raw if is_raw else node.shards, node.device, decode, options) as loader:
@@ -214,14 +214,13 @@ def _epoch(loader: PairedLoader) -> int:
 def stepping(node: Node) -> Finding:
     """How fast is a training step on one synthetic batch, at each precision, compiled or not?"""
     finding = Finding()
-    for compiled in (False, True) if node.gpus else (False,):
+    for compiled in node.compiled:
         for precision in node.precisions:
             options: dict[str, Any] = {"precision": precision, "compile": compiled}
             set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), **options))
             job = SteppingJob(width=node.width, batch=node.batch, steps=node.steps, options=options)
             finding.add_rate(precision + ", compiled" * compiled, Stepping(job).work, node.repeats, options)
-    if not node.gpus:
-        finding.lines.append("compiled: left out of the small run")
+    finding.lines += [] if True in node.compiled else ["compiled: left out of the small run"]
     return finding
 
 

@@ -19,7 +19,7 @@ from benchmarks import data
 from benchmarks.loader_work import RECIPE, SEED, Job, MeasuredLoader, difference_note
 from benchmarks.measure import Repeat, Row, interleave
 from benchmarks.processes import Worker, WorkerError
-from benchmarks.results import write_tables
+from benchmarks.results import Table
 from dali_pipelines import DataConfig, Loader, cpu_producer
 from sharding import ShardSet
 
@@ -44,16 +44,14 @@ class Entry:
     ahead: int = 0
 
 
-LIMIT = Entry(
-    "limit: libjpeg-turbo (simplejpeg), one thread",
-    "peers:decoding_limit",
-    "decodes 256×256, no crop, nothing kept",
-)
+ONE_THREAD = "limit: libjpeg-turbo (simplejpeg), one thread"
+LIMIT = Entry(ONE_THREAD, "peers:decoding_limit", "decodes 256×256, no crop, nothing kept")
 OURS = Entry("ours, float32", "peers:ours", compared=True)
 RAW = Entry("ours, float32, raw shards", "peers:ours", compared=True, raw=True)
 FFCV_RAW = Entry("FFCV, raw mode", "ffcv_peer:ffcv", "threads", compared=True, raw=True)
 SIMPLEJPEG = Entry("torch DataLoader + simplejpeg", "peers:torch_simplejpeg", "worker processes", compared=True)
 FFCV = Entry("FFCV", "ffcv_peer:ffcv", "threads", compared=True)
+DALI = "DALI fn.readers.webdataset, as its tutorials"  # ahead: two batches in its queue, one in the iterator
 LOADERS = (
     LIMIT,
     OURS,
@@ -69,13 +67,7 @@ LOADERS = (
     FFCV,
     Entry("SPDL (FFmpeg)", "peers:spdl", "threads", {"decoder": "ffmpeg"}, compared=True),
     Entry("SPDL + simplejpeg", "peers:spdl", "threads", {"decoder": "simplejpeg"}, compared=True),
-    Entry(
-        "DALI fn.readers.webdataset, as its tutorials",
-        "peers:dali_tutorial",
-        "shuffles locally, no position to resume from",
-        compared=True,
-        ahead=3,  # two in its queue, one in the iterator
-    ),
+    Entry(DALI, "peers:dali_tutorial", "shuffles locally, no position to resume from", compared=True, ahead=3),
 )
 PYTHON = "ours, uint8: ceiling of a process by the GIL"
 
@@ -89,20 +81,20 @@ OPERATIONS = (
 )
 
 
-def run(quick: bool, out: Path) -> None:
-    """Measures all loaders and publishes the table."""
+def run(quick: bool) -> Table:
+    """Measures all loaders."""
     samples, in_shard = SIZES[quick]
     jpeg = data.shards(samples, samples_per_shard=in_shard)
     raw = data.shards(RAW_SAMPLES[quick], encoding="raw", samples_per_shard=in_shard)
-    job = Job(split=jpeg.path, prepared=jpeg.path.parent / "peers")
-    raw_job = replace(job, split=raw.path, epochs=samples // len(raw))
-    data.made_once(job.prepared / "files", partial(write_files, jpeg))
+    prepared = jpeg.path.parent / "peers"
+    data.made_once(prepared / "files", partial(write_files, jpeg))
+    jpeg_job, raw_job = (partial(Job, split.path, prepared, epochs=samples // len(split)) for split in (jpeg, raw))
     with ExitStack() as stack:
-        python = stack.enter_context(Worker(PYTHON, PythonTime, job))
+        python = stack.enter_context(Worker(PYTHON, PythonTime, jpeg.path))
         workers = []
         for entry in LOADERS:
-            entry_job = replace(raw_job if entry.raw else job, options=entry.options)
-            worker = Worker(entry.name, MeasuredLoader, entry.loader, entry_job, entry.ahead)
+            job = partial(raw_job if entry.raw else jpeg_job, entry.options)
+            worker = Worker(entry.name, MeasuredLoader, entry.loader, job, entry.ahead)
             workers.append((entry, stack.enter_context(worker)))
         python.await_ready()
         notes = {entry.name: note(entry, worker) for entry, worker in workers if worker.await_ready()}
@@ -110,20 +102,14 @@ def run(quick: bool, out: Path) -> None:
         works[PYTHON] = partial(python.call, "repeat")
         measured = interleave(works, limit=LIMIT.name, ours=OURS.name)
     rows = {entry.name: row_of(entry, worker.missing, notes, measured) for entry, worker in workers}
-    beside = {
-        "of libjpeg-turbo's limit": [rows[LIMIT.name]],
-        "× FFCV": [rows[FFCV.name]],
-        "× torch's DataLoader with simplejpeg": [rows[SIMPLEJPEG.name]],
-    }
-    write_tables(
-        "loader",
-        [*rows.values(), as_ceiling(measured[PYTHON])],
-        headlines=[rows[OURS.name].headline("float32 batches from the loader", beside)],
-        out=out,
+    others = {"of libjpeg-turbo's limit": LIMIT, "× FFCV": FFCV, "× torch's DataLoader with simplejpeg": SIMPLEJPEG}
+    beside = {text: [rows[entry.name]] for text, entry in others.items()}
+    return Table(
         title="Loaders: images per CPU-second for the same work",
+        rows=[*rows.values(), as_ceiling(measured[PYTHON])],
         data_set=data.describe(jpeg),
         operations=OPERATIONS,
-        quick=quick,
+        headlines=[rows[OURS.name].headline("float32 batches from the loader", beside)],
     )
 
 
@@ -158,9 +144,9 @@ class PythonTime:
     GIL go. Waking threads and page faults outside the pass count too, so it is an upper bound.
     """
 
-    def __init__(self, job: Job) -> None:
-        config = DataConfig(recipe=RECIPE, seed=SEED, batch_size=job.batch_size, output="uint8", threads=1)
-        self._loader, self._epochs = Loader(job.shards, config), itertools.count()
+    def __init__(self, split: Path, batch_size: int = 128) -> None:
+        config = DataConfig(recipe=RECIPE, seed=SEED, batch_size=batch_size, output="uint8", threads=1)
+        self._loader, self._epochs = Loader(ShardSet.open(split), config), itertools.count()
 
     def repeat(self) -> Repeat:
         """One epoch; both clocks are the CPU time of Python."""

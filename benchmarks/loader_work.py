@@ -8,8 +8,6 @@ import importlib
 import mmap
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,49 +30,32 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # images [n, 3, 224, 224] and their i
 Epoch = Callable[[], Iterator[Batch]]  # once through the samples, shuffled, in whole batches
 
 
-@dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a loader is to do.
+    """What a loader is to do, in its process: `batch_size` samples of a split at once, by so many `workers`.
 
     prepared: a folder for what it makes of the split once. options: its own. epochs: times through the split for one
-    repeat (more than 1 where the split is kept small).
+    repeat (more than 1 where the split is kept small). rows: what is done to each sample, `ROW`s in memory that forked
+    workers share. mean_image: float32 [256, 256, 3].
     """
 
-    split: Path
-    prepared: Path
-    options: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 128
-    workers: int = 2
-    epochs: int = 1
+    def __init__(
+        self, split: Path, prepared: Path, options: dict[str, Any], batch_size: int = 128, epochs: int = 1
+    ) -> None:
+        self.split, self.prepared, self.options = split, prepared, options
+        self.batch_size, self.workers, self.epochs = batch_size, 2, epochs
+        self.shards = ShardSet.open(split)
+        self.mean_image = self.shards.statistics.mean_image.astype(np.float32)
+        mirrored = np.ascontiguousarray(self.mean_image[:, ::-1])
+        self._means = self.mean_image.reshape(IMAGE, IMAGE * 3), mirrored.reshape(IMAGE, IMAGE * 3)
+        self.rows = np.frombuffer(mmap.mmap(-1, len(self.shards) * ROW.itemsize), ROW)
+        self.draw(0)
 
-    @cached_property
-    def shards(self) -> ShardSet:
-        """The split, opened."""
-        return ShardSet.open(self.split)
-
-    @cached_property
-    def mean_image(self) -> np.ndarray:
-        """The mean image, float32 [256, 256, 3]."""
-        return self.shards.statistics.mean_image.astype(np.float32)
-
-    @cached_property
-    def _means(self) -> tuple[np.ndarray, np.ndarray]:
-        flat = (IMAGE, IMAGE * 3)
-        return self.mean_image.reshape(flat), np.ascontiguousarray(self.mean_image[:, ::-1]).reshape(flat)
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """What is done to each sample: `ROW`s in memory that forked workers share."""
-        rows = np.frombuffer(mmap.mmap(-1, len(self.shards) * ROW.itemsize), ROW)
-        self.draw(rows, 0)
-        return rows
-
-    def draw(self, rows: np.ndarray, epoch: int) -> None:
-        """What our loader does to each sample in that epoch, into `rows`."""
-        ids = np.arange(len(rows))
+    def draw(self, epoch: int) -> None:
+        """Into `rows`: what our loader does to each sample in that epoch."""
+        ids = np.arange(len(self.rows))
         drawn = draw(RECIPE, SEED, epoch, ids, ids, self.shards.statistics)
         for name in ROW.names or ():
-            rows[name] = getattr(drawn, name)
+            self.rows[name] = getattr(drawn, name)
 
     def file(self, number: int) -> str:
         """The file with a sample's JPEG bytes, for loaders that read files."""
@@ -112,18 +93,18 @@ class Job:
 
 
 class MeasuredLoader:
-    """A loader of this package, `module:function` of a job, ready to be measured.
+    """A loader of this package, `module:function` of a job that `make_job` makes, ready to be measured.
 
     CPU time is counted from the end of one repeat to the end of the next, so that what a loader prepares in
     between, while others have their turn, is on its own bill. ahead: batches that it has ready before an epoch is asked
     for, because it runs on into the next one.
     """
 
-    def __init__(self, loader: str, job: Job, ahead: int = 0) -> None:
+    def __init__(self, loader: str, make_job: Callable[[], Job], ahead: int = 0) -> None:
         torch.set_num_threads(1)
         module, _, function = loader.partition(":")
-        self._job, self._ahead, self._epochs = job, ahead, 0
-        self._epoch: Epoch = getattr(importlib.import_module(f"benchmarks.{module}"), function)(job)
+        self._job, self._ahead, self._epochs = make_job(), ahead, 0
+        self._epoch: Epoch = getattr(importlib.import_module(f"benchmarks.{module}"), function)(self._job)
         self._cpu_seconds = cpu_seconds()
 
     def repeat(self) -> Repeat:
@@ -153,7 +134,7 @@ class MeasuredLoader:
     def _batches(self) -> Iterator[Batch]:
         for _ in range(self._job.epochs):
             self._epochs += 1
-            self._job.draw(self._job.rows, self._epochs)
+            self._job.draw(self._epochs)
             yield from self._epoch()
 
     def difference(self) -> tuple[float, float]:

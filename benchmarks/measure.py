@@ -180,6 +180,11 @@ def _status_bytes(pid: int, key: str) -> int:
     return int(lines[key].split()[0]) * 1024 if key in lines else 0
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def cpu_seconds() -> float:
     """CPU seconds, user and system, of this process, its ended children and its living descendants."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)

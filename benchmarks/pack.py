@@ -10,7 +10,6 @@
 Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture and the ratio to the seed.
 """
 
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -20,8 +19,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.data import photographs, repeat
-from benchmarks.measure import Repeat, interleave, timed
-from benchmarks.results import write_tables
+from benchmarks.measure import Repeat, cores, interleave, timed
+from benchmarks.results import Table
 from sharding import PackOptions, pack
 from sharding.job import PartTask, join_parts, pack_part
 from sharding.pack_index import Sample
@@ -38,8 +37,8 @@ OURS: dict[str, tuple[Resample, Encoding]] = {
 }
 
 
-def run(quick: bool, out: Path) -> None:
-    """Measure, print and write `out`/pack.{json,md,png}."""
+def run(quick: bool) -> Table:
+    """Measure all cases."""
     files, what = photographs()
     files, repeats, times = (files[:24], 2, 1) if quick else (files, 5, 3)
     with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
@@ -52,28 +51,23 @@ def run(quick: bool, out: Path) -> None:
             works[f"{workers} worker{'s' * (workers > 1)}"] = partial(command, source, work / "command", workers)
         rows = interleave(works, repeats, ours="ours")
         theirs = rows["the seed's way"] = replace(rows["the seed's way"], note="quality 75")
-        write_tables(
-            "pack",
-            list(rows.values()),
-            headlines=[rows["ours"].headline("packing photographs, one process", {"× the seed's way": [theirs]})],
-            out=out,
+        ratios = {name: round(row.rate().over(theirs.rate()).median, 3) for name, row in rows.items()}
+        return Table(
             title="Packing photographs into shards",
+            rows=list(rows.values()),
             data_set={"pictures": what, "used": len(files)},
             operations=OPERATIONS,
-            quick=quick,
+            headlines=[rows["ours"].headline("packing photographs, one process", {"× the seed's way": [theirs]})],
             extra={
                 "bytes_a_picture": {name: mean_bytes(folder) for name, folder in folders.items()},
-                "times_the_seeds_images_per_cpu_second": {
-                    name: round(row.rate().over(theirs.rate()).median, 3) for name, row in rows.items()
-                },
+                "times_the_seeds_images_per_cpu_second": ratios,
             },
         )
 
 
 def worker_counts() -> list[int]:
     """1, 2, 4 … up to the cores there are."""
-    cores = len(os.sched_getaffinity(0))
-    return sorted({1, cores, *(2**power for power in range(10) if 2**power < cores)})
+    return sorted({cores(), *(2**power for power in range(10) if 2**power < cores())})
 
 
 def seed(files: tuple[Path, ...], folder: Path) -> Repeat:

@@ -19,7 +19,7 @@ import webdataset as wds
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 from PIL import Image
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate, get_worker_info
 
 from benchmarks.loader_work import CROP, IMAGE, RECIPE, SEED, Batch, Epoch, Job
 from dali_pipelines import DataConfig, Loader
@@ -27,6 +27,7 @@ from sharding.manifest import SUFFIX
 from sharding.shard import read_keys
 
 AHEAD = 2  # batches that a worker makes ahead of need: torch's prefetch_factor, SPDL's sink
+RING_OPTIONS: dict[str, Any] = {"prefetch_factor": AHEAD, "persistent_workers": True}
 SHUFFLE_BUFFER = 1000  # samples, in webdataset
 DALI_LAPS = 2  # times through DALI's reader in one go, since what it has ready at the start is not counted
 
@@ -53,8 +54,8 @@ def ours(job: Job) -> Epoch:
     """`dali_pipelines.Loader`, recipe `paper`; its options are those of `DataConfig`. It draws its own crops."""
     if job.options.get("device") == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no GPU here")
-    options: dict[str, Any] = {"batch_size": job.batch_size, "threads": job.workers, **job.options}
-    loader = Loader(job.shards, DataConfig(recipe=RECIPE, seed=SEED, **options))
+    sizes: Any = {"batch_size": job.batch_size, "threads": job.workers}
+    loader = Loader(job.shards, DataConfig(recipe=RECIPE, seed=SEED, **sizes, **job.options))
     numbers = itertools.count()
 
     def epoch() -> Iterator[Batch]:
@@ -62,19 +63,6 @@ def ours(job: Job) -> Epoch:
             yield batch.images, batch.ids
 
     return epoch
-
-
-class Samples(Dataset[Any]):
-    """What `get` makes of a number, or of a list of numbers, below `size`."""
-
-    def __init__(self, size: int, get: Callable[[Any], Any]) -> None:
-        self._size, self._get = size, get
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._get(index)
 
 
 class SharedRing:
@@ -105,22 +93,20 @@ class SharedRing:
             yield torch.from_numpy(self._batches[tuple(slot)]).permute(0, 3, 1, 2), ids
 
 
+def torch_loader(job: Job, collate: Callable[[list[int]], Any], **options: Any) -> DataLoader[Any]:
+    """torch's DataLoader, whose workers make a batch of ids what `collate` makes of them."""
+    sizes: Any = {"batch_size": job.batch_size, "num_workers": job.workers, "multiprocessing_context": "fork"}
+    ids: Any = range(len(job.rows))
+    return DataLoader(ids, shuffle=True, drop_last=True, collate_fn=collate, **sizes, **options)
+
+
 def torch_simplejpeg(job: Job) -> Epoch:
     """torch's DataLoader as fast as its workers go: nothing is collated, copied, or allocated anew.
 
     A worker is asked for a whole batch, decodes it, and normalizes it into memory that the main process shares.
     """
     ring = SharedRing(job)
-    samples = Samples(len(job.rows), lambda ids: ring.fill(map(job.read, ids), ids))
-    loader = DataLoader(
-        samples,
-        batch_size=None,
-        sampler=BatchSampler(RandomSampler(samples), job.batch_size, drop_last=True),
-        num_workers=job.workers,
-        prefetch_factor=AHEAD,
-        persistent_workers=True,
-        multiprocessing_context="fork",
-    )
+    loader = torch_loader(job, lambda ids: ring.fill(map(job.read, ids), ids), **RING_OPTIONS)
     return lambda: ring.batches(loader)
 
 
@@ -141,8 +127,7 @@ def as_the_seed(job: Job) -> Epoch:
         crop = crop + torch.from_numpy(row["rgb_offset"].copy()).reshape(3, 1, 1)
         return (torch.flip(crop, dims=(2,)) if row["mirror"] else crop).to(torch.float32), index
 
-    sizes: Any = {"batch_size": job.batch_size, "num_workers": job.workers, "multiprocessing_context": "fork"}
-    loader = DataLoader(Samples(len(job.rows), sample), shuffle=True, drop_last=True, **sizes)
+    loader = torch_loader(job, lambda ids: default_collate([sample(index) for index in ids]))
     return lambda: iter(loader)
 
 
@@ -165,8 +150,8 @@ def webdataset(job: Job) -> Epoch:
         .to_tuple("__key__", "jpg")
         .batched(job.batch_size, collation_fn=collate, partial=False)
     )
-    sizes: Any = {"num_workers": job.workers, "prefetch_factor": AHEAD, "persistent_workers": True}
-    loader = wds.WebLoader(samples, batch_size=None, multiprocessing_context="fork", **sizes)
+    workers: Any = {"num_workers": job.workers, "multiprocessing_context": "fork", **RING_OPTIONS}
+    loader = wds.WebLoader(samples, batch_size=None, **workers)
     return lambda: ring.batches(loader)
 
 

@@ -19,8 +19,6 @@ from typing import Any
 from benchmarks.measure import descendants
 from common.errors import UserError
 
-ANSWER_SECONDS = 600.0
-
 
 class WorkerError(UserError):
     """A case's process ended in mid-work or does not answer: says which, and the last line that it printed."""
@@ -39,9 +37,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
     `missing` says why there is no such object: `make` raised ImportError, OSError or RuntimeError, or the process died.
     """
 
-    def __init__(
-        self, name: str, make: Callable[..., object], *arguments: object, seconds: float = ANSWER_SECONDS
-    ) -> None:
+    def __init__(self, name: str, make: Callable[..., object], *arguments: object, seconds: float = 600.0) -> None:
         self.name, self.missing, self._seconds = name, "", seconds
         context = fork_server(make.__module__)
         self._log = tempfile.NamedTemporaryFile(prefix="benchmark-", suffix=".log")  # noqa: SIM115
@@ -89,11 +85,22 @@ def serve(connection: Connection, log: str, make: Callable[..., object], argumen
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        _serve_object(connection, make, arguments)
+        made, missing = None, ""
+        try:
+            made = make(*arguments)
+        except ImportError as error:
+            missing = f"cannot be imported ({error}); `make bench-peers` installs it"
+        except (OSError, RuntimeError) as error:
+            missing = (str(error).strip() or type(error).__name__).splitlines()[0]
+        connection.send(missing)
+        while True:
+            method, parameters = connection.recv()
+            connection.send(getattr(made, method)(*parameters))
+    except EOFError:  # the caller has done
         status = 0
+    except Exception:  # noqa: BLE001  the caller reads the log's last line
+        traceback.print_exc()
     finally:
-        if status:
-            traceback.print_exc()
         sys.stderr.flush()
         kill_all(descendants())
         os._exit(status)
@@ -104,19 +111,3 @@ def kill_all(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _serve_object(connection: Connection, make: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    try:
-        made = make(*arguments)
-    except ImportError as error:
-        connection.send(f"cannot be imported ({error}); `make bench-peers` installs it")
-        return
-    except (OSError, RuntimeError) as error:
-        connection.send((str(error).strip() or type(error).__name__).splitlines()[0])
-        return
-    connection.send("")
-    with contextlib.suppress(EOFError):  # the caller has done
-        while True:
-            method, parameters = connection.recv()
-            connection.send(getattr(made, method)(*parameters))

@@ -17,11 +17,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, cores
 from common.files import write_atomically
 
 LOGARITHMIC_FROM = 30  # times the smallest bar, above which a linear axis would show it as nothing
@@ -33,43 +35,43 @@ IN_HEADLINE = ("loader", "step", "pack", "tenpatch")
 _MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def write_tables(
-    name: str,
-    rows: Sequence[Row],
-    *,
-    out: Path,
-    title: str,
-    data_set: dict[str, object],
-    operations: str,
-    quick: bool,
-    cache: str = "page cache warm",
-    remarks: Sequence[str] = (),
-    headlines: Sequence[dict] = (),
-    extra: dict[str, object] | None = None,
-) -> None:
-    """Writes the three files of benchmark `name` into `out` and prints its table; `remarks` are lines below it.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What a benchmark found: its rows, and what a reader needs to repeat or doubt them.
 
-    headlines: figures for the README, by `Row.headline`.
+    headlines: figures for the README, by `Row.headline`. remarks: lines below the table. extra: more keys of the JSON.
     """
-    document = {
-        "benchmark": name,
-        "title": title,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]]),
-        "quick": quick,
-        "machine": machine(),
-        "data_set": data_set,
-        "cache": cache,
-        "operations": operations,
-        "headlines": list(headlines),
-        "rows": [dataclasses.asdict(row) for row in rows],
-        **(extra or {}),
-    }
-    text = markdown(title, document, rows, remarks)
-    write(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    write(out / f"{name}.md", text)
-    plot(title, rows, out / f"{name}.png")
-    sys.stdout.write(text)
+
+    title: str
+    rows: Sequence[Row]
+    data_set: dict[str, object]
+    operations: str
+    cache: str = "page cache warm"
+    headlines: Sequence[dict] = ()
+    remarks: Sequence[str] = ()
+    extra: dict[str, object] = field(default_factory=dict)
+
+    def publish(self, name: str, quick: bool, out: Path) -> None:
+        """Writes the three files of benchmark `name` into `out` and prints the table."""
+        document = {
+            "benchmark": name,
+            "title": self.title,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]]),
+            "quick": quick,
+            "machine": machine(),
+            "data_set": self.data_set,
+            "cache": self.cache,
+            "operations": self.operations,
+            "headlines": list(self.headlines),
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            **self.extra,
+        }
+        text = markdown(document, self.rows, self.remarks)
+        write(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
+        write(out / f"{name}.md", text)
+        plot(self.title, [row for row in self.rows if row.images_per_cpu_second], out / f"{name}.png")
+        sys.stdout.write(text)
 
 
 def write(path: Path, text: str) -> None:
@@ -83,8 +85,8 @@ def machine() -> dict[str, object]:
     processors = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     installed = {found.metadata["Name"].lower(): found.version for found in metadata.distributions()}
     return {
-        "processor": processors[0] if processors else "?",
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": (processors or ["?"])[0],
+        "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -105,7 +107,7 @@ def commit() -> str:
     return "unknown" if head.returncode else head.stdout.strip() + "+changes" * bool(differs)
 
 
-def markdown(title: str, document: dict, rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
+def markdown(document: dict[str, Any], rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
     """The table as Markdown, below two lines that say when, where and on what it was measured, above the remarks."""
     where, repeats = document["machine"], max((row.repeats for row in rows), default=0)
     columns = {
@@ -120,42 +122,31 @@ def markdown(title: str, document: dict, rows: Sequence[Row], remarks: Sequence[
     }
     columns = {head: cells for head, cells in columns.items() if any(cells) or not head}
     lines = [
-        f"### {title}",
-        "",
+        f"### {document['title']}\n",
         f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
         f"{document['cache']}; median (lowest–highest) of {repeats} interleaved repeats"
-        f"{', quick run' if document['quick'] else ''}. `{document['command']}`",
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(cells) + " |" for cells in zip(*columns.values())),
+        f"{', quick run' if document['quick'] else ''}. `{document['command']}`\n",
+        *("| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *zip(*columns.values()))),
     ]
     return "\n".join([*lines, *[""] * bool(remarks), *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
 def plot(title: str, rows: Sequence[Row], path: Path) -> None:
-    """Horizontal bars of images per CPU-second with the spread as a whisker; missing cases say so."""
+    """Horizontal bars of the rows' images per CPU-second, with the spread as a whisker."""
     from matplotlib.figure import Figure  # 0.3 s to import, and only a benchmark's end needs it
 
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    for position, row in enumerate(rows):
-        value = row.images_per_cpu_second
-        if value is None:
-            axes.text(0, position, f" {row.missing}"[:80], va="center", fontsize=8, color="#777777")
-            continue
-        whisker = [[value.median - value.low], [value.high - value.median]]
-        axes.barh(position, value.median, xerr=whisker, color="#4477aa", ecolor="#222222", capsize=2)
-        digits = 0 if value.median >= 100 else 2
-        axes.text(value.high, position, f"  {value.median:,.{digits}f}", va="center", fontsize=8)
-    medians = [row.images_per_cpu_second.median for row in rows if row.images_per_cpu_second]
+    axes, rates = figure.subplots(), [row.rate() for row in rows]
+    medians = [rate.median for rate in rates]
+    whiskers = [[rate.median - rate.low for rate in rates], [rate.high - rate.median for rate in rates]]
+    style: dict[str, Any] = {"color": "#4477aa", "ecolor": "#222222", "capsize": 2}
+    bars = axes.barh([row.name for row in rows], medians, xerr=whiskers, **style)
+    axes.bar_label(bars, [f"{median:,.{0 if median >= 100 else 2}f}" for median in medians], padding=6, fontsize=8)
     if medians and max(medians) > LOGARITHMIC_FROM * min(medians):
         axes.set_xscale("log")
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel("images per CPU-second")
-    axes.set_title(title, fontsize=10)
+    axes.set(title=title, xlabel="images per CPU-second")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
@@ -165,14 +156,12 @@ def update(readme: Path, results: Path) -> list[str]:
 
     A mark whose benchmark has no table in `results`, or one of a quick run, keeps what it holds.
     """
-    replaced = []
+    replaced: list[str] = []
 
     def table(match: re.Match[str]) -> str:
         text = headline(results) if match[2] == HEADLINE else published(results, match[2])
-        if not text:
-            return match[0]
-        replaced.append(match[2])
-        return f"{match[1]}{text}{match[3]}"
+        replaced.extend([match[2]] * bool(text))
+        return f"{match[1]}{text}{match[3]}" if text else match[0]
 
     write(readme, _MARKED.sub(table, readme.read_text()))
     return replaced
@@ -193,7 +182,6 @@ def headline(results: Path) -> str:
     machine = documents[0]["machine"]
     lines = [f"| on {machine['cores']} cores of {machine['processor']} | images/s | beside |", "|---|---|---|"]
     for figure in (figure for document in documents for figure in document["headlines"]):
-        rate, beside = figure["images_per_second"], figure["beside"].items()
-        ratios = ", ".join(f"{ratio:.2f} {text}" for text, ratio in beside)
-        lines.append(f"| {figure['what']} | {rate:.{0 if rate >= 100 else 1}f} | {ratios} |")
+        rate, ratios = figure["images_per_second"], [f"{ratio:.2f} {text}" for text, ratio in figure["beside"].items()]
+        lines.append(f"| {figure['what']} | {rate:.{0 if rate >= 100 else 1}f} | {', '.join(ratios)} |")
     return "\n".join(lines) + "\n"

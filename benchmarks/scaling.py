@@ -8,7 +8,6 @@ that was spent waiting for data. Leaves `scaling.{json,md,png}`.
 
 import contextlib
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +21,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, peak_bytes
+from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, interleave, peak_bytes
 from benchmarks.processes import WorkerError, fork_server
-from benchmarks.results import write_tables
+from benchmarks.results import Table
 from training.config import TrainConfig
 from training.mesh import close_mesh
 from training.pairs import DeviceBatch, PairedLoader
@@ -49,37 +48,32 @@ def layout_name(processes: int, pair: int) -> str:
     return f"{processes} process{'es' * (processes > 1)}{' in pairs' * (pair == 2)}"
 
 
-def run(quick: bool, out: Path) -> None:
-    """Measure, print and write `out`/scaling.{json,md,png}."""
-    gpus, cores = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    most = gpus or min(2, cores)
+def run(quick: bool) -> Table:
+    """Measure all layouts on both kinds of batches."""
+    gpus = torch.cuda.device_count()
+    most = gpus or min(2, cores())
     batch, width, steps, repeats = GPU_SETTINGS if gpus and not quick else SETTINGS[quick]
     measured: dict[str, list[Repeat]] = {}
     with data.shards((steps + WARM_UP) * batch * most) as shards:
-        options = {"shards": shards.path.parent, "width": width}
 
         def repeat(name: str, processes: int, pair: int, batches: Batches) -> Repeat:
-            sizes = {"batch_size": batch * processes, "threads": max(1, cores // processes)}
-            given = {**options, **sizes, "model_parallel": str(pair)}
-            measured.setdefault(name, []).append(train_timed(processes, batches, steps, given))
+            sizes = {"batch_size": batch * processes, "width": width, "threads": max(1, cores() // processes)}
+            options = {"shards": shards.path.parent, "model_parallel": str(pair), **sizes}
+            measured.setdefault(name, []).append(train_timed(processes, batches, steps, options))
             return measured[name][-1]
 
         cases = {
             f"{layout_name(*layout)}, {batches}": (*layout, batches) for batches in BATCHES for layout in layouts(most)
         }
-        works = {name: partial(repeat, name, *case) for name, case in cases.items()}
-        rows = interleave(works, repeats, warm_ups=0)
+        rows = interleave({name: partial(repeat, name, *case) for name, case in cases.items()}, repeats, warm_ups=0)
         for name, (processes, _, batches) in cases.items():
             rows[name] = beside_one(rows[name], processes, rows[f"1 process, {batches}"], measured[name])
-        write_tables(
-            "scaling",
-            list(rows.values()),
-            out=out,
+        return Table(
             title=f"Training on 1 to {most} processes, {batch} images a step and process, width {width:g}",
+            rows=list(rows.values()),
             data_set=data.describe(shards),
             operations="train.py's trainer under torchrun's agent: batch in, step, sums over all ranks, log; each "
             f"repeat is a start of its own, of which the first {WARM_UP} steps do not count, nor does the checkpoint",
-            quick=quick,
         )
 
 

@@ -9,7 +9,6 @@ ours ÷ PyTorch's, ours ÷ none, and together ÷ the slower of loader and step, 
 wall time (`images_per_second`) and by CPU time (`images_per_cpu_second`).
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -22,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Clock, Repeat, Row, Spread, interleave, timed
+from benchmarks.measure import MINIMUM_REPEATS, Clock, Repeat, Row, Spread, cores, interleave, timed
 from benchmarks.processes import Worker, WorkerError
-from benchmarks.results import write_tables
+from benchmarks.results import Table
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import RecipeName
 from model import AlexNet, ModelConfig
@@ -139,15 +138,15 @@ def measure(cases: dict[str, SteppingJob], repeats: int) -> dict[str, Row]:
         return interleave({worker.name: partial(worker.call, "repeat") for worker in workers}, repeats)
 
 
-def ratio(row: Row, *others: Row) -> dict[str, Spread]:
+def ratio(row: Row, *others: Row) -> list[Spread]:
     """Of a row's rate to the lowest of the others', round by round, on both clocks."""
-    return {clock: row.rate(clock).over(*(other.rate(clock) for other in others)) for clock in CLOCKS}
+    return [row.rate(clock).over(*(other.rate(clock) for other in others)) for clock in CLOCKS]
 
 
-def run(quick: bool, out: Path) -> None:
-    """Measure both groups and write `out`/step.{json,md,png}."""
+def run(quick: bool) -> Table:
+    """Measure both groups."""
     width, batch, batches, repeats = SETTINGS[quick]
-    base = SteppingJob(recipe=RECIPE, width=width, batch=batch, threads=len(os.sched_getaffinity(0)))
+    base = SteppingJob(recipe=RECIPE, width=width, batch=batch, threads=cores())
     with data.shards(batch * batches) as shards:
         loading = replace(base, shards=shards.path)
         group = {"loader alone": replace(loading, network=False), "step alone": replace(base, steps=batches)}
@@ -161,24 +160,19 @@ def run(quick: bool, out: Path) -> None:
             "together to the slower of the two": ratio(together, *alone),
         }
         slower = {"of the slower of the two alone": alone}
-        write_tables(
-            "step",
-            list(rows.values()),
-            headlines=[
-                ours.headline("training steps", {"× the same with PyTorch's response norms": [theirs]}),
-                together.headline("loader and training step together", slower, "images_per_second"),
-            ],
-            out=out,
+        return Table(
             title=f"Training step, batch {batch}, width {width:g}",
+            rows=list(rows.values()),
             data_set=data.describe(shards),
             operations=f"train.py's forward, backward and update in float32 with dropout, recipe {RECIPE}, the "
             f"response norms as named; one synthetic batch of {batch}, or an epoch of {batches} batches decoded and "
             f"augmented; {base.threads} threads",
-            quick=quick,
-            remarks=[
-                "{}: {} by wall time, {} by CPU time".format(name, *both.values()) for name, both in ratios.items()
+            headlines=[
+                ours.headline("training steps", {"× the same with PyTorch's response norms": [theirs]}),
+                together.headline("loader and training step together", slower, "images_per_second"),
             ],
-            extra={"ratios": {name: {clock: asdict(both[clock]) for clock in both} for name, both in ratios.items()}},
+            remarks=[f"{name}: {wall} by wall time, {cpu} by CPU time" for name, (wall, cpu) in ratios.items()],
+            extra={"ratios": {name: dict(zip(CLOCKS, map(asdict, both))) for name, both in ratios.items()}},
         )
 
 

@@ -12,19 +12,17 @@ All run the same weights (recipe paper, as the seed's network) at the same numbe
 """
 
 import io
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks.data import describe, shards
-from benchmarks.measure import interleave, timed
+from benchmarks.measure import cores, interleave, timed
 from benchmarks.processes import fork_server
-from benchmarks.results import write_tables
+from benchmarks.results import Table
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
 from evaluation.ten_patch import evaluate
@@ -39,8 +37,8 @@ CORNERS = ((0, 0), (0, 32), (32, 32), (32, 0), (16, 16))
 _worker: tuple[AlexNet, torch.Tensor]  # of a process of the seed's pool: its network and the mean image
 
 
-def run(quick: bool, out: Path) -> None:
-    """Measure, print and write `out`/tenpatch.{json,md,png}."""
+def run(quick: bool) -> Table:
+    """Measure all four."""
     images, batch, width, repeats = (12, 4, 0.125, 2) if quick else (50, 25, 1.0, 5)
     with shards(images) as data:
         config = ModelConfig(recipe=RECIPE, classes=len(data.classes), width=width)
@@ -59,23 +57,15 @@ def run(quick: bool, out: Path) -> None:
             works = {name: partial(timed, work) for name, work in cases.items()}
             rows = interleave(works, repeats, limit="network alone, plain", ours="ours")
         beside = {"of the network alone": [rows["network alone, plain"]], "× the seed's way": [rows["the seed's way"]]}
-        write_tables(
-            "tenpatch",
-            list(rows.values()),
-            headlines=[rows["ours"].headline("ten-patch evaluation", beside)],
-            out=out,
+        return Table(
             title="Ten-patch evaluation",
+            rows=list(rows.values()),
             data_set=describe(data),
             operations="decode, ten 224×224 views, minus the mean image, network in float32, average, score; "
             f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views; {cores()} processes",
-            quick=quick,
+            headlines=[rows["ours"].headline("ten-patch evaluation", beside)],
             extra={"gray_levels_apart_from_the_seed": gray_levels_apart(data, parts[0])},
         )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, batch: int) -> int:

@@ -82,7 +82,7 @@ def test_quick_run_publishes_reading_and_growth(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(data, "WORK", tmp_path / "work")
     monkeypatch.setattr(cold, "SHARDS", (1, 2))
     monkeypatch.setattr(cold, "SAMPLES_PER_SHARD", 400)
-    cold.run(quick=True, out=tmp_path / "out")
+    cold.run(quick=True).publish("cold", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "cold.json").read_text())
     names = [row["name"] for row in document["rows"]]
     assert names[:5] == list(ORDERS)

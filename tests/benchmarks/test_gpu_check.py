@@ -89,6 +89,6 @@ def test_what_a_gpu_is_asked_for_are_options_of_training_and_loader(tmp_path: Pa
     for precision in node.precisions:
         TrainConfig(shards=tmp_path, run_dir=tmp_path, precision=precision)
         assert GRADIENTS[precision] < 1
-    for decode, options in node.decoders().values():
+    for decode, options in node.decoders.values():
         TrainConfig(shards=tmp_path, run_dir=tmp_path, decode=decode)
         DataConfig(**options)

@@ -3,7 +3,6 @@
 A peer that is not installed must say so; the test then holds that it could not have run.
 """
 
-import dataclasses
 import importlib.util
 import json
 import multiprocessing
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,21 +41,25 @@ def split(tmp_path_factory: pytest.TempPathFactory, sample_photos: Path) -> Shar
     return ShardSet.open(out / "train")
 
 
+def make_job(split: Path, options: dict[str, Any] | None = None, epochs: int = 1) -> Job:
+    return Job(split, split.parent / "made", options or {}, BATCH, epochs)
+
+
 @pytest.fixture(scope="module")
 def job(split: ShardSet) -> Job:
-    job = Job(split=split.path, prepared=split.path.parent / "made", batch_size=BATCH)
+    job = make_job(split.path)
     made_once(job.prepared / "files", partial(write_files, split))
     return job
 
 
 @pytest.fixture
 def started(job: Job) -> Iterator[Callable[..., Worker]]:
-    """Starts the process of an entry, on the job or another one, and waits until it is ready."""
+    """Starts the process of an entry, on the job's split or another one, and waits until it is ready."""
     with ExitStack() as stack:
 
-        def start(entry: Entry, job: Job = job) -> Worker:
-            job = dataclasses.replace(job, options=entry.options)
-            worker = stack.enter_context(Worker(entry.name, MeasuredLoader, entry.loader, job, entry.ahead))
+        def start(entry: Entry, split: Path = job.split) -> Worker:
+            make = partial(Job, split, split.parent / "made", entry.options, BATCH)
+            worker = stack.enter_context(Worker(entry.name, MeasuredLoader, entry.loader, make, entry.ahead))
             worker.await_ready()
             return worker
 
@@ -102,10 +106,8 @@ def test_a_peer_that_is_not_installed_is_a_reason(started: Callable[..., Worker]
     assert "nobodys" in worker.missing and "make bench-peers" in worker.missing
 
 
-def test_a_process_that_dies_is_a_reason_with_its_last_line(
-    started: Callable[..., Worker], job: Job, tmp_path: Path
-) -> None:
-    worker = started(LIMIT, dataclasses.replace(job, split=tmp_path / "nowhere"))
+def test_a_process_that_dies_is_a_reason_with_its_last_line(started: Callable[..., Worker], tmp_path: Path) -> None:
+    worker = started(LIMIT, tmp_path / "nowhere")
     assert LIMIT.name in worker.missing and "nowhere" in worker.missing and "ended with 1" in worker.missing
     with pytest.raises(WorkerError, match="process ended"):
         worker.call("repeat")
@@ -126,11 +128,11 @@ def test_the_normalizer_against_numpy(top: int, left: int, mirror: bool, job: Jo
 
 
 def draw_in_child(job: Job) -> None:
-    job.draw(job.rows, 7)
+    job.draw(7)
 
 
 def test_rows_are_what_our_loader_does_in_an_epoch_and_shared_with_forked_workers(job: Job) -> None:
-    own = dataclasses.replace(job)
+    own = make_job(job.split)
     ids = np.arange(SAMPLES)
     for epoch in (0, 7):
         if epoch:
@@ -150,7 +152,7 @@ def test_batches_that_were_ready_are_not_counted(job: Job, monkeypatch: pytest.M
             yield torch.zeros(size, 3, 1, 1), torch.arange(size)
 
     monkeypatch.setattr(loader, "counted", lambda job: epoch, raising=False)
-    measured = MeasuredLoader("loader:counted", dataclasses.replace(job, epochs=2), ahead=1)
+    measured = MeasuredLoader("loader:counted", lambda: make_job(job.split, epochs=2), ahead=1)
     repeat = measured.repeat()
     assert repeat.images == 16
     assert len(repeat.waits_seconds) == 5
@@ -167,14 +169,14 @@ def test_a_difference_is_that_of_the_first_batchs_pictures(job: Job, monkeypatch
 
     monkeypatch.setattr(loader, "off", lambda job: epoch, raising=False)
     monkeypatch.setattr(loader_work, "COMPARED", 2)
-    assert MeasuredLoader("loader:off", job).difference() == pytest.approx((3, 6))
+    assert MeasuredLoader("loader:off", lambda: job).difference() == pytest.approx((3, 6))
     assert difference_note(3, 6) == "PIXELS DIFFER by 3.00 gray levels, at most 6"
     assert difference_note(0.001, 0.009) == "same pixels"
 
 
 def test_python_time_is_a_part_of_the_epochs_cpu_time_and_leaves_the_loader_as_it_was(job: Job) -> None:
     place_pictures = cpu_producer.place_pictures
-    python = loader.PythonTime(job)
+    python = loader.PythonTime(job.split, BATCH)
     start = time.process_time()
     repeat = python.repeat()
     spent = time.process_time() - start
@@ -201,7 +203,7 @@ def test_quick_run_publishes_every_row_with_what_it_was(tmp_path: Path, monkeypa
     nobodys = Entry("nobody's", "nobodys:loader")
     monkeypatch.setattr(data, "WORK", tmp_path / "work")
     monkeypatch.setattr(loader, "LOADERS", (LIMIT, OURS, RAW, FFCV_RAW, SIMPLEJPEG, FFCV, nobodys))
-    loader.run(quick=True, out=tmp_path / "out")
+    loader.run(quick=True).publish("loader", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "loader.json").read_text())
     rows = {row["name"]: row for row in document["rows"]}
     assert list(rows) == [*(entry.name for entry in loader.LOADERS), loader.PYTHON]

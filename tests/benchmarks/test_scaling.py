@@ -49,7 +49,7 @@ def test_quick_run_publishes_one_process_and_a_pair(
 ) -> None:
     monkeypatch.setattr(scaling, "BATCHES", ("loaded",))
     monkeypatch.setattr(scaling, "layouts", lambda most: [(1, 1), (2, 2)])
-    scaling.run(quick=True, out=tmp_path / "out")
+    scaling.run(quick=True).publish("scaling", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "scaling.json").read_text())
     rows = {row["name"]: row for row in document["rows"]}
     assert list(rows) == ["1 process, loaded", "2 processes in pairs, loaded"]

@@ -21,7 +21,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "WORK", tmp_path_factory.mktemp("work"))
         patch.setattr(tenpatch, "cores", lambda: 1)
-        tenpatch.run(quick=True, out=out)
+        tenpatch.run(quick=True).publish("tenpatch", True, out)
     return out
 
 
