@@ -29,9 +29,7 @@ class EvaluationOptions(CheckpointOptions):
 
     run_dir: tuple[Path, ...] = option("the run's folder; several: their networks are averaged", metavar="DIR")
     split: Literal["val", "test"] = option("which split", "val")
-    batch_size: int | None = option(
-        "images a step and process; none: 25, on a GPU what fits, at most 128", None, least=1
-    )
+    batch_size: int | None = option("images a step and process; none: 25, on a GPU what fits (≤ 128)", None, least=1)
     decode: Literal["gpu", "cpu"] = option("what decodes JPEG for a GPU; cpu: its cores, uint8 crops travel", "gpu")
     quiet: bool = option("no progress bar", False)
     predict: tuple[Path, ...] = option("name what these pictures show, in place of evaluating", (), metavar="IMAGE")
@@ -80,14 +78,8 @@ def run(options: EvaluationOptions) -> int:
         if evaluation is not None:
             report = describe(runs, shards, evaluation, mesh.describe(), time.perf_counter() - start)
             write_results(folder, runs[0], evaluation, report)
-            of = "{file.name} (epoch {epoch}, step {step})".format(
-                **report["checkpoint"] | {"file": runs[0].checkpoint}
-            )
-            sys.stdout.write(
-                f"{report['name'] or shards.path}: {report['images']} images, {of}, "
-                f"{report['images_per_second']:.1f} images/s\n{error_table(report)}"
-                f"written: {folder / 'report.json'}, class_errors.csv, predictions.npz\n"
-            )
+            files = f"{folder / 'report.json'}, class_errors.csv, predictions.npz"
+            sys.stdout.write(f"{error_table(report)}written: {files}\n")
     close_mesh()  # after an error it could wait for a process that has gone
     return 0
 

@@ -28,14 +28,9 @@ REPORT, PREDICTIONS, CLASS_ERRORS = "report.json", "predictions.npz", "class_err
 AVERAGE = "average"  # the folder, in the first run's, of what several networks' mean leaves
 LARGEST = 1e300  # of the numbers in JSON: an integer there may be too large to print as a fraction
 _FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; a float may be an integer
-    "date": str,
-    "split": str,
-    "machine": str,
-    "images": int,
-    "classes": int,
-    "images_per_second": float,
-    "references": list,
-    "reference_note": str,
+    **dict.fromkeys(("date", "split", "machine", "reference_note"), str),
+    **dict.fromkeys(("images", "classes"), int),
+    **{"images_per_second": float, "references": list},
     "checkpoint": {"step": int, "sha256": str},
     "dataset": {"shards": str, "fingerprint": str, "samples": int},
     **{method: dict.fromkeys(FIGURES, float) for method in METHODS},
@@ -69,9 +64,8 @@ def describe(
     for member, scores in zip(runs, evaluation.members):
         figures: dict[str, Any] = dict(scores.figures())
         gain = {name: figures[name] - mean[name] for name in FIGURES}
-        members.append(
-            {"file": str(member.checkpoint), "sha256": member.checksum(), "ten_patch": figures, "gain": gain}
-        )
+        file = {"file": str(member.checkpoint), "sha256": member.checksum()}
+        members.append({**file, "ten_patch": figures, "gain": gain})
     references = references_for(run.challenge, shards.split, averages=len(runs) > 1)
     return {
         "format": 1,

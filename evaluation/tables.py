@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,16 @@ def error_row(title: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def error_table(report: Mapping[str, Any]) -> str:
-    """The rows as aligned lines of text."""
-    rows = [HEADER, *error_rows(report)]
+    """What was evaluated, and the rows as aligned lines of text."""
+    of, rows = report["checkpoint"], [HEADER, *error_rows(report)]
     name_width, *widths = (max(map(len, column)) for column in zip(*rows))
     lines = [
-        "  ".join([name.ljust(name_width), *(cell.rjust(width) for cell, width in zip(cells, widths))]).rstrip()
-        for name, *cells in rows
+        f"{report['name'] or report['dataset']['shards']}: {report['images']} images, {Path(of['file']).name} (epoch "
+        f"{of['epoch']}, step {of['step']}), {report['images_per_second']:.1f} images/s"
     ]
+    for name, *cells in rows:
+        aligned = [name.ljust(name_width), *(cell.rjust(width) for cell, width in zip(cells, widths))]
+        lines.append("  ".join(aligned).rstrip())
     if report["reference_note"]:
         lines.append(report["reference_note"])
     return "\n".join(lines) + "\n"

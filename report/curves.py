@@ -115,11 +115,11 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most `BINS` points: the means of x and of y over equal runs of consecutive points (NaN left out)."""
     finite = np.isfinite(y)
     x, y = x[finite], y[finite]
-    edges = np.linspace(0, len(x), min(BINS, len(x)) + 1).round().astype(int)[:-1]
-    if not len(edges):
+    if not len(x):
         return x, y
-    counts = np.diff([*edges, len(x)])
-    return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
+    runs = min(BINS, len(x))
+    thin_x, thin_y = (np.array([run.mean() for run in np.array_split(values, runs)]) for values in (x, y))
+    return thin_x, thin_y
 
 
 def curves_section(runs: Sequence[TrainedRun]) -> Section:
