@@ -1,6 +1,5 @@
 """A run's folder in; its checkpoint, network, classes and shards out, checked to belong together."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from evaluation.views import Classifier
 from model import AlexNet
 from model.checkpoint import find_checkpoint, load_checkpoint, load_network
 from sharding import ShardError, ShardSet, Statistics
+from sharding.manifest import file_sha256
 
 
 class EvaluationError(UserError):
@@ -45,9 +45,8 @@ class TrainedRun:
         Raises EvaluationError if there is no such run, CheckpointError if the checkpoint is absent or damaged.
         """
         if not path.is_dir():
-            raise EvaluationError(
-                f"--run-dir {path}: no such folder; train first: python train.py --shards DIR --run-dir {path}"
-            )
+            train = f"python train.py --shards DIR --run-dir {path}"
+            raise EvaluationError(f"--run-dir {path}: no such folder; train first: {train}")
         file = find_checkpoint(path, checkpoint) if checkpoint in ("last", "best") else Path(checkpoint)
         return cls(path=path, checkpoint=file, state=load_checkpoint(file))
 
@@ -87,8 +86,7 @@ class TrainedRun:
 
     def checksum(self) -> str:
         """Hex SHA-256 of the checkpoint's file."""
-        with self.checkpoint.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.checkpoint)
 
     def open_split(self, split: str, override: Path | None = None) -> ShardSet:
         """Open a packed split whose classes are the network's, below `override` or where the run was trained from.

@@ -1,8 +1,8 @@
-"""The sections in the page's order → the page and its charts on the disk, and a few lines for the screen."""
+"""The head, the sections in their order, the configuration at the end → the page and its charts on the disk."""
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 from common.files import write_atomically
 from evaluation.results import AVERAGE, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
+from model.checkpoint import versions
 from report import ReportOptions
 from report.classes import classes_section, confusions_section, mistakes_section, picture_source
-from report.configuration import configuration_section, differences_section
 from report.curves import COLUMNS, curves_section, read_metrics
 from report.errors import NOT_EVALUATED, average_section, baseline_section, compared_section, errors_section
-from report.page import Charts, Section, render
+from report.page import Charts, Section, Table, render
 from report.pictures import augmented_section, filters_section, guesses_section, neighbors_section
 
 Evaluation = Mapping[str, Any] | None
@@ -95,6 +95,53 @@ def run_facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
         ("top-1 and top-5 error, ten patches", errors),
         ("median throughput", speed),
         ("training time, steps alone", time),
+    ]
+
+
+def configuration_section(run: TrainedRun, evaluation: Evaluation) -> Section:
+    """Config, versions and checksums, a row each."""
+    data = run.state["dataset"]
+    rows = [
+        *_option_rows(run),
+        ("training data", f"{data['shards']} ({data['samples']} images, {len(data['classes'])} classes)"),
+        ("training data, checksum", data["fingerprint"]),
+        ("checkpoint", str(run.checkpoint)),
+        ("checkpoint, SHA-256", run.checksum()),
+    ]
+    if evaluation is not None:
+        held_out = evaluation["dataset"]
+        rows += [
+            ("evaluated data", f"{held_out['shards']} ({held_out['samples']} images)"),
+            ("evaluated data, checksum", held_out["fingerprint"]),
+            ("evaluated checkpoint, SHA-256", evaluation["checkpoint"]["sha256"]),
+        ]
+    for when, packages in (("trained with", run.state["versions"]), ("this page made with", versions())):
+        rows.append((when, ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))))
+    table = Table(header=("what", "value"), rows=rows)
+    return Section("configuration", "Configuration, versions, checksums", blocks=[table])
+
+
+def differences_section(runs: Sequence[TrainedRun]) -> Section:
+    """The options in which the runs differ; `run_dir` is left out, since it always does."""
+    tables = [
+        dict(_option_rows(run)) | {"training data, checksum": run.state["dataset"]["fingerprint"]} for run in runs
+    ]
+    names = [name for name in dict.fromkeys(name for table in tables for name in table) if name != "train: run_dir"]
+    rows = [(name, *(table.get(name, "–") for table in tables)) for name in names]
+    different = [row for row in rows if len(set(row[1:])) > 1]
+    if not different:
+        return Section("options", "Options", ["All options are the same."])
+    table = Table(header=("option", *(str(run.path) for run in runs)), rows=different)
+    sentence = f"The other {len(rows) - len(different)} options are the same."
+    return Section("options", "Options that differ", [sentence], [table])
+
+
+def _option_rows(run: TrainedRun) -> list[tuple[str, str]]:
+    """(option, value) of training and network, in order."""
+    return [
+        (f"{room}: {name}", str(value))
+        for room in ("train", "model")
+        for name, value in sorted(run.state[f"{room}_config"].items())
     ]
 
 

@@ -12,7 +12,7 @@ from evaluation.results import read_predictions
 from evaluation.tables import compare_answers
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.__main__ import main
-from report.configuration import differences_section
+from report.build import differences_section
 from report.errors import baseline_section, compared_section, paired_row
 from report.page import Section, Table
 from tests.handmade import make_run
