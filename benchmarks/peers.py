@@ -23,8 +23,6 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_co
 
 from benchmarks.loader_work import CROP, IMAGE, RECIPE, SEED, Batch, Epoch, Job
 from dali_pipelines import DataConfig, Loader
-from sharding.manifest import SUFFIX
-from sharding.shard import read_keys
 
 AHEAD = 2  # batches that a worker makes ahead of need: torch's prefetch_factor, SPDL's sink
 RING_OPTIONS: dict[str, Any] = {"prefetch_factor": AHEAD, "persistent_workers": True}
@@ -138,7 +136,7 @@ def webdataset(job: Job) -> Epoch:
     memory that the worker shares with the main process.
     """
     tars = [job.split / name for name in job.shards.shard_names]
-    keys = [key for tar in tars for key in read_keys(tar.with_suffix(".idx"), SUFFIX["jpeg"])]
+    keys = [job.shards.locate(number)[1] for number in range(len(job.shards))]
     numbers, ring = {key: number for number, key in enumerate(keys)}, SharedRing(job)
 
     def collate(samples: list[tuple[str, bytes]]) -> Any:

@@ -126,7 +126,9 @@ def settle(
     shared: dict[str, str],
 ) -> list[ClassInfo]:
     """Label what a ground truth must tell, and find the class table. `shared`: classes of all splits of the source."""
-    kit_path = options.devkit or _find_devkit(options.source)
+    kits = [*sorted(options.source.glob("*devkit*.tar*")), options.source / "meta.mat"]
+    beside = next((path for path in (*kits, options.source / "data" / "meta.mat") if path.is_file()), None)
+    kit_path = options.devkit or beside  # the one that lies with the official archives
     kit = Devkit.load(kit_path) if kit_path else None
     example = index.unlabelled()
     if example is not None:
@@ -160,12 +162,6 @@ def known_table(options: PackOptions, split: Split) -> tuple[list[ClassInfo], st
         return None
     path = path / MANIFEST if path.is_dir() else path
     return Manifest.load(path).classes, str(path)
-
-
-def _find_devkit(source: Path) -> Path | None:
-    """The development kit that lies with the official archives: its own archive, or its meta.mat."""
-    candidates = [*sorted(source.glob("*devkit*.tar*")), source / "meta.mat", source / "data" / "meta.mat"]
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def _ground_truth_text(options: PackOptions, split: Split, kit: Path | None) -> tuple[str | None, str]:

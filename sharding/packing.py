@@ -22,9 +22,9 @@ from sharding.listing import count_contents, describe_differences, list_source, 
 from sharding.manifest import MANIFEST, ClassInfo, Manifest, ShardInfo, file_sha256, write_card
 from sharding.options import PackOptions
 from sharding.pack_index import INDEX, PackIndex, Sample
-from sharding.record import RejectedImage, ShardError, Source, Split
+from sharding.record import RejectedImage, ShardError, Source, Split, split_of_name
 from sharding.shard import TABLE, member_bytes, write_table
-from sharding.source import has_split, open_source, own_split
+from sharding.source import has_split, open_source
 from sharding.statistics import Sums
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,10 @@ def _splits(options: PackOptions) -> list[Split]:
         if val:
             raise ShardError(f"{options.source}: holds a val split already; leave --val-fraction out to pack it")
         return ["train", "val"]
+    own = split_of_name(options.source.name) if options.source.is_file() else None
     if val and not train:
         raise ShardError(f"{options.source}: holds val but not train; say --split val to pack that alone")
-    return ["train", "val"] if train and val else [own_split(options.source)]
+    return ["train", "val"] if train and val else [own or "train"]
 
 
 class SplitPacking:

@@ -9,7 +9,7 @@ processes of a node share its pages.
 import hashlib
 import io
 import json
-import os
+import mmap
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from common.files import write_atomically
 from sharding.manifest import SUFFIX, Manifest, ShardInfo
 from sharding.record import Encoding, ShardError
 
 TABLE = "samples.npy"
-
-LARGEST = 2**31 - 1
-"""A picture's size is kept as int32."""
 
 KEY_BYTES = 90
 """Longer keys end in a hash: ustar holds names of 100 bytes."""
@@ -106,21 +103,18 @@ def member_bytes(size: Size) -> Size:
     return BLOCK + size + -size % BLOCK
 
 
-def _layout(pictures: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where pictures and labels of such sizes lie in a tar: members without a gap, each after its header."""
-    picture_members, label_members = (member_bytes(np.array(sizes, np.int64)) for sizes in (pictures, labels))
-    picture_start = BLOCK + np.cumsum(picture_members + label_members) - picture_members - label_members
-    return picture_start, picture_start + picture_members
-
-
-def _starts(entries: list[Entry]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return _layout([entry.picture_bytes for entry in entries], [len(str(entry.label)) for entry in entries])
+def _starts(entries: list[Entry]) -> tuple[list[int], list[int]]:
+    """Where pictures and labels lie in the tar: members without a gap, each after its header."""
+    pictures = member_bytes(np.array([entry.picture_bytes for entry in entries], np.int64))
+    labels = member_bytes(np.array([len(str(entry.label)) for entry in entries], np.int64))
+    starts = BLOCK + np.cumsum(pictures + labels) - pictures - labels
+    return starts.tolist(), (starts + pictures).tolist()
 
 
 def rows_of(entries: list[Entry]) -> NDArray[np.void]:
     """The rows of one shard's samples."""
-    starts = _starts(entries)[0].tolist()
-    return np.array([(start, entry.picture_bytes, entry.label) for start, entry in zip(starts, entries)], ROW)
+    rows = [(start, entry.picture_bytes, entry.label) for start, entry in zip(_starts(entries)[0], entries)]
+    return np.array(rows, ROW)
 
 
 def index_text(entries: list[Entry], suffix: str) -> str:
@@ -128,68 +122,36 @@ def index_text(entries: list[Entry], suffix: str) -> str:
     lines = [
         f"{suffix} {picture} {entry.picture_bytes} {entry.key}.{suffix} "
         f"cls {label} {len(str(entry.label))} {entry.key}.cls\n"
-        for entry, picture, label in zip(entries, *(starts.tolist() for starts in _starts(entries)), strict=True)
+        for entry, picture, label in zip(entries, *_starts(entries), strict=True)
     ]
     return "".join([f"v1.2 {len(entries)}\n", *lines])
 
 
-def read_rows(tar: Path, shard: ShardInfo, suffix: str) -> NDArray[np.void]:
-    """The rows of one shard by its `.idx`, with the labels in the tar.
+def header_at(tar: mmap.mmap, start: int) -> tarfile.TarInfo:
+    """The header of the member whose content begins at `start`. Raises tarfile.HeaderError where there is none."""
+    return tarfile.TarInfo.frombuf(tar[start - BLOCK : start], "ascii", "surrogateescape")
 
-    Raises ShardError if the index is missing or none, has another number of samples than the manifest, or leads
-    elsewhere than where `ShardWriter` puts them, or if a label is no number.
-    """
-    path = tar.with_suffix(".idx")
-    words, keys = _index_words(path, suffix), read_keys(path, suffix)
-    if len(keys) != shard.samples:
-        raise ShardError(f"{path}: {len(keys)} samples, the manifest says {shard.samples}")
+
+def read_rows(path: Path, shard: ShardInfo, suffix: str) -> NDArray[np.void]:
+    """The rows of one shard by the headers in its tar. Raises ShardError where it is not what `ShardWriter` writes."""
+    rows: list[tuple[int, int, int]] = []
+    start, key = BLOCK, "0"
     try:
-        columns = [np.array(words[column::8]).astype(np.int64) for column in (1, 2, 5, 6)]
-    except (ValueError, OverflowError) as error:
-        raise ShardError(f"{path}: not an index v1.2: {error}") from None
-    picture_start, picture_bytes, label_start, label_bytes = columns
-    expected = _layout(picture_bytes, label_bytes)
-    misfits = (
-        (np.minimum(picture_bytes, label_bytes) < 1)
-        | (np.maximum(picture_bytes, label_bytes) > min(shard.bytes, LARGEST))
-        | (picture_start != expected[0])
-        | (label_start != expected[1])
-        | (label_start + member_bytes(label_bytes) - BLOCK > shard.bytes)
-    )
-    check = f"check the set with: python -m sharding verify {path.parent}"
-    if misfits.any():
-        what = f"does not lie in {tar.name} where this index says; make the index anew with wds2idx"
-        raise ShardError(f"{path}: sample {keys[misfits.argmax()]} {what}, and {check}")
-    rows = np.empty(len(keys), ROW)
-    rows["picture_start"], rows["picture_bytes"] = picture_start, picture_bytes
-    with tar.open("rb") as file:
-        for row, (start, size) in enumerate(zip(label_start.tolist(), label_bytes.tolist())):
-            try:
-                rows["label"][row] = int(os.pread(file.fileno(), size, start))
-            except (ValueError, OverflowError) as error:
-                raise ShardError(
-                    f"{tar}: sample {keys[row]} has a label that is no number ({error}); {check}"
-                ) from None
-    return rows
-
-
-def read_keys(path: Path, suffix: str) -> list[str]:
-    """The keys that a `.idx` file names, in order. Raises ShardError as `read_rows` does."""
-    return [name[: -len(suffix) - 1] for name in _index_words(path, suffix)[3::8]]
-
-
-def _index_words(path: Path, suffix: str) -> list[str]:
-    try:
-        words = path.read_text(encoding="ascii").split()
-    except FileNotFoundError:
-        raise ShardError(f"{path}: no such file; make it with: wds2idx {path.with_suffix('.tar')} {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ShardError(f"{path}: cannot be read as an index ({error})") from None
-    body = words[2:]
-    counted = len(words) > 1 and words[0] == "v1.2" and len(body) % 8 == 0 and words[1] == str(len(body) // 8)
-    if not counted or not set(body[0::8]) <= {suffix} or not set(body[4::8]) <= {"cls"}:
-        raise ShardError(f"{path}: not an index v1.2 of {suffix} and cls members; make it anew with wds2idx")
-    return body
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
+            for _ in range(shard.samples):
+                picture = header_at(tar, start)
+                key, label_start = picture.name.removesuffix(f".{suffix}"), start + member_bytes(picture.size)
+                label = header_at(tar, label_start)
+                if (picture.name, label.name) != (f"{key}.{suffix}", f"{key}.cls"):
+                    raise ValueError(f"members {picture.name} and {label.name}, expected .{suffix} and .cls of one key")
+                rows.append((start, picture.size, int(tar[label_start : label_start + label.size])))
+                start = label_start + member_bytes(label.size)
+            if tar[start - BLOCK : start].strip(b"\0"):
+                raise ValueError(f"more samples follow, the manifest says {shard.samples}")
+        return np.array(rows, ROW)
+    except (tarfile.HeaderError, ValueError, OverflowError) as error:
+        check = f"check the set with: python -m sharding verify {path.parent}"
+        raise ShardError(f"{path}: sample {key} or the next is not as packing writes it ({error}); {check}") from None
 
 
 def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
@@ -210,9 +172,9 @@ def write_table(folder: Path, shards: Sequence[ShardInfo], rows: Iterable[NDArra
 
 
 def open_table(folder: Path, manifest: Manifest) -> NDArray[np.void]:
-    """The rows [samples] of the split in `folder`: mapped, in the same time for any number, or read from its `.idx`.
+    """The rows [samples] of the split in `folder`: mapped, in the same time for any number, or read from its tars.
 
-    Raises ShardError for a table that is not of the manifest's shards, or an index that does not fit its tar.
+    Raises ShardError for a table that is not of the manifest's shards, or a tar that is not what packing writes.
     """
     path, count = folder / TABLE, manifest.samples + 1
     if not path.exists():  # packed by version 0.1
@@ -224,7 +186,7 @@ def open_table(folder: Path, manifest: Manifest) -> NDArray[np.void]:
         sound = file.read(len(header)) == header and file.seek(0, 2) == len(header) + count * ROW.itemsize
     rows = np.asarray(np.memmap(path, ROW, "r", len(header), (count,))) if sound else None
     if rows is None or rows[-1].tobytes() != _seal(manifest.shards):
-        advice = "or remove it (the split is then opened by its .idx files, which takes longer)"
+        advice = "or remove it (the split is then opened by the headers in its tars, which takes longer)"
         what = "not the table of the shards that manifest.json names"
         raise ShardError(f"{path}: {what}; copy it again with the split, {advice}")
     return rows[:-1]

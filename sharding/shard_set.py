@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import resource
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.manifest import MANIFEST, SUFFIX, ClassInfo, Manifest, ShardInfo
+from sharding.manifest import MANIFEST, SUFFIX, ClassInfo, Manifest
 from sharding.record import ShardError
-from sharding.shard import BLOCK, TABLE, npy_header, open_table, read_keys
+from sharding.shard import BLOCK, TABLE, header_at, member_bytes, npy_header, open_table
 from sharding.statistics import Statistics
 
 SPARE_FILES = 256
@@ -37,8 +38,8 @@ class ShardSet:
     """One packed split. A sample's id is its position in the split: shards in manifest order, samples in tar order.
 
     Opening reads the manifest, checks that every shard is there at its full size, and maps the table of samples; where
-    there is none, it reads every index. Can be pickled (it is opened again), used in a `with` statement, and read by
-    several threads.
+    there is none, it reads every header of the tars. Can be pickled (it is opened again), used in a `with` statement,
+    and read by several threads.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -61,12 +62,23 @@ class ShardSet:
     def open(cls, path: str | os.PathLike[str]) -> "ShardSet":
         """Open the split in folder `path`. Raises ShardError if it is not a whole split."""
         folder = Path(path)
-        if not folder.is_dir():
-            raise ShardError(f"{folder}: no such folder{_unfinished(folder)}")
         if not (folder / MANIFEST).exists():
-            raise ShardError(f"{folder}: not a packed split, it has no manifest.json{_unfinished(folder)}")
+            what = "not a packed split, it has no manifest.json" if folder.is_dir() else "no such folder"
+            partial = folder.with_name(f"{folder.name}.partial")
+            carry_on = f"{partial} is a half-done job: run its pack command again, it carries on"
+            make = "make it with: python -m sharding pack SRC OUT"
+            raise ShardError(f"{folder}: {what}; {carry_on if partial.is_dir() else make}")
         manifest = Manifest.load(folder / MANIFEST)
-        _check_files(folder, manifest.shards)
+        present = {path.name for path in folder.iterdir()}
+        for shard in manifest.shards:
+            tar, index = folder / shard.name, f"{shard.name.removesuffix('.tar')}.idx"
+            if shard.name not in present:
+                raise ShardError(f"{tar}: missing, though {folder / MANIFEST} names it; pack the split again")
+            size = tar.stat().st_size
+            if size != shard.bytes:
+                raise ShardError(f"{tar}: {size} bytes, the manifest says {shard.bytes}; pack the split again")
+            if index not in present:
+                raise ShardError(f"{folder / index}: missing; make it with `wds2idx {shard.name} {index}`")
         return cls(folder, manifest)
 
     def __len__(self) -> int:
@@ -147,10 +159,18 @@ class ShardSet:
         return self._maps
 
     def locate(self, sample_id: int) -> tuple[str, str]:
-        """The shard's name and the key of one sample, for messages."""
+        """The shard's name and the key of one sample, for messages: by its header, which follows the one before it."""
         _, (shard,) = self._shards_of([sample_id])
-        keys = read_keys(self._tar(shard).with_suffix(".idx"), SUFFIX[self.encoding])
-        return self.shard_names[shard], keys[sample_id - int(self._ends[shard] - self.shard_sizes[shard])]
+        start = BLOCK
+        if sample_id > self._ends[shard] - self.shard_sizes[shard]:
+            picture_start, picture_bytes, label = self._rows[sample_id - 1].tolist()
+            start = picture_start + member_bytes(picture_bytes) + member_bytes(len(str(label)))
+        try:
+            name = header_at(self._map(int(shard)), start).name
+        except tarfile.HeaderError as error:
+            where = f"{self.path / self.shard_names[shard]}: no header of sample {sample_id} at byte {start - BLOCK}"
+            raise ShardError(f"{where} ({error}); check the set with: python -m sharding verify {self.path}") from None
+        return self.shard_names[shard], name.removesuffix(f".{SUFFIX[self.encoding]}")
 
     def read_scattered(self) -> None:
         """From now on samples come in any order: a page that is touched brings no others from the disk with it."""
@@ -202,16 +222,13 @@ class ShardSet:
         (shard, key), check = self.locate(sample), f"check the set with: python -m sharding verify {self.path}"
         return ShardError(f"{self.path / shard}: sample {key} {what}; {check}")
 
-    def _tar(self, shard: int) -> Path:
-        return self.path / self.shard_names[shard]
-
     def _map(self, shard: int) -> mmap.mmap:
         tar = self._maps.get(shard)
         if tar is not None:
             return tar
         if not self._maps:
             _raise_file_limit(len(self.shard_names))
-        path = self._tar(shard)
+        path = self.path / self.shard_names[shard]
         try:
             with path.open("rb") as file:
                 tar = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -234,23 +251,3 @@ def _raise_file_limit(files: int) -> None:
     limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and limit > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-
-
-def _check_files(folder: Path, shards: list[ShardInfo]) -> None:
-    present = {path.name for path in folder.iterdir()}
-    for shard in shards:
-        tar, index = folder / shard.name, f"{shard.name.removesuffix('.tar')}.idx"
-        if shard.name not in present:
-            raise ShardError(f"{tar}: missing, though {folder / 'manifest.json'} names it; pack the split again")
-        size = tar.stat().st_size
-        if size != shard.bytes:
-            raise ShardError(f"{tar}: {size} bytes, the manifest says {shard.bytes}; pack the split again")
-        if index not in present:
-            raise ShardError(f"{folder / index}: missing; make it with `wds2idx {shard.name} {index}`")
-
-
-def _unfinished(folder: Path) -> str:
-    partial = folder.with_name(folder.name + ".partial")
-    if partial.is_dir():
-        return f"; {partial} is a half-done job: run its pack command again, it carries on"
-    return "; make it with: python -m sharding pack SRC OUT"

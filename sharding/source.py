@@ -97,11 +97,6 @@ def _kaggle_root(source: Path) -> Path | None:
     return next((root for root in (source, source / "ILSVRC") if (root / "Data" / "CLS-LOC").is_dir()), None)
 
 
-def own_split(source: Path) -> Split:
-    """The split that a source without parts is: the one that a file's name tells, else train."""
-    return (source.is_file() and split_of_name(source.name)) or "train"
-
-
 def has_split(source: Path, layout: Layout, split: Split) -> bool:
     """Whether the folder `source` holds this split apart from others: by a folder's name or a file's."""
     if source.is_file():

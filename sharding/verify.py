@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from webdataset import tariterators
@@ -110,16 +109,18 @@ def check_shard(folder: Path, number: int) -> tuple[list[str], Sums]:
     try:
         if tar.stat().st_size != shard.bytes or file_sha256(tar) != shard.sha256:
             faults.append(f"{tar}: its SHA-256 is not the manifest's, which has {shard.bytes} bytes")
-        for sample in _webdataset_samples(tar):
-            key, picture, label = sample["__key__"], sample.get(suffix, b""), sample.get("cls", b"")
-            try:
-                sums.add(decode_stored(picture, manifest.encoding))
-            except RejectedImage as error:
-                faults.append(f"{tar}: {key}: {error}")
-            if not label.isdigit() or int(label) not in labels:
-                unknown = True
-                faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {len(labels)} classes")
-            entries.append(Entry(key, len(picture), int(label) if label.isdigit() else -1))
+        with tar.open("rb") as stream:
+            files = tariterators.tar_file_expander([{"url": str(tar), "stream": stream}])
+            for sample in tariterators.group_by_keys(files):
+                key, picture, label = sample["__key__"], sample.get(suffix, b""), sample.get("cls", b"")
+                try:
+                    sums.add(decode_stored(picture, manifest.encoding))
+                except RejectedImage as error:
+                    faults.append(f"{tar}: {key}: {error}")
+                if not label.isdigit() or int(label) not in labels:
+                    unknown = True
+                    faults.append(f"{tar}: {key}: label {label!r} is not one of the manifest's {len(labels)} classes")
+                entries.append(Entry(key, len(picture), int(label) if label.isdigit() else -1))
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         faults.append(f"{tar}: webdataset cannot read it to its end: {error}")
     if len(entries) != shard.samples:
@@ -159,9 +160,3 @@ def _table_faults(folder: Path, manifest: Manifest, number: int, entries: list[E
     if differing.size:
         key, row = entries[differing[0]].key, rows[differing[0]]
         yield f"{folder / TABLE}: sample {key} of {shard.name}: start, bytes, label {row} are not the tar's"
-
-
-def _webdataset_samples(tar: Path) -> Iterator[dict[str, Any]]:
-    with tar.open("rb") as stream:
-        files = tariterators.tar_file_expander([{"url": str(tar), "stream": stream}])
-        yield from tariterators.group_by_keys(files)

@@ -198,7 +198,7 @@ def put_label(folder: Path, sample: int, content: bytes) -> str:
     with (folder / shard).open("r+b") as tar:
         tar.seek(start)
         tar.write(content)
-    return f"{shard}: sample {key} has .*verify {folder}$"
+    return f"{shard}: sample {key} .*verify {folder}$"
 
 
 def test_a_label_that_is_no_number_stops_at_opening_with_its_key(without_table: Path) -> None:

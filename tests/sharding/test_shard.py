@@ -16,7 +16,7 @@ from nvidia.dali import fn, pipeline_def
 
 from sharding import ShardError
 from sharding.manifest import ShardInfo
-from sharding.shard import KEY_BYTES, ShardWriter, read_keys, read_rows, sample_key
+from sharding.shard import KEY_BYTES, ShardWriter, read_rows, sample_key
 
 NAMES = [
     ("n01440764/n01440764_10026.JPEG", "n01440764/n01440764_10026"),
@@ -132,31 +132,37 @@ def test_the_index_is_wds2idxs(tar: Path, tmp_path: Path) -> None:
     assert (tmp_path / "theirs.idx").read_bytes() == tar.with_suffix(".idx").read_bytes()
 
 
-def test_the_index_leads_to_the_bytes(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
-    content, index = tar.read_bytes(), read_rows(tar, ShardInfo(tar.name, 13, tar.stat().st_size, ""), "jpg")
-    assert len(index) == len(samples)
-    for place, (_, picture, expected) in enumerate(samples):
-        start, size, label = index[place]
+def test_the_rows_lead_to_the_bytes(tar: Path, samples: list[tuple[str, bytes, int]]) -> None:
+    content, shard = tar.read_bytes(), ShardInfo(tar.name, len(samples), tar.stat().st_size, "")
+    rows = read_rows(tar, shard, "jpg")
+    assert len(rows) == len(samples) == 13
+    for (start, size, label), (_, picture, expected) in zip(rows, samples, strict=True):
         assert content[start : start + size] == picture and label == expected
-    assert read_keys(tar.with_suffix(".idx"), "jpg") == [key for key, _, _ in samples]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("samples", "suffix", "offset", "content", "message"),
     [
-        (None, "no such file; make it with: wds2idx"),
-        ("", "not an index v1.2"),
-        ("v1.1 1\njpg 512 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
-        ("v1.2 2\njpg 512 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
-        ("v1.2 1\njpg 512 3 a.jpg\n", "not an index v1.2"),
-        ("v1.2 1\nnpy 512 3 a.npy cls 1536 1 a.cls\n", "of jpg and cls members"),
-        ("v1.2 1\njpg 99999999999999999999 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
-        ("v1.2 1\njpg x 3 a.jpg cls 1536 1 a.cls\n", "not an index v1.2"),
+        (2, "jpg", 0, b"b", r"sample 0 or the next is not as packing writes it \(bad checksum\)"),
+        (2, "jpg", 1024, b"b", r"sample a or the next is not as packing writes it \(bad checksum\)"),
+        (2, "npy", 0, b"", r"members a.jpg and a.cls, expected .npy and .cls of one key"),
+        (
+            1,
+            "jpg",
+            0,
+            b"",
+            "sample a or the next is not as packing writes it .*more samples follow, the manifest says 1",
+        ),
+        (3, "jpg", 0, b"", r"sample b or the next is not as packing writes it \(end of file header\)"),
+        (2, "jpg", 1536, b"x", r"sample a or the next is not as packing writes it \(invalid literal for int.* b'x'\)"),
     ],
 )
-def test_a_broken_index_is_an_error_that_names_it(tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "train-000007.idx"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ShardError, match=f"train-000007.idx: .*{message}"):
-        read_rows(path.with_suffix(".tar"), ShardInfo("train-000007.tar", 1, 1 << 20, ""), "jpg")
+def test_what_packing_did_not_write_is_an_error_that_names_the_sample(
+    tmp_path: Path, samples: int, suffix: str, offset: int, content: bytes, message: str
+) -> None:
+    path = tmp_path / "train-000007.tar"
+    write(path, [("a", b"x" * 3, 1), ("b", b"y" * 3, 2)])
+    data = path.read_bytes()
+    path.write_bytes(data[:offset] + content + data[offset + len(content) :])
+    with pytest.raises(ShardError, match=f"train-000007.tar: .*{message}"):
+        read_rows(path, ShardInfo(path.name, samples, len(data), ""), suffix)
