@@ -10,7 +10,6 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, own_bytes, timed
-from benchmarks.processes import fork_server
+from benchmarks.processes import own_process
 from benchmarks.results import Table
 from dali_pipelines import EpochOrder, draw
 from dali_pipelines.read_ahead import reading_ahead
@@ -128,13 +127,10 @@ def size(quick: bool) -> list[Row]:
         for number, shards in enumerate(SHARDS):
             split = simulate(Path(folder) / str(number) / "train", shards, SAMPLES_PER_SHARD)
             repeats = 1 if quick and number == len(SHARDS) - 1 else MINIMUM_REPEATS
-            with ProcessPoolExecutor(1, fork_server(__name__)) as process:  # of its own, so that memory is too
-                costs = process.submit(measure_size, split, STEPS[quick], repeats).result()
-            for name, (measured, memory) in costs.items():
-                seconds = float(np.median([repeat.cpu_seconds for repeat in measured]))
-                details: dict[str, object] = {"cpu_seconds": seconds, "memory_bytes": memory}
-                row = Row(name=f"{name}: {samples[number]:,} samples", details=details).measured(measured)
-                rows.setdefault(name, []).append(replace(row, peak_bytes=0))
+            with own_process(__name__) as process:  # so that what it holds of its own is for this split
+                measured = process.submit(SimulatedEpochs(split, STEPS[quick]).measure, repeats).result()
+            for name, row in measured.items():
+                rows.setdefault(name, []).append(replace(row, name=f"{name}: {samples[number]:,} samples"))
     return [row for group in rows.values() for row in with_growth(group, samples)]
 
 
@@ -180,54 +176,53 @@ def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
     return folder
 
 
-def measure_size(split: Path, steps: int, repeats: int) -> dict[str, tuple[list[Repeat], int]]:
-    """What the split costs without its pixels: of each operation its repeats, and memory taken by the end of the first.
+class SimulatedEpochs:
+    """Epochs of a split without its pixels. `open`, `order` and `step` return how many samples their work was for."""
 
-    Once to warm up, if there are several. `steps` batches of each epoch are stepped through.
-    """
-    colors = {
-        "rgb_mean": np.zeros(3),
-        "rgb_covariance": np.eye(3),
-        "eigenvalues": np.ones(3),
-        "eigenvectors": np.eye(3),
-    }
-    statistics = Statistics(mean_image=np.zeros((256, 256, 3)), images=1, **colors)
-    shards: ShardSet
-    order: EpochOrder
+    def __init__(self, split: Path, steps: int) -> None:
+        self._split, self._steps, self._epoch = split, steps, 0
+        colors = {"rgb_mean": np.zeros(3), "rgb_covariance": np.eye(3)}
+        colors |= {"eigenvalues": np.ones(3), "eigenvectors": np.eye(3)}
+        self._statistics = Statistics(mean_image=np.zeros((256, 256, 3)), images=1, **colors)
 
-    def open_split() -> int:
-        """Opens the split and looks one label of each shard up."""
-        nonlocal shards
-        shards = ShardSet.open(split)
-        shards.labels(np.cumsum(shards.shard_sizes) - 1)
-        return len(shards)
+    def measure(self, repeats: int) -> dict[str, Row]:
+        """A row of each operation, after a warm-up if there are several, with memory taken by the end of the first."""
+        works = {"open": self.open, "order": self.order, "step through": self.step}
+        before, memory = own_bytes(), dict[str, int]()
 
-    def order_epoch() -> int:
-        """The epoch's global permutation."""
-        nonlocal order
-        order = EpochOrder(shards.shard_sizes, 0, epoch)
-        return len(shards)
-
-    def step_through() -> int:
-        """What the loader does for a step before it decodes: ids, labels, where pictures lie, augmentation."""
-        done = min(steps, len(shards) // BATCH)
-        for first in np.linspace(0, len(shards) - BATCH, done).astype(np.int64):
-            positions = np.arange(first, first + BATCH)
-            ids = order[positions]
-            shards.labels(ids)
-            shards.addresses(ids)
-            draw("paper", 0, epoch, ids, positions, statistics)
-        return done * BATCH
-
-    works = {"open": open_split, "order": order_epoch, "step through": step_through}
-    times: dict[str, list[Repeat]] = {name: [] for name in works}
-    memory: dict[str, int] = {}
-    before, warm_ups = own_bytes(), int(repeats > 1)
-    for epoch in range(warm_ups + repeats):
-        for name, work in works.items():
-            repeat = timed(work)
+        def once(name: str) -> Repeat:
+            repeat = timed(works[name])
             memory.setdefault(name, own_bytes() - before)  # once: what gives memory back makes the next ask anew
-            if epoch >= warm_ups:
-                times[name].append(repeat)
-        shards.close()
-    return {name: (times[name], memory[name]) for name in works}
+            if name == "step through":
+                self._shards.close()
+            return repeat
+
+        rows = interleave({name: partial(once, name) for name in works}, repeats, int(repeats > 1))
+        costs = {name: row.images / row.rate().median for name, row in rows.items()}
+        return {
+            name: replace(row, peak_bytes=0, details={"cpu_seconds": costs[name], "memory_bytes": memory[name]})
+            for name, row in rows.items()
+        }
+
+    def open(self) -> int:
+        """Opens the split and looks one label of each shard up."""
+        self._shards = ShardSet.open(self._split)
+        self._shards.labels(np.cumsum(self._shards.shard_sizes) - 1)
+        return len(self._shards)
+
+    def order(self) -> int:
+        """The next epoch's global permutation."""
+        self._epoch += 1
+        self._order = EpochOrder(self._shards.shard_sizes, 0, self._epoch)
+        return len(self._shards)
+
+    def step(self) -> int:
+        """What the loader does for a step before it decodes: ids, labels, where pictures lie, augmentation."""
+        steps = min(self._steps, len(self._shards) // BATCH)
+        for first in np.linspace(0, len(self._shards) - BATCH, steps).astype(np.int64):
+            positions = np.arange(first, first + BATCH)
+            ids = self._order[positions]
+            self._shards.labels(ids)
+            self._shards.addresses(ids)
+            draw("paper", 0, self._epoch, ids, positions, self._statistics)
+        return steps * BATCH

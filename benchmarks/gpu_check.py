@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import data
-from benchmarks.gpu_parts import FULL_SIZE, PARTS, Finding, Node, prepared
-from benchmarks.processes import Worker, WorkerError
+from benchmarks.gpu_parts import FULL_SIZE, PARTS, Finding, Node
+from benchmarks.processes import own_process
 from benchmarks.results import write
 from benchmarks.scaling import WARM_UP
 from common.command_line import Parser, add_options, flag, option, parse_config
@@ -55,14 +55,15 @@ def check(node: Node, minutes: float) -> dict[str, Finding]:
 
 
 def run_part(part: Callable[[Node], Finding], node: Node, seconds: float) -> Finding:
-    """What the part found, or how it failed."""
+    """What the part found in a process of its own, or how it failed."""
     start, finding = time.perf_counter(), Finding(state="failed")
-    with Worker(part.__name__, prepared, part, node, seconds=seconds) as worker:
+    with own_process(part.__module__) as process:
         try:
-            worker.await_ready()
-            finding = worker.call("__call__")
-        except WorkerError:
-            finding.lines.append(worker.missing)
+            finding = process.submit(part, node).result(seconds)
+        except TimeoutError:
+            finding.lines.append(f"no answer for {seconds:.0f} seconds")
+        except Exception as error:  # noqa: BLE001  whatever it is, the other parts go on
+            finding.lines.append(f"{type(error).__name__}: {error}")
     finding.seconds = time.perf_counter() - start
     return finding
 

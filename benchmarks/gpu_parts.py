@@ -286,9 +286,4 @@ def _train_rank(config: TrainConfig) -> None:
     close_mesh()
 
 
-def prepared(part: Callable[[Node], Finding], node: Node) -> Callable[[], Finding]:
-    """The part, to be called in its process."""
-    return partial(part, node)
-
-
 PARTS = (environment, pixels, norms, step, loading, stepping, together, split, resume)

@@ -5,9 +5,9 @@ Enters: photographs (`data.py`), packed. Leaves: `loader.json`, `loader.md`, `lo
 Each loader has a process of its own, takes turns with the others, and was compared with plain NumPy, pixel by pixel.
 """
 
-import contextlib
 import itertools
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from unittest import mock
 from benchmarks import data
 from benchmarks.loader_work import RECIPE, SEED, Job, MeasuredLoader, difference_note
 from benchmarks.measure import Repeat, Row, interleave
-from benchmarks.processes import Worker, WorkerError
+from benchmarks.processes import held, hold, own_process
 from benchmarks.results import Table
 from dali_pipelines import DataConfig, Loader, cpu_producer
 from sharding import ShardSet
@@ -69,6 +69,7 @@ LOADERS = (
     Entry("SPDL + simplejpeg", "peers:spdl", "threads", {"decoder": "simplejpeg"}, compared=True),
     Entry(DALI, "peers:dali_tutorial", "shuffles locally, no position to resume from", compared=True, ahead=3),
 )
+PEERS = "benchmarks.peers"  # what the fork server imports
 PYTHON = "ours, uint8: ceiling of a process by the GIL"
 
 OPERATIONS = (
@@ -90,18 +91,19 @@ def run(quick: bool) -> Table:
     data.made_once(prepared / "files", partial(write_files, jpeg))
     jpeg_job, raw_job = (partial(Job, split.path, prepared, epochs=samples // len(split)) for split in (jpeg, raw))
     with ExitStack() as stack:
-        python = stack.enter_context(Worker(PYTHON, PythonTime, jpeg.path))
-        workers = []
+        processes = {name: stack.enter_context(own_process(PEERS)) for name in (*(e.name for e in LOADERS), PYTHON)}
+        made = {PYTHON: processes[PYTHON].submit(hold, PythonTime, jpeg.path)}
         for entry in LOADERS:
             job = partial(raw_job if entry.raw else jpeg_job, entry.options)
-            worker = Worker(entry.name, MeasuredLoader, entry.loader, job, entry.ahead)
-            workers.append((entry, stack.enter_context(worker)))
-        python.await_ready()
-        notes = {entry.name: note(entry, worker) for entry, worker in workers if worker.await_ready()}
-        works = {worker.name: partial(worker.call, "repeat") for _, worker in workers if not worker.missing}
-        works[PYTHON] = partial(python.call, "repeat")
+            made[entry.name] = processes[entry.name].submit(hold, MeasuredLoader, entry.loader, job, entry.ahead)
+        made[PYTHON].result()
+        rows = {entry.name: unmeasured(entry, processes[entry.name], made[entry.name]) for entry in LOADERS}
+        able = [name for name in processes if name == PYTHON or not rows[name].missing]
+        works = {name: partial(held, processes[name], "repeat") for name in able}
         measured = interleave(works, limit=LIMIT.name, ours=OURS.name)
-    rows = {entry.name: row_of(entry, worker.missing, notes, measured) for entry, worker in workers}
+    rows |= {
+        name: replace(measured[name], note=row.note, details=row.details) for name, row in rows.items() if name in able
+    }
     others = {"of libjpeg-turbo's limit": LIMIT, "× FFCV": FFCV, "× torch's DataLoader with simplejpeg": SIMPLEJPEG}
     beside = {text: [rows[entry.name]] for text, entry in others.items()}
     return Table(
@@ -113,28 +115,24 @@ def run(quick: bool) -> Table:
     )
 
 
-def note(entry: Entry, worker: Worker) -> str:
-    """What a reader of the table should know, with how its pixels compare."""
-    compared = ""
-    if entry.compared:
-        with contextlib.suppress(WorkerError):  # which its row then says
-            compared = difference_note(*worker.call("difference"))
-    return "; ".join(part for part in (compared, entry.note) if part)
-
-
-def row_of(entry: Entry, missing: str, notes: dict[str, str], measured: dict[str, Row]) -> Row:
-    """A loader's row, or why it has none."""
-    details: dict[str, object] = {"loader": f"benchmarks.{entry.loader}", "options": entry.options}
-    if missing:
-        return Row(name=entry.name, missing=missing, details=details)
-    return replace(measured[entry.name], note=notes[entry.name], details=details)
-
-
 def write_files(shards: ShardSet, folder: Path) -> None:
     """Each sample's JPEG bytes as `folder/000000.jpg` on."""
     folder.mkdir(exist_ok=True)
-    for number in range(len(shards)):
-        (folder / f"{number:06d}.jpg").write_bytes(shards.images([number])[0].tobytes())
+    for number, view in enumerate(shards.images(range(len(shards)))):
+        (folder / f"{number:06d}.jpg").write_bytes(view.tobytes())
+
+
+def unmeasured(entry: Entry, process: ProcessPoolExecutor, made: Future[None]) -> Row:
+    """A loader's row without figures: how its pixels compare, or why it cannot run here."""
+    row = Row(name=entry.name, details={"loader": f"benchmarks.{entry.loader}", "options": entry.options})
+    try:
+        made.result()
+        compared = difference_note(*held(process, "difference")) if entry.compared else ""
+        return replace(row, note="; ".join(filter(None, (compared, entry.note))))
+    except ImportError as error:
+        return replace(row, missing=f"cannot be imported ({error}); `make bench-peers` installs it")
+    except Exception as error:  # noqa: BLE001  whatever it is, the other loaders are measured
+        return replace(row, missing=(str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 class PythonTime:

@@ -22,8 +22,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, interleave, peak_bytes
-from benchmarks.processes import WorkerError, fork_server
+from benchmarks.processes import fork_server
 from benchmarks.results import Table
+from common.errors import UserError
 from training.config import TrainConfig
 from training.mesh import close_mesh
 from training.pairs import DeviceBatch, PairedLoader
@@ -88,7 +89,7 @@ def beside_one(row: Row, processes: int, one: Row, repeats: list[Repeat]) -> Row
 def launch(processes: int, rank: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `rank(*arguments)` returns on each of so many ranks of this machine, which torchrun's agent starts.
 
-    They are forked from multiprocessing's fork server. Raises WorkerError with the first rank's error.
+    They are forked from multiprocessing's fork server. Raises UserError with the first rank's error.
     """
     fork_server(__name__)
     sizes = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": processes, "max_restarts": 0, "monitor_interval": 0.1}
@@ -98,7 +99,7 @@ def launch(processes: int, rank: Callable[..., Any], *arguments: Any) -> list[An
         by_rank = elastic_launch(config, rank)(*arguments)
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
-        raise WorkerError(f"rank {number} of {processes}: {failure.message}") from error
+        raise UserError(f"rank {number} of {processes}: {failure.message}") from error
     return [by_rank[number] for number in range(processes)]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cold, data
-from benchmarks.cold import BATCH, ORDERS, batches, drop, exponent, measure_size, read, simulate, with_growth
+from benchmarks.cold import BATCH, ORDERS, SimulatedEpochs, batches, drop, exponent, read, simulate, with_growth
 from benchmarks.measure import Repeat, Row
 from dali_pipelines import EpochOrder
 from sharding import ShardSet
@@ -51,12 +51,13 @@ def test_dropping_leaves_the_bytes_as_they_were(split: Path) -> None:
 
 
 def test_each_operation_is_repeated_and_says_for_how_many_samples(split: Path) -> None:
-    costs = measure_size(split, steps=3, repeats=2)
-    assert {name: [repeat.images for repeat in repeats] for name, (repeats, _) in costs.items()} == {
-        "open": [1500, 1500],
-        "order": [1500, 1500],
-        "step through": [3 * BATCH, 3 * BATCH],
+    rows = SimulatedEpochs(split, steps=3).measure(repeats=2)
+    assert {name: (row.repeats, row.images) for name, row in rows.items()} == {
+        "open": (2, 1500),
+        "order": (2, 1500),
+        "step through": (2, 3 * BATCH),
     }
+    assert all(row.details.keys() == {"cpu_seconds", "memory_bytes"} for row in rows.values())
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])

@@ -6,9 +6,11 @@ A peer that is not installed must say so; the test then holds that it could not 
 import importlib.util
 import json
 import multiprocessing
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,9 +23,10 @@ from PIL import Image
 
 from benchmarks import data, loader, loader_work
 from benchmarks.data import made_once
-from benchmarks.loader import FFCV, FFCV_RAW, LIMIT, LOADERS, OURS, RAW, SIMPLEJPEG, Entry, write_files
+from benchmarks.loader import FFCV, FFCV_RAW, LIMIT, LOADERS, OURS, RAW, SIMPLEJPEG, Entry, unmeasured, write_files
 from benchmarks.loader_work import ROW, Batch, Job, MeasuredLoader, difference_note
-from benchmarks.processes import Worker, WorkerError
+from benchmarks.measure import Row
+from benchmarks.processes import held, hold, own_process
 from dali_pipelines import cpu_producer
 from dali_pipelines.augmentation import draw
 from sharding import PackOptions, ShardSet, pack
@@ -53,15 +56,15 @@ def job(split: ShardSet) -> Job:
 
 
 @pytest.fixture
-def started(job: Job) -> Iterator[Callable[..., Worker]]:
-    """Starts the process of an entry, on the job's split or another one, and waits until it is ready."""
+def started(job: Job) -> Iterator["Start"]:
+    """Starts the process of an entry, on the job's split or another one; returns it and what is known of it then."""
     with ExitStack() as stack:
 
-        def start(entry: Entry, split: Path = job.split) -> Worker:
+        def start(entry: Entry, split: Path = job.split) -> tuple[ProcessPoolExecutor, Row]:
             make = partial(Job, split, split.parent / "made", entry.options, BATCH)
-            worker = stack.enter_context(Worker(entry.name, MeasuredLoader, entry.loader, make, entry.ahead))
-            worker.await_ready()
-            return worker
+            process = stack.enter_context(own_process(loader.PEERS))
+            made = process.submit(hold, MeasuredLoader, entry.loader, make, entry.ahead)
+            return process, unmeasured(entry, process, made)
 
         yield start
 
@@ -76,41 +79,43 @@ def test_what_is_expected_is_what_pillow_and_numpy_make(split: ShardSet, job: Jo
         np.testing.assert_allclose(job.expected(number), by_hand, atol=1e-9)
 
 
+Start = Callable[..., tuple[ProcessPoolExecutor, Row]]
 COMPARED = [entry for entry in LOADERS if entry.compared and not entry.raw and entry is not FFCV]  # FFCV: the quick run
 
 
 @pytest.mark.parametrize("entry", COMPARED, ids=lambda entry: entry.name)
-def test_pixels_are_those_of_numpy_or_the_row_says_why_not(entry: Entry, started: Callable[..., Worker]) -> None:
-    worker = started(entry)
-    if worker.missing:
-        assert entry.loader == "peers:spdl", worker.missing
-        advice = "make bench-peers" in worker.missing, "apt-get install ffmpeg" in worker.missing
+def test_pixels_are_those_of_numpy_or_the_row_says_why_not(entry: Entry, started: Start) -> None:
+    process, row = started(entry)
+    if row.missing:
+        assert entry.loader == "peers:spdl", row.missing
+        advice = "make bench-peers" in row.missing, "apt-get install ffmpeg" in row.missing
         assert advice == ((True, False) if importlib.util.find_spec("spdl") is None else (False, True))
         return
-    mean, largest = worker.call("difference")
-    allowed = INEXACT if "FFmpeg" in entry.name else 0.0
-    assert mean <= allowed or largest < 1e-2
-    assert ("PIXELS DIFFER" in difference_note(mean, largest)) == (allowed > 0)
-    repeat = worker.call("repeat")
+    difference = re.match(r"PIXELS DIFFER by (\d\.\d\d) gray levels", row.note)
+    assert "FFmpeg" in entry.name if difference else row.note.startswith("same pixels")
+    assert not difference or float(difference[1]) < INEXACT
+    repeat = held(process, "repeat")
     assert repeat.images > 0 and repeat.images % BATCH == 0
     assert len(repeat.waits_seconds) == repeat.images // BATCH
     assert repeat.cpu_seconds > 0 and repeat.peak_bytes > 2**20
 
 
-def test_the_limit_decodes_every_sample(started: Callable[..., Worker]) -> None:
-    assert started(LIMIT).call("repeat").images == SAMPLES
+def test_the_limit_decodes_every_sample(started: Start) -> None:
+    process, row = started(LIMIT)
+    assert held(process, "repeat").images == SAMPLES and row.note == LIMIT.note
 
 
-def test_a_peer_that_is_not_installed_is_a_reason(started: Callable[..., Worker]) -> None:
-    worker = started(Entry("nobody's", "nobodys:Peer"))
-    assert "nobodys" in worker.missing and "make bench-peers" in worker.missing
+def test_a_loader_that_cannot_run_is_a_reason(started: Start, tmp_path: Path) -> None:
+    _, row = started(Entry("nobody's", "nobodys:loader"))
+    assert "nobodys" in row.missing and "make bench-peers" in row.missing
+    _, row = started(LIMIT, tmp_path / "nowhere")
+    assert row.missing.startswith(f"{tmp_path}/nowhere") and not row.note
 
 
-def test_a_process_that_dies_is_a_reason_with_its_last_line(started: Callable[..., Worker], tmp_path: Path) -> None:
-    worker = started(LIMIT, tmp_path / "nowhere")
-    assert LIMIT.name in worker.missing and "nowhere" in worker.missing and "ended with 1" in worker.missing
-    with pytest.raises(WorkerError, match="process ended"):
-        worker.call("repeat")
+def test_a_process_that_dies_is_a_reason_too(started: Start) -> None:
+    process, _ = started(LIMIT)
+    made = process.submit(os._exit, 1)
+    assert "process" in unmeasured(LIMIT, process, made).missing
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (32, 32), (5, 11), (31, 0)])

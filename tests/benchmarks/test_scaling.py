@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import data, scaling
 from benchmarks.measure import Repeat, Row, Spread
-from benchmarks.processes import WorkerError
 from benchmarks.scaling import beside_one, layouts, train_timed
+from common.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -64,5 +64,5 @@ def test_synthetic_batches_are_not_waited_for_and_what_fails_is_named(work: Path
     with data.shards(48) as shards:
         repeat = train_timed(1, "synthetic", 1, options | {"shards": shards.path.parent})
     assert repeat.images == 4 and repeat.waits_seconds == (0.0,) and repeat.cpu_seconds > 0
-    with pytest.raises(WorkerError, match=r"rank 0 of 1: .*/nowhere has no train/"):
+    with pytest.raises(UserError, match=r"rank 0 of 1: .*/nowhere has no train/"):
         train_timed(1, "synthetic", 1, options | {"shards": Path("/nowhere")})

@@ -10,9 +10,9 @@ import torch
 from benchmarks import data, step
 from benchmarks.data import shards
 from benchmarks.measure import Row, Spread
-from benchmarks.processes import WorkerError
 from benchmarks.step import Stepping, SteppingJob, measure, norm_cases, ratio, replace_norms
 from model import AlexNet, ModelConfig
+from sharding import ShardError
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +59,8 @@ def test_a_repeat_counts_the_images_of_its_steps_or_of_an_epoch() -> None:
             assert repeat.images == 8 and repeat.seconds > 0
 
 
-def test_a_process_that_dies_is_named() -> None:
-    with pytest.raises(WorkerError, match=r"broken: its process ended with 1: .*nowhere"):
+def test_a_case_that_fails_ends_the_benchmark_with_its_error() -> None:
+    with pytest.raises(ShardError, match="/nowhere"):
         measure({"broken": dataclasses.replace(SMALL, shards=Path("/nowhere"))}, repeats=1)
 
 
