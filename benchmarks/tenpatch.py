@@ -1,7 +1,7 @@
 """Do ten views cost their convolutions and little else, and what did the seed's way cost?
 
     limit   the network alone, one plain call a batch, on views that lie ready, a tenth of an image each
-    spread  the same views by `evaluation.views.inference`: single-threaded passes side by side, as in the evaluation
+    spread  the same views by `evaluation.views.infer`: single-threaded passes side by side, as in the evaluation
     ours    `evaluation.ten_patch`: each image decoded once, ten views, averages, scores
     seed    the seed's way, after `val_acc_multi.py` of github AsteroidHunter/replicatingAlexNet: Pillow reads one image
             at a time, the mean is subtracted from the whole image ten times, each view is cut and mirrored on its own,
@@ -26,7 +26,7 @@ from benchmarks.results import Table
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
 from evaluation.ten_patch import evaluate
-from evaluation.views import Classifier, inference
+from evaluation.views import Classifier, infer
 from model import AlexNet, ModelConfig
 from sharding import ShardSet
 
@@ -49,7 +49,7 @@ def run(quick: bool) -> Table:
         with fork_server(__name__).Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
             cases: dict[str, Callable[[], int]] = {
                 "network alone, plain": partial(network_alone, network, images, batch),
-                "network alone, a pass a core": partial(spread, network, images, batch),
+                "network alone, a pass a core": partial(network_alone, partial(infer, network), images, batch),
                 "ours": lambda: len(evaluate([member], data, batch_size=batch).rows),
                 # The pool gets encoded images, as it would file names.
                 "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, parts)),
@@ -75,12 +75,6 @@ def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, 
         for _ in range(images // batch):
             forward(views)
     return images // batch * batch
-
-
-def spread(network: AlexNet, images: int, batch: int) -> int:
-    """The network as `ours` runs it, without anything else."""
-    with inference() as compute:
-        return network_alone(partial(compute, network), images, batch)
 
 
 def gray_levels_apart(data: ShardSet, encoded: list[bytes]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import VIEWS
 from evaluation.tables import METHODS
 from evaluation.trained_run import TrainedRun, try_split
-from evaluation.views import Classifier, average_networks, average_views, inference
+from evaluation.views import Classifier, average_networks, average_views, infer
 from model.scores import ScoreError, Scores
 from sharding import RejectedImage, ShardSet, prepare_image
 from sharding.pictures import decode_stored
@@ -103,7 +103,7 @@ def evaluate(
         output="float32" if normalized else "uint8",
     )
     hidden = quiet or rank != 0 or None  # None: where there is no terminal
-    with Loader(shards, config, rank, world, statistics=first.statistics) as loader, inference() as compute:
+    with Loader(shards, config, rank, world, statistics=first.statistics) as loader:
         steps = tqdm(loader.epoch(0), total=loader.steps_per_epoch, unit="batch", disable=hidden, desc="ten patches")
         for batch in steps:
             if not len(batch.labels):
@@ -111,7 +111,7 @@ def evaluate(
             answers, labels = [], batch.labels.cpu()
             for member in members:
                 views = batch.images if normalized else member.normalize(batch.images, batch.augmentation)
-                answers.append(average_views(compute(member.network, views)))
+                answers.append(average_views(infer(member.network, views)))
             for member_score, answer in zip(member_scores, answers):
                 member_score.add(answer["ten_patch"], labels)
             average = average_networks(answers)

@@ -5,8 +5,7 @@ same views. On the CPU single-threaded passes over 25 views run side by side: 1.
 views a second of one pass over 100 on two threads, which wait for each other at every layer.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,24 +23,20 @@ VIEWS_IN_MEMORY, VIEWS_AT_ONCE = 250, 25
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
-@contextlib.contextmanager
-def inference() -> Iterator[Callable[[Function, torch.Tensor], torch.Tensor]]:
-    """`compute(function, views)`: outputs [n, …] of a network for views float32 [n, 3, 224, 224], on their device."""
+def infer(function: Function, views: torch.Tensor) -> torch.Tensor:
+    """Outputs [n, …] of `function`, such as a network, for views float32 [n, 3, 224, 224], on their device."""
+
+    def one_pass(part: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return function(part)
+
+    if views.is_cuda:
+        return one_pass(views)
     threads = torch.get_num_threads()
-
-    def compute(function: Function, views: torch.Tensor) -> torch.Tensor:
-        def one_pass(part: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode():
-                return function(part)
-
-        if views.is_cuda:
-            return one_pass(views)
-        count = min(VIEWS_AT_ONCE, max(ceil_div(len(views), threads), 1))
-        return torch.cat(list(pool.map(one_pass, views.split(count))))
-
+    count = min(VIEWS_AT_ONCE, max(ceil_div(len(views), threads), 1))
     try:
         with ThreadPoolExecutor(threads, "inference", torch.set_num_threads, (1,)) as pool:
-            yield compute
+            return torch.cat(list(pool.map(one_pass, views.split(count))))
     finally:
         torch.set_num_threads(threads)  # the workers set what threads made later would take
 
@@ -121,9 +116,8 @@ class Classifier:
     def _outputs(self, function: Function, pixels: np.ndarray, views: int, finish: Function) -> np.ndarray:
         """`finish` of `function`'s outputs for 1 or 10 standardized views of each picture, 250 views at a time."""
         parts = []
-        with inference() as compute:
-            for some in np.split(pixels, range(VIEWS_IN_MEMORY // views, len(pixels), VIEWS_IN_MEMORY // views)):
-                augmentation = fixed_views(len(some), views)
-                crops = self.normalize(torch.from_numpy(cut(some, augmentation)), augmentation)
-                parts.append(finish(compute(function, crops)))
+        for some in np.split(pixels, range(VIEWS_IN_MEMORY // views, len(pixels), VIEWS_IN_MEMORY // views)):
+            augmentation = fixed_views(len(some), views)
+            crops = self.normalize(torch.from_numpy(cut(some, augmentation)), augmentation)
+            parts.append(finish(infer(function, crops)))
         return torch.cat(parts).cpu().numpy()

@@ -94,7 +94,8 @@ def classes_section(run: TrainedRun, predictions: Predictions) -> Section:
         taken_for.setdefault(label, f"{short_name(names[guess])} ({count:,})")
     rows = []
     for label, wnid, _ in run.classes:
-        errors = [_share(counts[label], images[label]) for counts in wrong]
+        shares = [counts[label] / images[label] for counts in wrong] if images[label] else []
+        errors: list[Cell] = [Bar(text=f"{share:.1%}", share=share) for share in shares] or ["no images"] * len(wrong)
         about = (taken_for.get(label, ""), str(label), str(wnid or ""))
         rows.append((short_name(names[label], 40), f"{images[label]:,}", *errors, *about))
     errors_header = (f"top-{guesses} error" for guesses in kinds)
@@ -123,10 +124,6 @@ def ends(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = min(SHOWN, ceil_div(len(order), 2))
     worst = order[count:][::-1][:SHOWN]
     return order[:count], worst[errors[worst] > 0]
-
-
-def _share(wrong: int, images: int) -> Cell:
-    return Bar(text=f"{wrong / images:.1%}", share=wrong / images) if images else "no images"
 
 
 def _matrix(predictions: Predictions, names: list[str]) -> Table:
