@@ -3,7 +3,6 @@
 Exit status: 0 done, 1 failed, 2 wrong command line.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,14 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.file.suffix != ".safetensors":
         parser.error(f"FILE is {options.file}, expected a name that ends in .safetensors")
-    return run_command(lambda: run(options))
 
+    def work() -> int:
+        target = export(options.run, options.file, options.checkpoint)
+        sys.stdout.write(f"exported {target} ({target.stat().st_size:,} bytes)\n")
+        return 0
 
-def run(options: argparse.Namespace) -> int:
-    """Export; returns 0."""
-    target = export(options.run, options.file, options.checkpoint)
-    sys.stdout.write(f"exported {target} ({target.stat().st_size:,} bytes)\n")
-    return 0
+    return run_command(work)
 
 
 if __name__ == "__main__":

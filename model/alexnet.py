@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.dropout import DropoutKey
-from model.recipe import LAYERS, Recipe, recipe
+from model.recipe import BIASES_AT_ONE, LAYERS, recipe
 from model.response_norm import response_norm, spatial_norm
 
 # Krizhevsky 2012 §3.5, for one of the two towers
@@ -103,7 +103,7 @@ def initial_state(config: ModelConfig, seed: int) -> dict[str, Tensor]:
         deviation = numbers.deviations[layer] / (1.0 if layer == "conv1" else math.sqrt(config.width))
         weight = torch.empty(shapes[f"{layer}.weight"], device="cpu")
         state[f"{layer}.weight"] = weight.normal_(0.0, deviation, generator=generator)
-        state[f"{layer}.bias"] = torch.full(shapes[f"{layer}.bias"], numbers.bias(layer), device="cpu")
+        state[f"{layer}.bias"] = torch.full(shapes[f"{layer}.bias"], float(layer in BIASES_AT_ONE), device="cpu")
     return state
 
 
@@ -116,7 +116,7 @@ class Towers(nn.Module):
         super().__init__()
         self.config = config
         self.towers = towers
-        self.recipe: Recipe = recipe(config.recipe)
+        self.recipe = recipe(config.recipe)
         width = {layer: towers * config.tower_width(layer) for layer in WIDTHS}
         both = {layer: config.towers * config.tower_width(layer) for layer in WIDTHS}
         empty = nn.utils.skip_init
@@ -180,22 +180,22 @@ class Towers(nn.Module):
     def _convolutions(self, x: Tensor) -> Tensor:
         """The last pooled maps of the towers here, [n, conv5's kernels, 6, 6]."""
         x = self.conv1(F.pad(x, self.recipe.conv1_padding))
-        x = self._relu_unless_pooled_first("conv1", x)
+        x = self._relu("conv1", x)
         x = self._pool("conv1", self.norm1(x))
         x = F.relu(self.conv2(x), inplace=True)
         x = self._pool("conv2", self.norm2(x))
         for layer in self.config.middle_layers:
             x = getattr(self, layer)(self.exchange(x) if layer == "conv3" else x)
-            x = self._relu_unless_pooled_first(layer, x)
+            x = self._relu(layer, x)
         return self._pool(self.config.layers[-4], x)  # the last one before fc6
 
-    def _relu_unless_pooled_first(self, layer: str, x: Tensor) -> Tensor:
-        return x if layer in self.recipe.pool_before_relu else F.relu(x, inplace=True)
+    def _relu(self, layer: str, x: Tensor, pooled: bool = False) -> Tensor:
+        """The ReLU of `layer`, where the recipe has it: before the pooling, or after it."""
+        return F.relu(x, inplace=True) if pooled == (layer in self.recipe.pool_before_relu) else x
 
     def _pool(self, layer: str, x: Tensor) -> Tensor:
-        """Overlapping max-pooling (§3.4), and the ReLU where the recipe has it here."""
-        x = F.max_pool2d(x, self.config.pool_size, stride=2)
-        return F.relu(x, inplace=True) if layer in self.recipe.pool_before_relu else x
+        """Overlapping max-pooling (§3.4)."""
+        return self._relu(layer, F.max_pool2d(x, self.config.pool_size, stride=2), pooled=True)
 
     def _drop(self, x: Tensor, layer: int, dropout: DropoutKey | None) -> Tensor:
         """Dropout as published (§4.2): in training outputs are dropped or stay unscaled; all times ½ in evaluation."""

@@ -117,16 +117,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is cut short or no checkpoint: {first_line(error)}") from error
     except (RuntimeError, pickle.UnpicklingError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is no checkpoint of this program: {first_line(error)}") from error
-    return _validated(path, state)
-
-
-def _validated(path: Path, state: object) -> dict[str, Any]:
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no format number")
     if state["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {state['format']!r}, this program reads {FORMAT} (0.1 wrote 1)"
-        )
+        found = f"checkpoint format {state['format']!r}"
+        raise CheckpointError(f"{path} has {found}, this program reads {FORMAT} (0.1 wrote 1)")
     missing = KEYS.difference(state)
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of this program: it lacks {', '.join(sorted(missing))}")

@@ -54,11 +54,6 @@ class RecipeSGD(torch.optim.Optimizer):
         }
 
 
-def layer_name(name: str) -> str:
-    """`conv1.weight` of a parameter's full name, whatever wraps the network (`module.`, `_orig_mod.`)."""
-    return ".".join(name.split(".")[-2:])
-
-
 def make_optimizer(net: nn.Module, recipe: str, rate_scale: float = 1.0) -> RecipeSGD:
     """The recipe's optimizer for `net` (unsplit, or one tower; wrapped or not), at the rates of the first epoch.
 
@@ -69,7 +64,7 @@ def make_optimizer(net: nn.Module, recipe: str, rate_scale: float = 1.0) -> Reci
     groups = [
         {
             "params": [parameter],
-            "name": layer_name(name),
+            "name": ".".join(name.split(".")[-2:]),  # conv1.weight, whatever wraps the network (module., _orig_mod.)
             "weight_decay": WEIGHT_DECAY if name.endswith(".weight") else 0.0,
             "rate_scale": rate_scale,
         }

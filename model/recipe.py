@@ -35,10 +35,6 @@ class Recipe:
     spatial_norm: bool
     deviations: Mapping[str, float]
 
-    def bias(self, layer: str) -> float:
-        """The initial value of `layer`'s biases."""
-        return 1.0 if layer in BIASES_AT_ONE else 0.0
-
 
 RECIPES = {
     "paper": Recipe(

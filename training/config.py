@@ -83,16 +83,10 @@ class TrainConfig:
         check_options(self)
         if self.accumulate > self.batch_size:
             raise ValueError(f"--accumulate is at most --batch-size ({self.batch_size}), got {self.accumulate}")
-        self._check_schedule()
-        self._check_ablations()
-
-    def _check_schedule(self) -> None:
         defaults = {item.name: item.default for item in fields(self)}
         for name, recipe in (("schedule", "original"), ("plateau", "paper"), ("patience", "paper")):
             if getattr(self, name) != defaults[name] and self.recipe != recipe:
                 raise ValueError(f"{flag(name)} belongs to --recipe {recipe}, got --recipe {self.recipe}")
-
-    def _check_ablations(self) -> None:
         unknown = sorted(set(self.ablate).difference(ABLATIONS))
         if unknown:
             raise ValueError(f"--ablate takes {', '.join(ABLATIONS)}; got {', '.join(unknown)}")

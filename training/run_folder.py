@@ -42,43 +42,37 @@ class RunLock:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"--run-dir {folder} is no folder; give a folder for the run's files")
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / LOCK
+        self._path, self._released = folder / LOCK, threading.Event()
         self._file = self._path.open("a+", encoding="utf-8")
-        self._released = threading.Event()
-        try:
-            self._take(folder)
-        except RunError:
+        holder, here = self._path.read_text(encoding="utf-8", errors="replace").strip(), f"on {socket.gethostname()},"
+        if not self._is_free(holder, here):
             self._file.close()
-            raise
+            busy = f"{folder} is in use by {holder or 'a process that starts'}"
+            raise RunError(f"{busy}; wait for it, or give another --run-dir")
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} {here} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}\n")
+        self._file.flush()
         threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
 
-    def _take(self, folder: Path) -> None:
-        holder = self._path.read_text(encoding="utf-8", errors="replace").strip()
-        busy = f"{folder} is in use by {holder or 'a process that starts'}; wait for it, or give another --run-dir"
-        alone = True
+    def _is_free(self, holder: str, here: str) -> bool:
+        """Whether no process has the lock, or the one of another machine that did not free it touches it no more."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(busy) from error
+            if here in holder:
+                return True
+        except BlockingIOError:
+            return False
         except OSError as error:  # a file system without flock
             logger.warning("%s cannot be locked (%s): only its time tells of other trainings", self._path, error)
-            alone = False
-        machine = socket.gethostname()
-        if holder and not (alone and f"on {machine}," in holder) and self._is_beating(holder):
-            raise RunError(busy)
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {machine}, since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}\n")
-        self._file.flush()
-
-    def _is_beating(self, holder: str) -> bool:
-        """Whether the lock of a process that did not free it is still touched."""
+        if not holder:
+            return True
         logger.info("%s was held by %s: watching for %.0f s whether it lives", self._path, holder, 2.5 * BEAT_SECONDS)
         before, end = self._time(), time.monotonic() + 2.5 * BEAT_SECONDS
         while time.monotonic() < end:
             self._released.wait(BEAT_SECONDS / 10)
             if self._time() != before:
-                return True
-        return False
+                return False
+        return True
 
     def _time(self) -> int:
         with self._path.open("rb") as file:  # opened anew: network file systems keep attributes for a while

@@ -20,7 +20,7 @@ FAILED = 99  # exit status of a function that raised
 
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard", "tests.training.ranks", "train"]
+    ["torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard", "tests.training.ranks", "training.trainer"]
 )
 
 
