@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 MINIMUM_REPEATS = 5
 Clock = Literal["images_per_second", "images_per_cpu_second"]
@@ -32,6 +32,9 @@ class Repeat:
     cpu_seconds: float
     peak_bytes: int = 0
     waits_seconds: tuple[float, ...] = ()
+
+
+Work = Callable[[], Repeat]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +108,7 @@ class Row:
 
 
 def interleave(
-    works: Mapping[str, Callable[[], Repeat]],
-    repeats: int = MINIMUM_REPEATS,
-    warm_ups: int = 1,
-    *,
-    limit: str = "",
-    ours: str = "",
+    works: Mapping[str, Work], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1, *, limit: str = "", ours: str = ""
 ) -> dict[str, Row]:
     """Does all works (one repeat each) to warm up, then in turn `repeats` times. A row for each, by name, same order.
 
@@ -123,10 +121,9 @@ def interleave(
             if round_number >= 0:
                 measured[name].append(repeat)
     rows = {name: Row(name=name).measured(repeats) for name, repeats in measured.items()}
-    for field_name, base in {"to_limit": limit, "to_ours": ours}.items():
-        if base:
-            ratios: dict[str, Any] = {name: row.rate().over(rows[base].rate()) for name, row in rows.items()}
-            rows = {name: replace(row, **{field_name: ratios[name]}) for name, row in rows.items()}
+    for name, row in rows.items():
+        to_limit, to_ours = (row.rate().over(rows[base].rate()) if base else None for base in (limit, ours))
+        rows[name] = replace(row, to_limit=to_limit, to_ours=to_ours)
     return rows
 
 
@@ -183,6 +180,11 @@ def _status_bytes(pid: int, key: str) -> int:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def doubling(most: int) -> list[int]:
+    """1, 2, 4, … below `most`, and `most`."""
+    return sorted({most, *(2**power for power in range(10) if 2**power < most)})
 
 
 def cpu_seconds() -> float:

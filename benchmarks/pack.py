@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.data import photographs, repeat
-from benchmarks.measure import Repeat, cores, interleave, timed
+from benchmarks.measure import Repeat, cores, doubling, interleave, timed
 from benchmarks.results import Table
 from sharding import PackOptions, pack
 from sharding.job import PartTask, join_parts, pack_part
@@ -47,7 +47,7 @@ def run(quick: bool) -> Table:
         folders = {name: work / str(number) for number, name in enumerate(("the seed's way", *OURS))}
         works = {"the seed's way": partial(seed, files, folders["the seed's way"])}
         works |= {name: partial(ours, files, folders[name], *options) for name, options in OURS.items()}
-        for workers in worker_counts():
+        for workers in doubling(cores()):
             works[f"{workers} worker{'s' * (workers > 1)}"] = partial(command, source, work / "command", workers)
         rows = interleave(works, repeats, ours="ours")
         theirs = rows["the seed's way"] = replace(rows["the seed's way"], note="quality 75")
@@ -63,11 +63,6 @@ def run(quick: bool) -> Table:
                 "times_the_seeds_images_per_cpu_second": ratios,
             },
         )
-
-
-def worker_counts() -> list[int]:
-    """1, 2, 4 … up to the cores there are."""
-    return sorted({cores(), *(2**power for power in range(10) if 2**power < cores())})
 
 
 def seed(files: tuple[Path, ...], folder: Path) -> Repeat:

@@ -6,10 +6,10 @@ with own_process(__name__) as process:
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
@@ -17,7 +17,6 @@ from typing import Any
 
 from benchmarks.measure import descendants
 
-_PARENT_DEATH_SIGNAL = 1  # sys/prctl.h
 _object: Any = None
 
 
@@ -31,7 +30,7 @@ def fork_server(module: str) -> ForkServerContext:
 @contextlib.contextmanager
 def own_process(module: str) -> Iterator[ProcessPoolExecutor]:
     """An executor of one process, which is killed at the end with its children: loaders' threads would go on."""
-    with ProcessPoolExecutor(1, fork_server(module), _end_with_fork_server) as process:
+    with ProcessPoolExecutor(1, fork_server(module), _watch_parent) as process:
         process_id = process.submit(os.getpid)
         try:
             yield process
@@ -52,8 +51,14 @@ def held(process: ProcessPoolExecutor, method: str) -> Any:
     return process.submit(_call, method).result()
 
 
-def _end_with_fork_server() -> None:  # which ends when the process does that asked it to fork
-    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+def _watch_parent() -> None:
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _call(method: str) -> Any:

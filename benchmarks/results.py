@@ -126,7 +126,9 @@ def markdown(document: dict[str, Any], rows: Sequence[Row], remarks: Sequence[st
         f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
         f"{document['cache']}; median (lowest–highest) of {repeats} interleaved repeats"
         f"{', quick run' if document['quick'] else ''}. `{document['command']}`\n",
-        *("| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *zip(*columns.values()))),
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(cells) + " |" for cells in zip(*columns.values())),
     ]
     return "\n".join([*lines, *[""] * bool(remarks), *(f"- {remark}" for remark in remarks)]) + "\n"
 

@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, interleave, peak_bytes
+from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, doubling, interleave, peak_bytes
 from benchmarks.processes import fork_server
 from benchmarks.results import Table
 from common.errors import UserError
@@ -40,8 +40,7 @@ GPU_SETTINGS = (128, 1.0, 30, MINIMUM_REPEATS)
 
 def layouts(most: int) -> list[tuple[int, int]]:
     """(processes, processes that share a network): 1, 2, 4 … and `most` processes, unsplit, then in pairs."""
-    counts = sorted({most, *(2**power for power in range(10) if 2**power < most)})
-    return [(count, 1) for count in counts] + [(count, 2) for count in counts if count % 2 == 0]
+    return [(n, 1) for n in doubling(most)] + [(n, 2) for n in doubling(most) if n % 2 == 0]
 
 
 def layout_name(processes: int, pair: int) -> str:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "worker_counts", lambda: [1])  # worker processes have tests of their own
+        patch.setattr(benchmark, "cores", lambda: 1)  # worker processes have tests of their own
         benchmark.run(quick=True).publish("pack", True, out)
     return out
 
