@@ -65,14 +65,10 @@ def run(options: EvaluationOptions) -> int:
         return predict(runs[0], options.predict, device, options.shards)
     with noticing_lost_ranks(), open_common_split(runs, options.split, options.shards) as shards:
         mesh, start = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS), time.perf_counter()
+        members = [run.classifier(mesh.device) for run in runs]
+        batch_size = (options.batch_size or default_batch_size(mesh.device)) * mesh.world
         part = evaluate(
-            [run.classifier(mesh.device) for run in runs],
-            shards,
-            batch_size=(options.batch_size or default_batch_size(mesh.device)) * mesh.world,
-            rank=mesh.rank,
-            world=mesh.world,
-            decode=options.decode,
-            quiet=options.quiet,
+            members, shards, batch_size, rank=mesh.rank, world=mesh.world, decode=options.decode, quiet=options.quiet
         )
         evaluation = gather(part, len(shards), mesh.control_group)
         if evaluation is not None:

@@ -61,7 +61,7 @@ def describe(
     """
     run, state, mean = runs[0], runs[0].state, dict(evaluation.scores["ten_patch"].figures())
     members: list[dict[str, Any]] = []
-    for member, scores in zip(runs, evaluation.members):
+    for member, scores in zip(runs, list(evaluation.scores.values())[len(METHODS) :]):
         figures: dict[str, Any] = dict(scores.figures())
         gain = {name: figures[name] - mean[name] for name in FIGURES}
         file = {"file": str(member.checkpoint), "sha256": member.checksum()}
@@ -74,7 +74,7 @@ def describe(
         "split": shards.split,
         "images": len(evaluation.rows),
         "classes": len(shards.classes),
-        **{method: scores.figures() for method, scores in evaluation.scores.items()},
+        **{method: evaluation.scores[method].figures() for method in METHODS},
         "members": members,
         "references": [asdict(item) for item in references],
         "reference_note": reference_note(run.challenge, shards.split, len(evaluation.rows)),

@@ -26,7 +26,7 @@ HEADER = ("errors in per cent, 95 % intervals", "top-1", "top-5", "log loss")
 CLASS_COLUMNS = ("label", "wnid", "name", "images", "top1_errors", "top5_errors", "top1_error", "top5_error")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PairedDifference:
     """Error of the second network less that of the first, as a fraction; `low` and `high` bound it at 95 %.
 
@@ -58,15 +58,10 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> PairedDifference:
     lost, won, images = only_first + 0.5, only_second + 0.5, len(first) + 2
     middle = (lost - won) / images
     margin = CONFIDENCE_DEVIATE * (lost + won - (lost - won) ** 2 / images) ** 0.5 / images
-    discordant = only_first + only_second
-    return PairedDifference(
-        difference=(only_first - only_second) / len(first),
-        low=max(middle - margin, -1.0),
-        high=min(middle + margin, 1.0),
-        only_first=only_first,
-        only_second=only_second,
-        p_value=float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
-    )
+    difference, discordant = (only_first - only_second) / len(first), only_first + only_second
+    low, high = max(middle - margin, -1.0), min(middle + margin, 1.0)
+    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return PairedDifference(difference, low, high, only_first, only_second, p_value)
 
 
 def error_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:

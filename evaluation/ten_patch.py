@@ -7,7 +7,7 @@ its slice of each batch; counts add up, so the figures are the same for any numb
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import VIEWS
 from evaluation.tables import METHODS
 from evaluation.trained_run import TrainedRun, try_split
-from evaluation.views import Classifier, average_networks, average_views, infer
+from evaluation.views import LOGITS, Classifier, average_networks, average_views, infer
 from model.scores import ScoreError, Scores
 from sharding import RejectedImage, ShardSet, prepare_image
 from sharding.pictures import decode_stored
@@ -36,13 +36,12 @@ BYTES_PER_IMAGE = 5 * 6_021_120 + 4 * 11_616_000
 class Evaluation:
     """What one rank, or all of them, found.
 
-    scores: by method; of several networks those of their mean, and the ten-patch ones of each in `members`.
+    scores: by method, of several networks those of their mean; then the ten-patch ones of each, `network 0` and so on.
     rows: a record for each image: ids, labels int64; best int32 [k] and probability float32 [k]: the k best classes of
     the ten-patch mean.
     """
 
     scores: dict[str, Scores]
-    members: list[Scores] = field(default_factory=list)
     rows: np.ndarray
 
     @classmethod
@@ -53,11 +52,11 @@ class Evaluation:
         if not np.array_equal(rows["ids"], np.arange(images)):
             got = f"{len(rows)} answers for {len(np.unique(rows['ids']))} images"
             raise ScoreError(f"expected each image 0..{images - 1} once, got {got}")
-        first = copy.deepcopy(parts[0])
+        scores = copy.deepcopy(parts[0].scores)
         for part in parts[1:]:
-            for total, scores in zip([*first.scores.values(), *first.members], [*part.scores.values(), *part.members]):
-                total.merge(scores)
-        return cls(scores=first.scores, members=first.members, rows=rows)
+            for name, total in scores.items():
+                total.merge(part.scores[name])
+        return cls(scores=scores, rows=rows)
 
 
 def record_type(guesses: int) -> np.dtype:
@@ -77,7 +76,6 @@ def default_batch_size(device: torch.device) -> int:
 def evaluate(
     members: Sequence[Classifier],
     shards: ShardSet,
-    *,
     batch_size: int,
     rank: int = 0,
     world: int = 1,
@@ -91,16 +89,13 @@ def evaluate(
     """
     first, classes = members[0], len(shards.classes)
     normalized = len(members) == 1 and decode == "gpu"
-    scores = {method: Scores(classes) for method in METHODS}
-    member_scores = [Scores(classes) for _ in members] if len(members) > 1 else []
+    networks = [f"network {number}" for number in range(len(members)) if len(members) > 1]
+    scores = {name: Scores(classes) for name in (*METHODS, *networks)}
     rows = [np.zeros(0, record_type(min(BEST, classes)))]
+    source = str(first.device) if decode == "gpu" else "cpu"
+    output: Literal["float32", "uint8"] = "float32" if normalized else "uint8"
     config = DataConfig(
-        recipe=first.recipe,
-        batch_size=batch_size,
-        device=str(first.device) if decode == "gpu" else "cpu",
-        training=False,
-        views=VIEWS,
-        output="float32" if normalized else "uint8",
+        recipe=first.recipe, batch_size=batch_size, device=source, training=False, views=VIEWS, output=output
     )
     hidden = quiet or rank != 0 or None  # None: where there is no terminal
     with Loader(shards, config, rank, world, statistics=first.statistics) as loader:
@@ -112,16 +107,14 @@ def evaluate(
             for member in members:
                 views = batch.images if normalized else member.normalize(batch.images, batch.augmentation)
                 answers.append(average_views(infer(member.network, views)))
-            for member_score, answer in zip(member_scores, answers):
-                member_score.add(answer["ten_patch"], labels)
-            average = average_networks(answers)
-            for method, score in scores.items():
-                (score.add if method == "ten_patch" else score.add_logits)(average[method], labels)
-            top = average["ten_patch"].cpu().topk(min(BEST, classes), dim=1)
+            found = average_networks(answers) | {name: own["ten_patch"] for name, own in zip(networks, answers)}
+            for name, score in scores.items():
+                (score.add_logits if name in LOGITS else score.add)(found[name], labels)
+            top = found["ten_patch"].cpu().topk(min(BEST, classes), dim=1)
             rows.append(np.zeros(len(labels), rows[0].dtype))
             for name, values in zip(rows[0].dtype.names or (), (batch.ids, labels, top.indices, top.values)):
                 rows[-1][name] = values.numpy()
-    return Evaluation(scores=scores, members=member_scores, rows=np.concatenate(rows))
+    return Evaluation(scores=scores, rows=np.concatenate(rows))
 
 
 def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Evaluation | None:

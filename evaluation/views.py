@@ -19,6 +19,7 @@ from sharding import RejectedImage, ShardError, ShardSet, Statistics
 from sharding.pictures import decode_stored
 
 CENTER_VIEW = 2  # of the ten: the third crop, not mirrored
+LOGITS = ("ten_patch_mean_logits", "center_crop")  # of what `average_views` gives; the rest are probabilities
 VIEWS_IN_MEMORY, VIEWS_AT_ONCE = 250, 25
 Function = Callable[[torch.Tensor], torch.Tensor]
 

@@ -55,16 +55,9 @@ def draw_lines(lines: Sequence[Line], form: Literal["number", "percent", "log"],
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.subplots()
         for line in lines:
-            axes.plot(
-                line.x,
-                line.y,
-                "--" if line.dashed else "-",
-                color=COLORS[line.color],
-                linewidth=1.4,
-                marker="o" if len(line.x) < MARKED and not line.steps else "",
-                markersize=3,
-                drawstyle="steps-pre" if line.steps else "default",
-            )
+            form_of_line = ("--" if line.dashed else "-") + ("o" if len(line.x) < MARKED and not line.steps else "")
+            style = "steps-pre" if line.steps else "default"
+            axes.plot(line.x, line.y, form_of_line, color=COLORS[line.color], lw=1.4, ms=3, drawstyle=style)
         axes.set_xlabel("epochs")
         axes.set_xlim(0, 1.02 * last)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
