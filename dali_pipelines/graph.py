@@ -116,20 +116,17 @@ def _view(images: Node, mean: Node | None, chosen: list[Any], config: DataConfig
     return pixels - crop(mean, crop_pos_y=y, crop_pos_x=x, mirror=mirror)
 
 
-class PipelineRunner:
-    """A pipeline that can be run over one epoch after another, and the source that DALI asks for its next batch."""
+class GraphSource:
+    """What DALI asks for its next batch. (It knows no pipeline: in a cycle, DALI's threads would outlive their use.)"""
 
-    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
-        self._shards, self._config = shards, config
-        mean, self._deviation = mean_and_deviation(statistics, config.normalize)
-        self._specs: Iterator[BatchSpec] = iter(())
-        self._fed: deque[tuple[BatchSpec, Inputs]] = deque()  # what DALI refers to until the batch is delivered
-        self._pipeline = batch_graph(config, mean, self._deviation, shards.encoding, self._feed, capacity)
-        self._pipeline.build()
+    def __init__(self, shards: ShardSet, config: DataConfig, deviation: NDArray[np.float64]) -> None:
+        self._shards, self._config, self._deviation = shards, config, deviation
+        self.specs: Iterator[BatchSpec] = iter(())
+        self.fed: deque[tuple[BatchSpec, Inputs]] = deque()  # what DALI refers to until the batch is delivered
 
-    def _feed(self) -> Inputs:
+    def __call__(self) -> Inputs:
         """The images of the next batch and the arrays of choices (see `fed_choices`); StopIteration behind the last."""
-        spec = next(self._specs)
+        spec = next(self.specs)
         ids, choice = spec.ids, spec.augmentation
         if not len(spec):  # DALI takes no empty batch: the first sample stands in, and is cut off when it comes out
             ids, choice = np.zeros(1, np.int64), fixed_views(1, self._config.views)
@@ -140,66 +137,67 @@ class PipelineRunner:
             -choice.rgb_offset,
             np.broadcast_to(np.float32(choice.divisor * self._deviation), choice.rgb_offset.shape).copy(),
         )
-        self._fed.append((spec, (self._shards.images(ids), *arrays[: fed_choices(self._config)])))
-        return self._fed[-1][1]
-
-    def batches(self, specs: Iterator[BatchSpec], stream: Any) -> Iterator[tuple[BatchSpec, torch.Tensor]]:
-        """Each spec with its images: DALI's own outputs, which it does not use again while a tensor refers to them.
-
-        (Its default executor has that rule: `Pipeline.release_outputs`.) Raises LoaderError for an image that cannot be
-        decoded; the pipeline is then unusable.
-        """
-        self._specs = specs
-        # a GPU may still be reading what a delivered batch was made from
-        delivered: deque[tuple[BatchSpec, Inputs]] = deque(maxlen=self._pipeline.prefetch_queue_depth + 1)
-        try:
-            while True:
-                output = self._pipeline.run(stream)[0]
-                spec, inputs = self._fed.popleft()
-                delivered.append((spec, inputs))
-                images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
-                yield spec, images[: len(spec) * self._config.views].permute(0, 3, 1, 2)
-        except StopIteration:
-            self._pipeline.reset()
-        except RuntimeError as error:
-            raise self._explained(error) from error
-        finally:
-            self._specs = iter(())
-
-    def _explained(self, error: RuntimeError) -> LoaderError:
-        """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
-        pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
-        for spec, (images, *_) in self._fed if self._shards.encoding == "jpeg" else ():
-            for sample, image in zip(spec.ids.tolist(), images):
-                status, fault = decode_by_simplejpeg(image.tobytes(), pixels)
-                if status != DECODED:
-                    return picture_error(self._shards, sample, fault)
-        _, _, cause = str(error).rpartition("encountered:")  # of many lines that tell where
-        return LoaderError("DALI stopped: " + cause.strip().partition("\n")[0])
+        self.fed.append((spec, (self._shards.images(ids), *arrays[: fed_choices(self._config)])))
+        return self.fed[-1][1]
 
 
 class GraphProducer:
     """Batches of up to `capacity` samples. Built pipelines wait for another epoch (several, if epochs overlap)."""
 
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
-        self._config = config
-        self._build = partial(PipelineRunner, shards, config, statistics, capacity)
-        self._waiting: list[PipelineRunner] = []
+        self._shards, self._config, self._capacity = shards, config, capacity
+        self._mean, self._deviation = mean_and_deviation(statistics, config.normalize)
+        self._waiting: list[tuple[Pipeline, GraphSource]] = []
         self._closed = False
         self.damaged: set[int] = set()  # DALI writes what it thinks of a damaged picture to stderr, and nowhere else
 
     def batches(self, specs: Generator[BatchSpec]) -> Generator[tuple[BatchSpec, torch.Tensor]]:
-        """Each spec with its images, on a GPU bound to the current stream. Raises as `PipelineRunner.batches`."""
+        """Each spec with its images: DALI's own outputs, which it does not use again while a tensor refers to them.
+
+        (Its default executor has that rule: `Pipeline.release_outputs`.) On a GPU they are bound to the current stream.
+        Raises LoaderError for an image that cannot be decoded.
+        """
         config, process = self._config, os.getpid()
         stream = torch.cuda.current_stream(config.device) if config.is_cuda else None
-        runner = self._waiting.pop() if self._waiting else self._build()
+        pipeline, source = self._waiting.pop() if self._waiting else self._build()
+        source.specs = specs
+        # a GPU may still be reading what a delivered batch was made from
+        delivered: deque[tuple[BatchSpec, Inputs]] = deque(maxlen=pipeline.prefetch_queue_depth + 1)
         try:
-            yield from runner.batches(specs, stream)
+            while True:
+                output = pipeline.run(stream)[0]
+                spec, inputs = source.fed.popleft()
+                delivered.append((spec, inputs))
+                images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
+                yield spec, images[: len(spec) * config.views].permute(0, 3, 1, 2)
+        except StopIteration:  # the end; after an early stop or an error a pipeline still holds batches
+            pipeline.reset()
+            if not self._closed:
+                self._waiting.append((pipeline, source))
+        except RuntimeError as error:
+            raise self._explained(error, source) from error
         finally:
+            source.specs = iter(())
             if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
                 specs.close()
-        if not self._closed:  # nor after an early stop or an error: that pipeline still holds batches
-            self._waiting.append(runner)
+
+    def _build(self) -> tuple[Pipeline, GraphSource]:
+        source = GraphSource(self._shards, self._config, self._deviation)
+        encoding = self._shards.encoding
+        pipeline = batch_graph(self._config, self._mean, self._deviation, encoding, source, self._capacity)
+        pipeline.build()
+        return pipeline, source
+
+    def _explained(self, error: RuntimeError, source: GraphSource) -> LoaderError:
+        """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""
+        pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
+        for spec, (images, *_) in source.fed if self._shards.encoding == "jpeg" else ():
+            for sample, image in zip(spec.ids.tolist(), images):
+                status, fault = decode_by_simplejpeg(image.tobytes(), pixels)
+                if status != DECODED:
+                    return picture_error(self._shards, sample, fault)
+        _, _, cause = str(error).rpartition("encountered:")  # of many lines that tell where
+        return LoaderError("DALI stopped: " + cause.strip().partition("\n")[0])
 
     def close(self) -> None:
         """Let go of pipelines that wait for another epoch."""
