@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-NO_REFERENCE = "no published reference for this data set"
 # sha256 of the 1,000 sorted wnids, joined by line feeds
 _CHALLENGES = {
     "5365280f1c0b13c7f97e278f62f1d9b82b91ea06c4aeb6a68b6ac8caa374059e": "ILSVRC-2010",  # from its meta.mat
@@ -98,7 +97,7 @@ def references_for(challenge: str | None, split: str, *, averages: bool = False)
 def reference_note(challenge: str | None, split: str, images: int) -> str:
     """What to know of the references before comparing with them: that there are none, or that images are missing."""
     if challenge is None:
-        return NO_REFERENCE
+        return "no published reference for this data set"
     whole = _IMAGES.get((challenge, split))
     if whole is None:
         return f"the references are for other splits of {challenge}"

@@ -287,7 +287,9 @@ def typed_options(command: str) -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.slow
 @pytest.mark.xdist_group("docs")
 def test_options_and_targets_that_are_named_exist(known: dict[str, set[str]]) -> None:
-    spans = [span for page in RUN_PAGES for span in re.findall(r"`([^`\n]+)`", page.read_text())]
+    spans = [
+        span for page in (*RUN_PAGES, ROOT / "CONTRIBUTING.md") for span in re.findall(r"`([^`\n]+)`", page.read_text())
+    ]
     typed = [span for span in spans if re.match(r"make \w|\S*torchrun |\S*python ", span)]
     typed += re.findall(r"## (make [^#\n]*)$", MAKEFILE, re.MULTILINE)  # the examples of make help
     found = [(command, *pair) for command in [*commands(), *typed] for pair in typed_options(command)]
