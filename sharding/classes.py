@@ -118,12 +118,7 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
 
 
 def settle(
-    source: Source,
-    options: PackOptions,
-    split: Split,
-    table: list[ClassInfo] | None,
-    index: PackIndex,
-    shared: dict[str, str],
+    source: Source, options: PackOptions, split: Split, index: PackIndex, shared: dict[str, str]
 ) -> list[ClassInfo]:
     """Label what a ground truth must tell, and find the class table. `shared`: classes of all splits of the source."""
     kits = [*sorted(options.source.glob("*devkit*.tar*")), options.source / "meta.mat"]
@@ -140,13 +135,12 @@ def settle(
         index.label(ground_truth(text, origin, kit), origin)
     elif options.ground_truth:
         logger.warning("%s: not used, since every picture's folder or name tells its class", options.ground_truth)
-    wnids, origin = shared or index.wnids(), "the training split"
-    given = known_table(options, split) if not table or options.classes else None
-    if given:
-        table, origin = given
-    elif not table and kit:
+    wnids, known = shared or index.wnids(), known_table(options, split)
+    if known:
+        table, origin = known
+    elif kit:
         table, origin = kit.table(), str(kit_path)
-    elif not table:
+    else:
         table, origin = source.table() or sorted_table(wnids, {}), str(options.source)
     check_known(wnids, table, origin)
     if len(table) == 1:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.command_line import as_typed
 from sharding import classes
-from sharding.manifest import ClassInfo, Manifest
+from sharding.manifest import Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex
 from sharding.record import Record, ShardError, Source, Split, canonical, file_state, is_picture, printable
@@ -24,13 +24,11 @@ Contents = dict[str, dict[str, int]]
 """Of each class folder or archive that is packed: number and bytes of its files, and a digest of their states."""
 
 
-def list_source(
-    source: Source, options: PackOptions, split: Split, table: list[ClassInfo] | None, index: PackIndex
-) -> Manifest:
+def list_source(source: Source, options: PackOptions, split: Split, index: PackIndex) -> Manifest:
     """Fill `index` from the source, give labels, settle the classes.
 
-    `table` is the class table of the split packed before this one. Returns the manifest as far as it is known before
-    anything is packed; its `checksums` has the index's digest. Raises ShardError if there are no pictures.
+    Returns the manifest as far as it is known before anything is packed; its `checksums` has the index's digest. Raises
+    ShardError if there are no pictures.
     """
     contents, used, parts = Contents(), dict[str, str](), Counter[Split]()
     wnids: dict[str, str] = {}  # of both splits, where they are parts of one source
@@ -65,7 +63,7 @@ def list_source(
         split=split,
         encoding=options.encoding,
         samples=len(index),
-        classes=classes.settle(source, options, split, table, index, wnids),
+        classes=classes.settle(source, options, split, index, wnids),
         options=options.recorded(split, source.layout),
         shards=[],
         skipped=skipped,

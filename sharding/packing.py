@@ -19,7 +19,7 @@ from sharding.classes import known_table
 from sharding.executor import open_executor, prestart, progress_bar
 from sharding.job import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
 from sharding.listing import count_contents, describe_differences, list_source, source_name
-from sharding.manifest import MANIFEST, ClassInfo, Manifest, ShardInfo, file_sha256, write_card
+from sharding.manifest import MANIFEST, Manifest, ShardInfo, file_sha256, write_card
 from sharding.options import PackOptions
 from sharding.pack_index import INDEX, PackIndex, Sample
 from sharding.record import RejectedImage, ShardError, Source, Split, split_of_name
@@ -48,13 +48,11 @@ def pack(options: PackOptions) -> list[Path]:
     source, out = options.source.resolve(), options.out.resolve()
     if source.is_dir() and (source == out or source in out.parents or out in source.parents):
         raise ShardError(f"{options.out}: SRC and OUT must lie apart, not one in the other; choose another OUT")
-    published, table = [], None
+    published = []
     for split in _splits(options):
-        packing = SplitPacking(options, split, table)
-        if packing.run():
-            published.append(packing.final)
+        if SplitPacking(options, split).run():
+            published.append(options.out / split)
             write_card(options.out)
-        table = packing.table
     return published
 
 
@@ -73,10 +71,10 @@ def _splits(options: PackOptions) -> list[Split]:
 
 
 class SplitPacking:
-    """One split on its way from source to `out/<split>`. `table` is the class table of the split packed before it."""
+    """One split on its way from source to `out/<split>`."""
 
-    def __init__(self, options: PackOptions, split: Split, table: list[ClassInfo] | None) -> None:
-        self.options, self.split, self.table = options, split, table
+    def __init__(self, options: PackOptions, split: Split) -> None:
+        self.options, self.split = options, split
         self.final, self.work = options.out / split, options.out / f"{split}.partial"
         self.seed = options.seed if split == "train" else None
         self.source = self._open()
@@ -92,7 +90,7 @@ class SplitPacking:
             self._check_published()
         elif self.options.dry_run:
             with contextlib.closing(PackIndex(None, self.seed)) as index:
-                self.table = list_source(self.source, self.options, self.split, self.table, index).classes
+                list_source(self.source, self.options, self.split, index)
                 probe = self._head() if self.source.streamed else _read(index.spread(_PROBE))
                 self._log_estimate(index, probe, [], self.spool_bytes)
             return False
@@ -106,7 +104,6 @@ class SplitPacking:
                 if not paths[0].exists():
                     self._make(folder, begun)
                 job.commit_split(self.work, self.final)
-        self.table = Manifest.load(self.final / MANIFEST).classes
         return True
 
     def _check_options(self, begun: Manifest, state: str, advice: str) -> None:
@@ -148,7 +145,7 @@ class SplitPacking:
             if begun and spooled:
                 draft = replace(begun, contents=count_contents(self.source, self.options))
             else:
-                draft = list_source(self.source, self.options, self.split, self.table, index)
+                draft = list_source(self.source, self.options, self.split, index)
             if begun is None:
                 draft.save(folder / job.DRAFT)
             elif begun != draft:
