@@ -12,7 +12,6 @@ from common.errors import UserError
 from dali_pipelines.augmentation import RecipeName
 from evaluation.references import challenge_of
 from evaluation.views import Classifier
-from model import AlexNet
 from model.checkpoint import find_checkpoint, load_checkpoint, load_network
 from sharding import ShardError, ShardSet, Statistics
 from sharding.manifest import file_sha256
@@ -76,13 +75,9 @@ class TrainedRun:
         arrays: dict[str, Any] = {name: np.asarray(tensor) for name, tensor in self.state["statistics"].items()}
         return Statistics(**{**arrays, "images": int(arrays["images"])})
 
-    def network(self, device: torch.device) -> AlexNet:
-        """The unsplit network with the checkpoint's weights, in evaluation mode on `device`."""
-        return load_network(self.state, device=device)
-
     def classifier(self, device: torch.device) -> Classifier:
-        """The network on `device` with what its pictures are prepared by."""
-        return Classifier(self.network(device), self.statistics, self.recipe, device)
+        """The unsplit network with the checkpoint's weights on `device`, with what its pictures are prepared by."""
+        return Classifier(load_network(self.state, device=device), self.statistics, self.recipe, device)
 
     def checksum(self) -> str:
         """Hex SHA-256 of the checkpoint's file."""

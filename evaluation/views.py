@@ -98,17 +98,11 @@ class Classifier:
     def __init__(self, network: AlexNet, statistics: Statistics, recipe: RecipeName, device: torch.device) -> None:
         self.network = network.to(device).eval()
         self.statistics, self.recipe, self.device = statistics, recipe, device
-        self._normalize = Normalize(statistics, recipe, device)
-
-    def normalize(self, views: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-        """Views uint8 [n, 3, 224, 224] from any device → the network's inputs float32 on its own."""
-        return self._normalize(views.to(self.device, non_blocking=True), augmentation)
+        self.normalize = Normalize(statistics, recipe, device)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Ten-patch probabilities float64 [n, classes] of pictures uint8 [n, 256, 256, 3], n at least 1."""
-        return self._outputs(
-            lambda views: self.network(views), pixels, VIEWS, lambda out: average_views(out)["ten_patch"]
-        )
+        return self._outputs(self.network, pixels, VIEWS, lambda logits: average_views(logits)["ten_patch"])
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """Outputs of fc7 for the center crops of pictures uint8 [n, 256, 256, 3]: float32 [n, width of fc7]."""

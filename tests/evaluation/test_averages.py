@@ -45,7 +45,7 @@ def by_hand(run: Path, shards: Path) -> np.ndarray:
     with ShardSet.open(shards / "val") as val, Loader(val, config, statistics=opened.statistics) as loader:
         for batch in loader.epoch(0):
             with torch.no_grad():
-                logits = opened.network(torch.device("cpu"))(batch.images).double().numpy()
+                logits = opened.classifier(torch.device("cpu")).network(batch.images).double().numpy()
             exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
             softmax = exponents / exponents.sum(axis=1, keepdims=True)
             answers.append(softmax.reshape(-1, VIEWS, softmax.shape[1]).mean(axis=1))

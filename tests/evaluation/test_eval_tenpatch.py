@@ -335,7 +335,7 @@ def test_predict_names_five_classes_of_any_picture(
     picture.rename(source / picture.name)
     shards, table = tmp_path / "shards", raw_shards / "train" / "manifest.json"
     pack(PackOptions(source=source.parent, out=shards, split="val", classes=table, encoding="raw", workers=1))
-    member = Classifier(opened.network(CPU), opened.statistics, "original", CPU)
+    member = opened.classifier(CPU)
     with opened.open_split("val", shards) as split:
         found = evaluate([member], split, batch_size=1)
     for line, label, probability in zip(lines[1:], found.rows["best"][0], found.rows["probability"][0]):

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from evaluation.ten_patch import Evaluation, evaluate, gather
 from evaluation.trained_run import TrainedRun
-from evaluation.views import Classifier, pixels_of
+from evaluation.views import pixels_of
 from tests.handmade import make_run
 from tests.model import numpy_alexnet
 
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest, raw_shards: Path, tmp_path_factory: pyt
     mean = run.state["statistics"]["mean_image"].numpy()
     with run.open_split("val") as shards:
         pixels, labels = pixels_of(shards, np.arange(IMAGES)), shards.labels(np.arange(IMAGES))
-        found = evaluate([Classifier(run.network(CPU), run.statistics, recipe, CPU)], shards, batch_size=4)
+        found = evaluate([run.classifier(CPU)], shards, batch_size=4)
         whole = gather(found, len(shards), None)
     logits = np.stack([network(ten_views(picture, mean, recipe), weights, recipe) for picture in pixels])
     return {"run": run, "whole": whole, "logits": logits, "labels": labels, "pixels": pixels}
@@ -105,7 +105,7 @@ def test_single_pictures_get_the_same_probabilities_and_features(
 ) -> None:
     monkeypatch.setattr("evaluation.views.VIEWS_IN_MEMORY", views_in_memory)  # 30: three pictures at a time, of nine
     run: TrainedRun = case["run"]
-    classifier = Classifier(run.network(CPU), run.statistics, run.recipe, CPU)
+    classifier = run.classifier(CPU)
     table = softmax(case["logits"]).mean(axis=1)
     np.testing.assert_allclose(classifier.probabilities(case["pixels"]), table, atol=1e-5, rtol=0)
     weights = {name: tensor.double().numpy() for name, tensor in run.state["model"].items()}
@@ -118,7 +118,7 @@ def test_single_pictures_get_the_same_probabilities_and_features(
 def test_the_batch_size_changes_nothing(case: dict, batch_size: int) -> None:
     run, whole = case["run"], case["whole"]
     with run.open_split("val") as shards:
-        other = evaluate([Classifier(run.network(CPU), run.statistics, run.recipe, CPU)], shards, batch_size=batch_size)
+        other = evaluate([run.classifier(CPU)], shards, batch_size=batch_size)
     np.testing.assert_array_equal(other.rows["best"], whole.rows["best"])
     np.testing.assert_allclose(other.rows["probability"], whole.rows["probability"], atol=1e-5, rtol=0)
     assert other.scores["ten_patch"].figures()["top1_error"] == whole.scores["ten_patch"].figures()["top1_error"]

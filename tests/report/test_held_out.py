@@ -17,7 +17,7 @@ from report.pictures import guess_card, guesses_section, nearest, neighbors_sect
 @pytest.fixture(scope="module")
 def opened(run: Path) -> tuple[TrainedRun, Classifier]:
     trained, device = TrainedRun.open(run), torch.device("cpu")
-    return trained, Classifier(trained.network(device), trained.statistics, trained.recipe, device)
+    return trained, trained.classifier(device)
 
 
 def galleries(section: Section) -> list[Gallery]:
