@@ -25,9 +25,10 @@ from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, doubling, in
 from benchmarks.processes import fork_server
 from benchmarks.results import Table
 from common.errors import UserError
+from dali_pipelines import Batch
 from training.config import TrainConfig
 from training.mesh import close_mesh
-from training.pairs import DeviceBatch, PairedLoader
+from training.pairs import PairedLoader
 from training.trainer import Trainer
 
 Batches = Literal["synthetic", "loaded"]
@@ -126,7 +127,7 @@ class RecordedLoader:
         self._loader, self._synthetic, self.steps_per_epoch, self.damaged_images = loader, synthetic, steps, 0
         self.images, self.waits_seconds = list[int](), list[float]()
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DeviceBatch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches."""
         batches = itertools.chain.from_iterable(map(self._loader.epoch, itertools.count()))
         first = [replace(next(batches), wait_seconds=0.0)] if self._synthetic else []

@@ -2,7 +2,7 @@
 
 from model.alexnet import AlexNet, ModelConfig
 from model.dropout import DropoutKey
-from model.optimizer import RecipeSGD, make_optimizer
+from model.optimizer import make_optimizer
 from model.schedule import make_schedule
 from model.two_tower import TwoTowerAlexNet, join_state, split_state
 
@@ -10,7 +10,6 @@ __all__ = [
     "AlexNet",
     "DropoutKey",
     "ModelConfig",
-    "RecipeSGD",
     "TwoTowerAlexNet",
     "join_state",
     "make_optimizer",

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from common.errors import UserError
 
 CONFIDENCE_DEVIATE = 1.959963984540054  # two-sided 95 % point of the standard normal distribution
-_IMAGES, _TOP1, _TOP5, _LOSS, _LOSS_SQUARED = range(5)
 
 
 class ScoreError(UserError):
@@ -36,7 +35,7 @@ class Figures(TypedDict):
 
 
 class Scores:
-    """Sums over scored images, kept per true class: float64 [classes, 5]."""
+    """Sums over scored images, float64 [classes, 5] by true class: images, wrong in top-1, in top-5, loss, loss²."""
 
     def __init__(self, classes: int) -> None:
         if classes < 1:
@@ -70,9 +69,9 @@ class Scores:
         if not torch.isfinite(values).all():
             row = int((~torch.isfinite(values)).any(dim=1).nonzero()[0])
             raise ScoreError(f"the network's output for image {row} of a batch is not finite")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            span = f"{int(labels.min())}..{int(labels.max())}"
-            raise ScoreError(f"labels must lie in 0..{self.classes - 1}, got {span}")
+        least, most = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if not 0 <= least <= most < self.classes:
+            raise ScoreError(f"labels must lie in 0..{self.classes - 1}, got {least}..{most}")
         return values
 
     def _count(self, values: torch.Tensor, log_probabilities: torch.Tensor, labels: torch.Tensor) -> None:
@@ -81,11 +80,8 @@ class Scores:
         true_score = values.gather(1, column)
         better, equal = (values > true_score).sum(dim=1), (values == true_score).sum(dim=1)
         loss = -log_probabilities.gather(1, column)[:, 0]
-        row = torch.ones(len(labels), 5, dtype=torch.float64)
-        for error, best in ((_TOP1, 1), (_TOP5, 5)):
-            row[:, error] = 1 - ((best - better).double() / equal).clamp(0, 1)
-        row[:, _LOSS], row[:, _LOSS_SQUARED] = loss, loss.square()
-        self._sums.index_add_(0, labels, row)
+        top1, top5 = (1 - ((best - better).double() / equal).clamp(0, 1) for best in (1, 5))
+        self._sums.index_add_(0, labels, torch.stack([torch.ones_like(loss), top1, top5, loss, loss.square()], dim=1))
 
     def merge(self, other: "Scores") -> None:
         """Add another rank's or another part's sums to these; both must have the same number of classes."""
@@ -100,12 +96,12 @@ class Scores:
     @property
     def images(self) -> int:
         """How many images have been scored."""
-        return round(float(self._sums[:, _IMAGES].sum()))
+        return round(float(self._sums[:, 0].sum()))
 
     def errors_by_class(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images int64 [classes], wrong in top-1 and in top-5 float64 [classes] (counts; ties make fractions)."""
-        sums = self._sums.numpy().copy()
-        return sums[:, _IMAGES].round().astype(np.int64), sums[:, _TOP1], sums[:, _TOP5]
+        images, top1, top5, *_ = self._sums.numpy().T.copy()
+        return images.round().astype(np.int64), top1, top5
 
     def figures(self) -> Figures:
         """Errors, mean log loss and intervals (Wilson's for errors, the normal one for the loss).

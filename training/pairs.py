@@ -7,28 +7,14 @@ each sample once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
-from dali_pipelines import Loader, Normalize
+from dali_pipelines import Batch, Loader, Normalize
 from dali_pipelines.order import slice_range
 from training.mesh import Mesh
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceBatch:
-    """This data rank's slice of a global batch of `samples`, on the device; n may be 0.
-
-    images: float32 [n, 3, 224, 224], normalized. labels, ids: int64 [n].
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    ids: torch.Tensor
-    samples: int
-    wait_seconds: float
 
 
 def decoding_coordinates(mesh: Mesh) -> tuple[int, int]:
@@ -67,9 +53,11 @@ class PairedLoader:
         """`Loader.damaged_images` of this rank."""
         return self.loader.damaged_images
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[DeviceBatch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `start_step` on; all ranks take the same number.
 
+        Of each, images (float32, normalized), labels and ids are this data rank's slice of the global batch, on the
+        device; n may be 0. Positions and augmentation stay those of what this rank decoded.
         Nothing here waits for a GPU: what comes from the CPU is pinned, and its copies are queued like kernels.
         """
         mesh = self.mesh
@@ -83,13 +71,7 @@ class PairedLoader:
                 ids, labels, augmentation = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), arrays[2]
             if images.dtype == torch.uint8:
                 images = self.normalize(images, augmentation)
-            yield DeviceBatch(
-                images=images,
-                labels=self._on_device(labels),
-                ids=self._on_device(ids),
-                samples=batch.samples,
-                wait_seconds=batch.wait_seconds,
-            )
+            yield replace(batch, images=images, labels=self._on_device(labels), ids=self._on_device(ids))
 
     def _on_device(self, numbers: torch.Tensor) -> torch.Tensor:
         device = self.mesh.device

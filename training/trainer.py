@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -66,11 +67,10 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            self._before[number] = signal.signal(number, self.receive)
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        self._before = {number: signal.signal(number, self.receive) for number in numbers}
         return self
 
     def receive(self, number: int, _frame: FrameType | None = None) -> None:
@@ -104,7 +104,10 @@ class Trainer:
         self.schedule = make_schedule(
             config.recipe, config.epochs, log=config.schedule, plateau=config.plateau, patience=config.patience
         )
-        data, model = make_data_config(config, self.schedule), make_model_config(config, len(train_set.classes))
+        data = make_data_config(config, self.schedule)
+        model = ModelConfig(
+            recipe=config.recipe, classes=len(train_set.classes), width=config.width, ablate=config.network_ablations
+        )
         description = describe_run(config, data, model, train_set)
         self.network = ParallelNetwork(model, config, mesh)
         statistics = as_tensors(asdict(train_set.statistics))
@@ -127,9 +130,8 @@ class Trainer:
         log_run_summary(self.network, self.state, len(train_set), len(val_set or ()), steps_per_epoch, self.last_step)
         folder = None
         if mesh.is_main:
-            folder = stack.enter_context(
-                contextlib.closing(RunFolder(config.run_dir, self.state.step, self.state.epoch))
-            )
+            folder = RunFolder(config.run_dir, self.state.step, self.state.epoch)
+            stack.callback(folder.close)
             folder.write_config(description)
             self.checkpoints.before_writing = folder.sync
         self.progress = Progress(mesh, folder, self.state.step, self.last_step, config.log_every)
@@ -155,10 +157,9 @@ class Trainer:
         self.schedule.apply(self.network.optimizer, epoch)
         rate = max(group["lr"] for group in self.network.optimizer.param_groups if group["name"].endswith("weight"))
         start = state.step - epoch * per_epoch
-        todo = min(per_epoch - start, self.last_step - state.step)
+        todo = max(0, min(per_epoch - start, self.last_step - state.step))
         self.progress.restart_clock()
-        batches = self.loader.epoch(epoch, start) if todo > 0 else iter(())
-        for _, batch in zip(range(todo), batches):
+        for batch in itertools.islice(self.loader.epoch(epoch, start), todo):
             if not self._may_go_on():
                 return False
             totals = self.network.step(batch.images, batch.labels, batch.ids, step=state.step, samples=batch.samples)
@@ -236,11 +237,6 @@ def make_data_config(config: TrainConfig, schedule: Schedule) -> DataConfig:
         noise_again=None if "color" in config.ablate else schedule.noise_again,
         window=config.window,
     )
-
-
-def make_model_config(config: TrainConfig, classes: int) -> ModelConfig:
-    """The network's part of the options."""
-    return ModelConfig(recipe=config.recipe, classes=classes, width=config.width, ablate=config.network_ablations)
 
 
 def describe_run(config: TrainConfig, data: DataConfig, model: ModelConfig, train: ShardSet) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """One step is the same step for any number of ranks: weights against plain autograd, in float64."""
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from model import AlexNet, DropoutKey, ModelConfig, make_optimizer, response_nor
 from tests.training.ranks import start
 from training.checkpoints import collect
 from training.config import TrainConfig
-from training.mesh import make_mesh
+from training.mesh import Mesh, make_mesh
 from training.step import ParallelNetwork
 
 pytestmark = pytest.mark.slow
@@ -28,10 +30,19 @@ def batch(step: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return images, torch.randint(0, 8, (size,), generator=random), torch.arange(size) + 50 * step
 
 
-def train_steps(out: Path, model_parallel: str, accumulate: int, *, compiled: bool = False) -> int:
-    """What a rank does: the steps of each batch size; rank 0 writes the sums and the unsplit state."""
+def train_steps(out: Path, cases: Sequence[tuple[str, int]], *, compiled: bool = False) -> int:
+    """What a rank does for each --model-parallel and --accumulate; rank 0 writes what came of them."""
     torch.set_default_dtype(torch.float64)
-    mesh = make_mesh(model_parallel, "cpu")
+    for model_parallel, accumulate in cases:
+        mesh = make_mesh(model_parallel, "cpu")
+        results = steps_of_each_batch_size(mesh, accumulate, out, compiled)
+        if mesh.is_main:
+            torch.save(results, out / f"{model_parallel}-{accumulate}.pt")
+    return 0
+
+
+def steps_of_each_batch_size(mesh: Mesh, accumulate: int, out: Path, compiled: bool) -> list[tuple[Any, Any]]:
+    """The sums of each step, and on rank 0 the unsplit state, for each size of a batch."""
     results = []
     for size in BATCHES:
         passes = min(accumulate, size)
@@ -49,9 +60,7 @@ def train_steps(out: Path, model_parallel: str, accumulate: int, *, compiled: bo
                 torch.distributed.all_reduce(total, group=mesh.data_group)
             sums.append(total)
         results.append((torch.stack(sums), collect(network)))
-    if mesh.is_main:
-        torch.save(results, out)
-    return 0
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -77,25 +86,45 @@ def expected() -> list[tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, to
     return results
 
 
+@pytest.fixture(scope="module")
+def results_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str, int], Any]:
+    """What so many ranks made of a case; one start of them does all of theirs."""
+
+    @functools.cache
+    def start_ranks(world: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"{world}-ranks")
+        ranks = start(folder, world, train_steps, folder, [case[1:] for case in CASES if case[0] == world])
+        assert ranks.wait() == [0] * world, ranks.text()
+        return folder
+
+    return lambda world, model_parallel, accumulate: torch.load(
+        start_ranks(world) / f"{model_parallel}-{accumulate}.pt"
+    )
+
+
+CASES = [  # ranks, --model-parallel, --accumulate
+    (1, "1", 1),
+    (1, "1", 3),  # a batch in three passes
+    (2, "1", 1),  # data ranks alone
+    (3, "1", 2),
+    (4, "1", 1),
+    (2, "2", 1),  # one network on two ranks
+    (4, "2", 2),  # two split pairs
+]
+
+
 @pytest.mark.parametrize(
     ("world", "model_parallel", "accumulate"),
-    [
-        (1, "1", 1),
-        (1, "1", 3),  # a batch in three passes
-        (2, "1", 1),  # data ranks alone
-        (3, "1", 2),
-        (4, "1", 1),
-        (2, "2", 1),  # one network on two ranks
-        (4, "2", 2),  # two split pairs
-    ],
+    [pytest.param(*case, marks=pytest.mark.xdist_group(f"parallel-{case[0]}")) for case in CASES],
 )
 def test_any_ranks_and_passes_make_the_same_steps(
-    world: int, model_parallel: str, accumulate: int, expected: list[tuple[torch.Tensor, ...]], tmp_path: Path
+    world: int,
+    model_parallel: str,
+    accumulate: int,
+    expected: list[tuple[torch.Tensor, ...]],
+    results_of: Callable[[int, str, int], Any],
 ) -> None:
-    out = tmp_path / "results.pt"
-    ranks = start(tmp_path, world, train_steps, out, model_parallel, accumulate)
-    assert ranks.wait() == [0] * world, ranks.text()
-    results = torch.load(out)
+    results = results_of(world, model_parallel, accumulate)
     assert len(results) == len(expected) == len(BATCHES)
     for (sums, (weights, velocities)), (right_sums, right_weights, right_velocities) in zip(results, expected):
         assert torch.allclose(sums, right_sums, rtol=1e-9, atol=0)
@@ -113,7 +142,7 @@ def compiled_steps(out: Path, part: str) -> int:
         response_norm._compiled = functools.cache(functools.partial(torch.compile, backend="eager", dynamic=True))
     elif part == "network":
         torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="eager")  # type: ignore[method-assign, assignment]
-    return train_steps(out, "1", 1, compiled=part == "network")
+    return train_steps(out, [("1", 1)], compiled=part == "network")
 
 
 @pytest.mark.parametrize("part", ["norms", "network"])
@@ -121,10 +150,9 @@ def test_compiled_inside_ddp_makes_the_same_steps(
     part: str, expected: list[tuple[torch.Tensor, ...]], tmp_path: Path
 ) -> None:
     """Dynamo sees the DDP forward around what it compiles, and leaves it whole."""
-    out = tmp_path / "results.pt"
-    ranks = start(tmp_path, 2, compiled_steps, out, part)
+    ranks = start(tmp_path, 2, compiled_steps, tmp_path, part)
     assert ranks.wait() == [0, 0], ranks.text()
-    results = torch.load(out)
+    results = torch.load(tmp_path / "1-1.pt")
     assert len(results) == len(BATCHES)
     for (sums, (weights, _)), (right_sums, right_weights, _) in zip(results, expected):
         assert torch.allclose(sums, right_sums, rtol=1e-9, atol=0)

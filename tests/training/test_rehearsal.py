@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dali_pipelines import Normalize
+from dali_pipelines import Batch, Normalize
 from dali_pipelines.augmentation import draw
 from model import AlexNet, DropoutKey, ModelConfig, make_optimizer
 from sharding import Statistics
@@ -177,8 +177,10 @@ class CpuLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         count, numbers = self._own, torch.arange(self._own)
         images = torch.empty(count, 224, 224, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
-        fields = {"labels": numbers, "ids": numbers, "augmentation": self.augmentation, "samples": SAMPLES}
-        yield type("Batch", (), {"images": images, "epoch": 0, "step": 0, "wait_seconds": 0.0, **fields})()
+        yield Batch(
+            images=images, labels=numbers, ids=numbers, positions=numbers, epoch=0, step=0,
+            augmentation=self.augmentation, samples=SAMPLES,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Nothing was opened."""
