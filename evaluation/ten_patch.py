@@ -111,9 +111,8 @@ def evaluate(
             for name, score in scores.items():
                 (score.add_logits if name in LOGITS else score.add)(found[name], labels)
             top = found["ten_patch"].cpu().topk(min(BEST, classes), dim=1)
-            rows.append(np.zeros(len(labels), rows[0].dtype))
-            for name, values in zip(rows[0].dtype.names or (), (batch.ids, labels, top.indices, top.values)):
-                rows[-1][name] = values.numpy()
+            columns = [tensor.numpy() for tensor in (batch.ids, labels, top.indices, top.values)]
+            rows.append(np.rec.fromarrays(columns, dtype=rows[0].dtype))
     return Evaluation(scores=scores, rows=np.concatenate(rows))
 
 

@@ -112,14 +112,14 @@ class TrainedRun:
 
 def open_common_split(runs: Sequence[TrainedRun], split: str, override: Path | None) -> ShardSet:
     """The split that all runs are to be evaluated on. Raises EvaluationError if they have other classes or splits."""
-    first, *others = [run.open_split(split, override) for run in runs]
-    for run, shards in zip(runs[1:], others):
-        shards.close()
-        if shards.fingerprint != first.fingerprint:
-            raise EvaluationError(
-                f"{shards.path}, where {run.path} was trained from, holds other images than {first.path}: networks are "
-                "averaged over one split; name its folder with --shards"
-            )
+    first = runs[0].open_split(split, override)
+    for run in runs[1:]:
+        with run.open_split(split, override) as shards:
+            if shards.fingerprint != first.fingerprint:
+                raise EvaluationError(
+                    f"{shards.path}, where {run.path} was trained from, holds other images than {first.path}: networks "
+                    "are averaged over one split; name its folder with --shards"
+                )
     return first
 
 
