@@ -10,7 +10,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, own_byt
 from benchmarks.processes import own_process
 from benchmarks.results import Table
 from dali_pipelines import EpochOrder, draw
-from dali_pipelines.read_ahead import reading_ahead
+from dali_pipelines.read_ahead import ReadAhead
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
 from sharding.shard import ShardWriter, rows_of, write_table
@@ -104,7 +104,7 @@ def batches(shards: ShardSet, sequence: bool, window: int | None, hints: bool) -
     """Ids of the first quarter of an epoch, 128 at a time; `hints`: the system is told what comes, as by the loader."""
     epoch = EpochOrder(shards.shard_sizes, 0, 0, window)
     order = np.arange(len(shards)) if sequence else epoch[np.arange(len(shards))]
-    with reading_ahead(shards, epoch.shard_groups()) if hints else nullcontext() as reading:
+    with closing(ReadAhead(shards, epoch.shard_groups())) if hints else nullcontext() as reading:
         for first in range(0, len(shards) // 4, BATCH):
             if reading:
                 reading.reach(first, order[first : first + BATCH], order[first + BATCH : first + 2 * BATCH])

@@ -38,7 +38,7 @@ CHUNK, WALK, COLOR = 11, 12, 13  # what a key is for
 _ROUNDS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Augmentation:
     """Crop, mirror and color of n images (times the views, sample by sample).
 
@@ -73,16 +73,12 @@ def draw(
 
     `statistics` None means no color noise (and no division). Sources: Krizhevsky 2012 §4.1 and convdata.py.
     """
-    if recipe == "original":
-        crop_y, crop_x, mirror = _chunk_crops(seed, epoch, positions)
-    else:
-        crop_y, crop_x, mirror = _walked_crops(seed, epoch, ids)
-    offset = np.zeros((len(ids), 3), np.float32)
-    divisor = 1.0
+    crops = _chunk_crops(seed, epoch, positions) if recipe == "original" else _walked_crops(seed, epoch, ids)
+    offset, divisor = np.zeros((len(ids), 3), np.float32), 1.0
     if statistics is not None:
         offset = _rgb_offset(recipe, keyed_normals(mixed_key(seed, epoch, COLOR), ids, 3), statistics)
         divisor = ORIGINAL_DIVISOR if recipe == "original" else 1.0
-    return Augmentation(crop_y=crop_y, crop_x=crop_x, mirror=mirror, rgb_offset=offset, divisor=divisor)
+    return Augmentation(*crops, offset, divisor)
 
 
 def fixed_views(samples: int, views: int) -> Augmentation:
@@ -93,13 +89,8 @@ def fixed_views(samples: int, views: int) -> Augmentation:
     offsets, mirror = [(CENTER, CENTER)], [False]
     if views == VIEWS:
         offsets, mirror = list(VIEW_OFFSETS) * 2, [False] * len(VIEW_OFFSETS) + [True] * len(VIEW_OFFSETS)
-    crop_y, crop_x = np.tile(np.asarray(offsets, np.int32), (samples, 1)).T
-    return Augmentation(
-        crop_y=np.ascontiguousarray(crop_y),
-        crop_x=np.ascontiguousarray(crop_x),
-        mirror=np.tile(np.asarray(mirror), samples),
-        rgb_offset=np.zeros((samples * views, 3), np.float32),
-    )
+    crop_y, crop_x = np.ascontiguousarray(np.tile(np.asarray(offsets, np.int32), (samples, 1)).T)
+    return Augmentation(crop_y, crop_x, np.tile(mirror, samples), np.zeros((samples * views, 3), np.float32))
 
 
 def mean_crops(recipe: RecipeName, choice: Augmentation) -> Crops:

@@ -60,10 +60,6 @@ class BufferPool:
         weakref.finalize(array, self._free.append, memory).atexit = False
         return torch.from_numpy(array).permute(0, 3, 1, 2)
 
-    def close(self) -> None:
-        """Free what is not in use, now, and what is in use, when it returns."""
-        self._free = deque(maxlen=0)
-
 
 @dataclass
 class BatchJob:
@@ -122,10 +118,6 @@ class CpuProducer:
                 for pool in (planner, threads):
                     pool.shutdown(cancel_futures=True)
                 specs.close()
-
-    def close(self) -> None:
-        """Let go of buffers that wait for another epoch."""
-        self._buffers.close()
 
     def _begin(self, specs: Iterator[BatchSpec], threads: ThreadPoolExecutor) -> BatchJob | None:
         """Set the threads to work on the next batch; None after the last one."""

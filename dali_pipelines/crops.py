@@ -16,19 +16,9 @@ from llvmlite import ir
 from numba.core import types
 from numpy.typing import NDArray
 
+from dali_pipelines import libjpeg
 from dali_pipelines.augmentation import CENTER, CROP, IMAGE, VIEWS
-from dali_pipelines.libjpeg import (
-    DECODED,
-    MEMORY,
-    ROWS_AT,
-    UNDECODABLE,
-    close_picture,
-    in_llvm,
-    library,
-    open_picture,
-    pointer,
-    read_rows,
-)
+from dali_pipelines.libjpeg import DECODED, UNDECODABLE, in_llvm, pointer
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +26,7 @@ ROW = CROP * 3  # bytes of a crop's row
 NO_CODEC = np.empty(0, np.int64)
 _PICTURE_ROW = IMAGE * 3
 # one thread's memory behind libjpeg's, by offsets: a reversed row, a row of scales, a row of offsets for each view
-_SCRATCH = MEMORY
+_SCRATCH = libjpeg.MEMORY
 _SCALES = _SCRATCH + ROW + 32
 _OFFSETS = _SCALES + ROW * 4
 _BYTES = _OFFSETS + VIEWS * ROW * 4 + 64
@@ -139,15 +129,15 @@ def _place_jpeg(codec: Any, work: Any, table: Any, address: Any, size: Any, view
     """Decode one JPEG, row by row, into its crops; what became of it (`libjpeg.DECODED` …)."""
     y = numba.carray(pointer(table), (views, COLUMNS), np.int64)[:, Y]
     row, end = y.min(), y.max() + CROP
-    status = open_picture(codec, work, address, size, row)
+    status = libjpeg.open_picture(codec, work, address, size, row)
     while status == DECODED and row < end:
-        count = read_rows(codec, work, end - row)
+        count = libjpeg.read_rows(codec, work, end - row)
         if count <= 0:
             status = UNDECODABLE
         for number in range(count):
-            _place_row(work, table, views, normalized, row + number, work + ROWS_AT + number * _PICTURE_ROW)
+            _place_row(work, table, views, normalized, row + number, work + libjpeg.ROWS_AT + number * _PICTURE_ROW)
         row += count
-    return close_picture(codec, work, status, row)
+    return libjpeg.close_picture(codec, work, status, row)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -189,7 +179,7 @@ def place_pixels(addresses: NDArray[np.int64], width: int, crops: Crops) -> None
 def find_codec() -> NDArray[np.int64] | None:
     """`libjpeg.library()`; None, and a line in the log, where there is none or its pixels are not simplejpeg's."""
     try:
-        codec = library()
+        codec = libjpeg.library()
     except (ImportError, LookupError, OSError, AttributeError) as error:
         logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow has no libjpeg-turbo here (%r)", error)
         return None

@@ -148,7 +148,6 @@ class GraphProducer:
         self._shards, self._config, self._capacity = shards, config, capacity
         self._mean, self._deviation = mean_and_deviation(statistics, config.normalize)
         self._waiting: list[tuple[Pipeline, GraphSource]] = []
-        self._closed = False
         self.damaged: set[int] = set()  # DALI writes what it thinks of a damaged picture to stderr, and nowhere else
 
     def batches(self, specs: Generator[BatchSpec]) -> Generator[tuple[BatchSpec, torch.Tensor]]:
@@ -172,8 +171,7 @@ class GraphProducer:
                 yield spec, images[: len(spec) * config.views].permute(0, 3, 1, 2)
         except StopIteration:  # the end; after an early stop or an error a pipeline still holds batches
             pipeline.reset()
-            if not self._closed:
-                self._waiting.append((pipeline, source))
+            self._waiting.append((pipeline, source))
         except RuntimeError as error:
             raise self._explained(error, source) from error
         finally:
@@ -198,8 +196,3 @@ class GraphProducer:
                     return picture_error(self._shards, sample, fault)
         _, _, cause = str(error).rpartition("encountered:")  # of many lines that tell where
         return LoaderError("DALI stopped: " + cause.strip().partition("\n")[0])
-
-    def close(self) -> None:
-        """Let go of pipelines that wait for another epoch."""
-        self._closed = True
-        self._waiting.clear()

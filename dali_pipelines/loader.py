@@ -22,7 +22,7 @@ from dali_pipelines.config import Batch, BatchSpec, DataConfig, LoaderError, to_
 from dali_pipelines.cpu_producer import CpuProducer
 from dali_pipelines.graph import GraphProducer
 from dali_pipelines.order import EpochOrder, slice_range
-from dali_pipelines.read_ahead import reading_ahead
+from dali_pipelines.read_ahead import ReadAhead
 from sharding import ShardSet, Statistics
 
 
@@ -69,6 +69,7 @@ class Loader:
         capacity = ceil_div(config.batch_size, data_world)  # the most samples that this rank decodes of a batch
         producer = GraphProducer if self.config.is_cuda or not config.fused else CpuProducer
         self._producer = producer(shards, self.config, self.statistics, capacity)
+        self._damaged = self._producer.damaged
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,7 +122,7 @@ class Loader:
 
         Counted where the CPU decodes; on a GPU, and in DALI's graph on the CPU, DALI writes to stderr what it finds.
         """
-        return len(self._producer.damaged)
+        return len(self._damaged)
 
     def slice_metadata(
         self, epoch: int, step: int, rank: int, world: int
@@ -138,7 +139,7 @@ class Loader:
     def close(self) -> None:
         """Let go of DALI's threads and of the buffers; the shards stay open."""
         self._closed = True
-        self._producer.close()
+        del self._producer  # an epoch that is under way keeps it
 
     def __enter__(self) -> "Loader":
         return self
@@ -178,7 +179,7 @@ class Loader:
         """What to make for each step, in order; shards are asked to read ahead."""
         config, shards, place = self.config, len(self.shards.shard_names), (self.data_rank, self.data_world)
         groups = self._order(epoch).shard_groups() if config.training else [[shard] for shard in range(shards)]
-        with reading_ahead(self.shards, groups) as reading:
+        with closing(ReadAhead(self.shards, groups)) as reading:
             ids, positions = self._slice(epoch, start_step, *place)
             for step in range(start_step, self.steps_per_epoch):
                 upcoming = self._slice(epoch, step + 1, *place)

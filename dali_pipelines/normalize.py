@@ -76,11 +76,8 @@ class Normalize:
             silent = np.zeros_like(augmentation.rgb_offset)
             augmentation = replace(augmentation, rgb_offset=silent, divisor=1.0)
         rows = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
-        return (
-            self.by_compiled_pass(rows, augmentation)
-            if self._device.type == "cpu"
-            else self.by_torch(rows, augmentation)
-        )
+        by = self.by_compiled_pass if self._device.type == "cpu" else self.by_torch
+        return by(rows, augmentation)
 
     def by_compiled_pass(self, rows: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """On the CPU: uint8 [n, 224, 224, 3] → float32 [n, 3, 224, 224] by the compiled pass."""

@@ -18,42 +18,38 @@ _SAMPLES, _SHARDS = 1, 2  # what a key is for
 _ROUNDS = 16
 
 
-@numba.njit(nogil=True, cache=True)
-def _permute(positions: Any, sizes: Any, keys: Any, permuted: Any) -> None:
-    """permuted[i] = where a permutation of 0..sizes[i]−1, chosen by keys[i], sends positions[i]; uint64 [n] all.
+@numba.vectorize(cache=True)
+def _permuted(position: Any, size: Any, key: Any) -> Any:
+    """Where a permutation of 0..size−1, chosen by `key`, sends `position`: uint64 all.
 
     A Feistel network on the bits of the size, in two unequal halves: each of its rounds can be undone, whatever its
     round function, so no two positions meet. A result outside the size (at most every second, from 33 samples on) goes
     through again: cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
     """
-    one, half = np.uint64(1), np.uint64(32)
-    for i in range(len(positions)):
-        bits = np.uint64(6)  # fewer have too few functions of a half: orders of five samples would not be uniform
-        while sizes[i] > one << bits:
-            bits += one
-        low_bits = bits >> one
-        low_mask, high_mask = (one << low_bits) - one, (one << (bits - low_bits)) - one
-        word = positions[i]
-        while True:
-            low, high = word & low_mask, word >> low_bits
-            for number in range(_ROUNDS):
-                mixed = mix(keys[i] + (low if number % 2 else high) * np.uint64(_ROUNDS) + np.uint64(number)) >> half
-                if number % 2:
-                    high ^= mixed & high_mask
-                else:
-                    low ^= mixed & low_mask
-            word = high << low_bits | low
-            if word < sizes[i]:
-                break
-        permuted[i] = word
+    one = np.uint64(1)
+    bits = np.uint64(6)  # fewer have too few functions of a half: orders of five samples would not be uniform
+    while size > one << bits:
+        bits += one
+    low_bits = bits >> one
+    low_mask, high_mask = (one << low_bits) - one, (one << (bits - low_bits)) - one
+    word = position
+    while True:
+        low, high = word & low_mask, word >> low_bits
+        for number in range(_ROUNDS):
+            mixed = mix(key + (low if number % 2 else high) * np.uint64(_ROUNDS) + np.uint64(number)) >> np.uint64(32)
+            if number % 2:
+                high ^= mixed & high_mask
+            else:
+                low ^= mixed & low_mask
+        word = high << low_bits | low
+        if word < size:
+            return word
 
 
 def permute(positions: NDArray[np.int64], sizes: Any, keys: Any) -> NDArray[np.int64]:
     """Each position's place in the permutation of 0..size−1 that its key chooses: int64 [n]."""
-    places = np.empty(len(positions), np.uint64)
-    ones = np.ones(len(positions), np.uint64)
-    _permute(positions.astype(np.uint64), ones * np.uint64(sizes), ones * np.uint64(keys), places)
-    return places.astype(np.int64)
+    places: NDArray[np.int64] = _permuted(*(np.uint64(words) for words in (positions, sizes, keys))).astype(np.int64)
+    return places
 
 
 class EpochOrder:

@@ -5,9 +5,8 @@ when bytes arrive, never which. Through one group of all shards samples come in 
 next step are asked for, and only they (a fault in a mapped tar would read 128 KB around each).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,11 @@ RELEASE_SAMPLES = 1 << 16  # a global permutation unmaps what it has read after 
 
 
 class ReadAhead:
-    """Follows an epoch through its groups of shards."""
+    """Follows an epoch through its groups of shards, with a thread that waits for the system."""
 
-    def __init__(self, shards: ShardSet, groups: Sequence[Sequence[int]], worker: ThreadPoolExecutor) -> None:
-        self._shards, self._groups, self._worker = shards, groups, worker
+    def __init__(self, shards: ShardSet, groups: Sequence[Sequence[int]]) -> None:
+        self._shards, self._groups = shards, groups
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._scattered = len(groups) == 1 and len(groups[0]) > 1
         if self._scattered:
             shards.read_scattered()
@@ -52,17 +52,11 @@ class ReadAhead:
             self._read = 0
             self._release(self._groups[group])
 
+    def close(self) -> None:
+        """End the thread."""
+        self._worker.shutdown(cancel_futures=True)
+
     def _release(self, group: Sequence[int]) -> None:
         """Unmap the pages, so that resident memory does not grow with the split; they stay in the page cache."""
         for shard in group:
             self._shards.release(shard)
-
-
-@contextmanager
-def reading_ahead(shards: ShardSet, groups: Sequence[Sequence[int]]) -> Iterator[ReadAhead]:
-    """A `ReadAhead` with the thread that waits for the system; the thread ends with the block."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as worker:
-        try:
-            yield ReadAhead(shards, groups, worker)
-        finally:
-            worker.shutdown(cancel_futures=True)

@@ -53,5 +53,4 @@ def test_no_more_memory_waits_than_is_spare() -> None:
     waiting = []
     for _ in range(6):
         waiting.append(pool.take(4))
-    pool.close()
     assert len({batch.data_ptr() for batch in waiting}) == 6

@@ -1,6 +1,7 @@
 """Hints to the system: what is asked for early, what is let go, and that it is the right bytes."""
 
 import mmap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,22 @@ def test_the_next_window_is_asked_for_while_one_is_read(
 ) -> None:
     folder = repeated(jpeg_folder, tmp_path / "train", 2)
     asked: list[int] = []
-    monkeypatch.setattr(ShardSet, "prefetch", lambda self, shard: asked.append(shard))
+    three_asked = threading.Event()
+
+    def prefetch(self: ShardSet, shard: int) -> None:
+        asked.append(shard)
+        if len(asked) == 3:
+            three_asked.set()
+
+    monkeypatch.setattr(ShardSet, "prefetch", prefetch)
     config = DataConfig(batch_size=5, threads=1, output="uint8", window=3, prefetch=1)
     with ShardSet.open(folder) as shards, Loader(shards, config, statistics=statistics) as loader:
         order = np.concatenate(EpochOrder(shards.shard_sizes, 0, 2, 3).shard_groups()).tolist()
         batches = loader.epoch(2)
         next(batches)
-        started = len(asked)
+        assert three_asked.wait(60)
         batches.close()
-        assert asked[:started] == order[:started] and started >= 3
+        assert asked == order[: len(asked)]
         asked.clear()
         assert sum(len(batch.ids) for batch in loader.epoch(2)) == 90
         assert asked == order
