@@ -60,7 +60,6 @@ class Loader:
         self.shards = shards
         self.data_rank, self.data_world = data_rank, data_world
         self.statistics = shards.statistics if statistics is None else statistics
-        self._closed = False
         self._order = functools.lru_cache(2)(
             lambda epoch: EpochOrder(shards.shard_sizes, config.seed, epoch, config.window)
         )
@@ -68,8 +67,9 @@ class Loader:
         self._next = self._done = (0, 0)  # (epoch, step) where iter() begins, and up to which it has delivered
         capacity = ceil_div(config.batch_size, data_world)  # the most samples that this rank decodes of a batch
         producer = GraphProducer if self.config.is_cuda or not config.fused else CpuProducer
-        self._producer = producer(shards, self.config, self.statistics, capacity)
-        self._damaged = self._producer.damaged
+        made = producer(shards, self.config, self.statistics, capacity)
+        self._producer: CpuProducer | GraphProducer | None = made
+        self._damaged = made.damaged
 
     @property
     def steps_per_epoch(self) -> int:
@@ -79,12 +79,12 @@ class Loader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` (from 0) from `start_step` on; nothing before it is read or decoded."""
-        if self._closed:
+        if self._producer is None:
             raise LoaderError(f"{self.shards.path}: this loader is closed; make another one")
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
         self._check_process()
-        return self._delivered(epoch, self._specs(epoch, start_step))
+        return self._delivered(epoch, self._producer.batches(self._specs(epoch, start_step)))
 
     def __len__(self) -> int:
         """`steps_per_epoch`."""
@@ -138,8 +138,7 @@ class Loader:
 
     def close(self) -> None:
         """Let go of DALI's threads and of the buffers; the shards stay open."""
-        self._closed = True
-        del self._producer  # an epoch that is under way keeps it
+        self._producer = None  # an epoch that is under way keeps it
 
     def __enter__(self) -> "Loader":
         return self
@@ -147,10 +146,10 @@ class Loader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _delivered(self, epoch: int, specs: Generator[BatchSpec]) -> Iterator[Batch]:
+    def _delivered(self, epoch: int, made: Generator[tuple[BatchSpec, torch.Tensor]]) -> Iterator[Batch]:
         asked = time.perf_counter()
-        with closing(self._producer.batches(specs)) as batches:
-            for spec, images in batches:
+        with closing(made):
+            for spec, images in made:
                 wait_seconds = time.perf_counter() - asked
                 yield Batch(
                     images=images,

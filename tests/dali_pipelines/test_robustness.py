@@ -320,3 +320,12 @@ def test_an_epoch_after_close_is_refused(jpeg_shards: ShardSet, statistics: Stat
     loader.close()
     with pytest.raises(LoaderError, match="this loader is closed"):
         loader.epoch(0)
+
+
+def test_closing_twice_is_closing_and_an_epoch_under_way_goes_on(jpeg_shards: ShardSet, statistics: Statistics) -> None:
+    loader = Loader(jpeg_shards, DataConfig(batch_size=5), statistics=statistics)
+    batches = loader.epoch(0)
+    seen = len(next(batches).ids)
+    loader.close()
+    loader.close()
+    assert seen + sum(len(batch.ids) for batch in batches) == 45 and loader.damaged_images == 0
