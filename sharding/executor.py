@@ -59,9 +59,7 @@ def prestart(workers: int, scheduler: str | None = None) -> None:
 def _start_worker() -> None:
     """Leave Ctrl-C to the main process, and die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _die_with(parent: Any) -> None:
@@ -76,13 +74,11 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
     A task whose worker dies runs again on another. Raises ShardError if there is no scheduler, no worker, or no dask.
     """
     try:
-        import dask
         import distributed
     except ImportError:
         raise ShardError("--scheduler needs dask.distributed; install it with: pip install dask distributed") from None
     try:
-        with dask.config.set({"distributed.comm.timeouts.connect": f"{_WAIT_SECONDS}s"}):
-            client = distributed.Client(address, set_as_default=False)
+        client = distributed.Client(address, timeout=_WAIT_SECONDS, set_as_default=False)
         client.wait_for_workers(1, timeout=_WAIT_SECONDS)
     except (OSError, ValueError) as error:
         advice = "start them with `dask scheduler` and `dask worker`, where this package is installed"
