@@ -139,7 +139,7 @@ def _spatial_gradient(x: Tensor, dy: Tensor, scale: float, towers: int) -> Tenso
 
 
 class _Norm(NamedTuple):
-    """A norm and its gradient in PyTorch's operations, and as the CPU's kernels."""
+    """A norm and its gradient in PyTorch's operations (dynamo counts recompilations by function); its CPU kernels."""
 
     plain: Callable[[Tensor, float, int], Tensor]
     gradient: Callable[[Tensor, Tensor, float, int], Tensor]

@@ -1,17 +1,17 @@
 """Ranks for tests: real processes, as torchrun starts them, but forked from a server that has imported torch once."""
 
-import contextlib
-import itertools
+import fcntl
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -24,17 +24,23 @@ _server.set_forkserver_preload(
 )
 
 
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-_ports = itertools.count(21000 + 500 * WORKER)  # below those that the kernel gives away; each worker has its own
+PORTS = range(21000, 32000)  # below those that the kernel gives away
+_locks: list[IO[str]] = []  # of the ports that this process has been given, as long as it lives
 
 
 def free_port() -> int:
-    """A port that no other test asks for, in this process or beside it."""
-    for port in _ports:
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("unreachable")
+    """A port that no other test of this machine asks for, whoever started it."""
+    for port in PORTS:
+        try:
+            lock = (Path(tempfile.gettempdir()) / f"alexnet-test-port-{port}").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+        except OSError:  # another test's, or another program's
+            continue
+        _locks.append(lock)
+        return port
+    raise AssertionError(f"none of the ports {PORTS} is free")
 
 
 @dataclass
