@@ -25,7 +25,7 @@ from dali_pipelines import EpochOrder, draw
 from dali_pipelines.read_ahead import ReadAhead
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
-from sharding.shard import ShardWriter, rows_of, write_table
+from sharding.shard import Entry, index_text, rows_of, sample_members, tar_end, write_table
 
 SIZES = {False: (4096, 1024), True: (256, 128)}  # quick: samples, samples in a shard; the loader benchmark's
 SHARDS = (128, 1400, 10_000)  # of SAMPLES_PER_SHARD: 1.28, 14 and 100 million samples
@@ -154,19 +154,21 @@ def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
     """Makes the split `folder` of shards × samples_per_shard samples, hard links to one tar of 16-byte pictures."""
     folder.mkdir(parents=True)
     first = folder / "train-000000.tar"
+    entries, picture = [], b"\xff" * 16
     with first.open("wb") as file:
-        writer = ShardWriter(file, "jpeg")
         for number in range(samples_per_shard):
-            writer.add(f"n{number % CLASSES:08d}/n{number % CLASSES:08d}_{number}", b"\xff" * 16, number % CLASSES)
-        writer.finish()
-    first.with_suffix(".idx").write_text(writer.index())
+            label = number % CLASSES
+            entries.append(Entry(f"n{label:08d}/n{label:08d}_{number}", len(picture), label))
+            file.write(sample_members(entries[-1].key, picture, label, "jpeg"))
+        file.write(tar_end(file.tell()))
+    first.with_suffix(".idx").write_text(index_text(entries, "jpg"))
     sha256 = hashlib.sha256(first.read_bytes()).hexdigest()
     names = [f"train-{number:06d}.tar" for number in range(shards)]
     for name in names[1:]:
         os.link(first, folder / name)
         os.link(first.with_suffix(".idx"), (folder / name).with_suffix(".idx"))
-    infos = [ShardInfo(name, samples_per_shard, writer.bytes, sha256) for name in names]
-    rows = rows_of(writer.entries)
+    infos = [ShardInfo(name, samples_per_shard, first.stat().st_size, sha256) for name in names]
+    rows = rows_of(entries)
     write_table(folder, infos, (rows for _ in names))
     classes = [ClassInfo(number, f"n{number:08d}", f"class {number}") for number in range(CLASSES)]
     samples = shards * samples_per_shard

@@ -27,7 +27,7 @@ from sharding.options import PackOptions
 from sharding.pack_index import SPOOL, Sample
 from sharding.pictures import decode_stored, prepare_image
 from sharding.record import Encoding, RejectedImage, ShardError
-from sharding.shard import Entry, ShardWriter, index_text, rows_of, tar_end
+from sharding.shard import Entry, index_text, rows_of, sample_members, tar_end
 from sharding.statistics import Sums
 
 DRAFT = "draft.json"
@@ -86,17 +86,17 @@ def pack_part(task: PartTask) -> Packed:
     Every written picture is decoded again, and those pixels are summed for the statistics. Raises OSError for a full
     disk or a source that cannot be read.
     """
-    sums, rejects = Sums(), []
+    packed = Packed([], [], Sums())
     with task.path.open("wb") as file:
-        writer = ShardWriter(file, task.options.encoding)
         for sample, label in zip(task.samples, task.labels, strict=True):
             try:
-                stored = pack_picture(sample.read(), sums, task.options)
+                picture = pack_picture(sample.read(), packed.sums, task.options)
             except RejectedImage as error:
-                rejects.append({"source": sample.source, "reason": str(error)})
+                packed.rejects.append({"source": sample.source, "reason": str(error)})
                 continue
-            writer.add(sample.key, stored, label)
-    return Packed(writer.entries, rejects, sums)
+            file.write(sample_members(sample.key, picture, label, task.options.encoding))
+            packed.entries.append(Entry(sample.key, len(picture), label))
+    return packed
 
 
 def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding) -> ShardNote:

@@ -29,6 +29,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 _ORIENTATION = 0x0112
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+"""What decoders raise for a damaged picture, by where the damage is."""
 
 
 def prepare_image(data: bytes, *, quality: int = 95, resample: Resample = "area", encoding: Encoding = "jpeg") -> bytes:
@@ -66,41 +68,22 @@ def decode_stored(data: bytes, encoding: Encoding) -> np.ndarray:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether the markers up to the first scan are those of a 256×256 YCbCr baseline JPEG, upright, without profile."""
-    offset, frame = 2, None
-    if data[:3] != b"\xff\xd8\xff":
-        return False
-    while offset + 4 <= len(data) and data[offset] == 0xFF and data[offset + 1] != 0xDA:
-        marker, length = data[offset + 1], struct.unpack_from(">H", data, offset + 2)[0]
-        if marker == 0xFF:  # a fill byte
-            offset += 1
-            continue
-        segment = data[offset + 4 : offset + 2 + length]
-        if marker in _START_OF_FRAME and len(segment) >= 6:
-            frame = (marker, *struct.unpack_from(">BHHB", segment))
-        elif (
-            (marker == 0xE1 and segment.startswith(b"Exif\0\0") and _is_rotated(segment[6:]))
-            or (marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"))
-            or (marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12 and segment[11] != 1)  # no YCbCr
-        ):
-            return False
-        offset += 2 + length
-    return frame == (0xC0, 8, SIDE, SIDE, 3)  # baseline, 8 bits
-
-
-def _is_rotated(exif: bytes) -> bool:
-    """Whether EXIF's first directory asks for a rotation. Unreadable EXIF counts as one: no shard shall hold it."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2], "=")
+    """Whether `data` claims to be a 256×256 YCbCr baseline JPEG, upright and without a profile."""
     try:
-        (directory,) = struct.unpack_from(f"{order}4xI", exif)
-        (count,) = struct.unpack_from(f"{order}H", exif, directory)
-        for offset in range(directory + 2, directory + 2 + 12 * count, 12):
-            tag, value = struct.unpack_from(f"{order}H6xH", exif, offset)
-            if tag == _ORIENTATION:
-                return bool(value != 1)
-    except struct.error:
-        return True
-    return False
+        if simplejpeg.decode_jpeg_header(data)[:3] != (SIDE, SIDE, "YCbCr"):
+            return False
+        offset = 2
+        while data[offset + 1] not in _START_OF_FRAME:  # 0xFF before a marker is a fill byte
+            offset += 1 if data[offset + 1] == 0xFF else 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # EXIF that cannot be read whole may ask for a rotation
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                exif, info = image.getexif(), image.info
+                upright = "exif" not in info or (len(exif) > 0 and exif.get(_ORIENTATION, 1) == 1)
+                plain = upright and "icc_profile" not in info and info.get("adobe_transform", 1) == 1
+                return plain and data[offset + 1] == 0xC0
+    except (*_DAMAGED, Warning):
+        return False
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -140,7 +123,7 @@ def _decode_by_pillow(data: bytes) -> np.ndarray:
         raise RejectedImage("not a picture in a format that is read here") from None
     except Image.DecompressionBombError as error:
         raise RejectedImage(f"over the limit of {MAX_PIXELS} pixels: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+    except _DAMAGED as error:
         raise RejectedImage(f"does not decode: {error}") from None
 
 

@@ -14,7 +14,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,34 +63,14 @@ class Entry(NamedTuple):
     label: int
 
 
-class ShardWriter:
-    """Writes samples to `file` as members of a tar. The same samples give the same bytes."""
-
-    def __init__(self, file: IO[bytes], encoding: Encoding) -> None:
-        self._file = file
-        self._suffix = SUFFIX[encoding]
-        self.entries: list[Entry] = []
-        self.bytes = 0
-
-    def add(self, key: str, picture: bytes, label: int) -> None:
-        """Append one sample: its picture, then its label in ASCII."""
-        for suffix, content in ((self._suffix, picture), ("cls", str(label).encode())):
-            header = tarfile.TarInfo(f"{key}.{suffix}")  # mode 644, owner 0, time 0
-            header.size = len(content)
-            self._write(header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % BLOCK))
-        self.entries.append(Entry(key, len(picture), label))
-
-    def finish(self) -> None:
-        """Append the end of the archive."""
-        self._write(tar_end(self.bytes))
-
-    def index(self) -> str:
-        """The text of the `.idx` file."""
-        return index_text(self.entries, self._suffix)
-
-    def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self.bytes += len(content)
+def sample_members(key: str, picture: bytes, label: int, encoding: Encoding) -> bytes:
+    """One sample as members of a tar: its picture, then its label in ASCII. The same sample gives the same bytes."""
+    parts = []
+    for suffix, content in ((SUFFIX[encoding], picture), ("cls", str(label).encode())):
+        header = tarfile.TarInfo(f"{key}.{suffix}")  # mode 644, owner 0, time 0
+        header.size = len(content)
+        parts += [header.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % BLOCK)]
+    return b"".join(parts)
 
 
 def tar_end(size: int) -> bytes:
@@ -133,7 +113,7 @@ def header_at(tar: mmap.mmap, start: int) -> tarfile.TarInfo:
 
 
 def read_rows(path: Path, shard: ShardInfo, suffix: str) -> NDArray[np.void]:
-    """The rows of one shard by the headers in its tar. Raises ShardError where it is not what `ShardWriter` writes."""
+    """The rows of one shard by the headers in its tar. Raises ShardError where it is not what packing writes."""
     rows: list[tuple[int, int, int]] = []
     start, key = BLOCK, "0"
     try:
