@@ -218,7 +218,8 @@ def stepping(node: Node) -> Finding:
         for precision in node.precisions:
             options: dict[str, Any] = {"precision": precision, "compile": compiled}
             set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), **options))
-            job = SteppingJob(width=node.width, batch=node.batch, steps=node.steps, options=options)
+            sizes: dict[str, Any] = {"width": node.width, "batch": node.batch, "steps": node.steps}
+            job = SteppingJob(**sizes, threads=node.threads, options=options)
             finding.add_rate(precision + ", compiled" * compiled, Stepping(job).work, node.repeats, options)
     finding.lines += [] if True in node.compiled else ["compiled: left out of the small run"]
     return finding

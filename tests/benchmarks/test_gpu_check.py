@@ -11,7 +11,7 @@ from benchmarks.gpu_parts import FULL_SIZE, GRADIENTS, PARTS, Finding, Node, env
 from dali_pipelines import DataConfig
 from training.config import TrainConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 
 @pytest.fixture

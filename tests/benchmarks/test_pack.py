@@ -12,7 +12,7 @@ from benchmarks.data import repeat
 from benchmarks.pack import seed
 from sharding import ShardSet
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 
 @pytest.fixture(scope="module")

@@ -31,10 +31,18 @@ from dali_pipelines import cpu_producer
 from dali_pipelines.augmentation import draw
 from sharding import PackOptions, ShardSet, pack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 SAMPLES, BATCH = 40, 8
 INEXACT = 4.0  # mean gray levels that another DCT or chroma filter may cost
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """The fork server imports FFCV once, which compiles for seconds then; without FFCV it goes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "PEERS", "benchmarks.ffcv_peer")
+        yield
 
 
 @pytest.fixture(scope="module")

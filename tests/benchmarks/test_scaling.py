@@ -11,7 +11,7 @@ from benchmarks.measure import Repeat, Row, Spread
 from benchmarks.scaling import beside_one, layouts, train_timed
 from common.errors import UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_quick_run_publishes_one_process_and_a_pair(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "BATCHES", ("loaded",))
+    monkeypatch.setattr(scaling, "cores", lambda: 1)
     monkeypatch.setattr(scaling, "layouts", lambda most: [(1, 1), (2, 2)])
     scaling.run(quick=True).publish("scaling", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "scaling.json").read_text())

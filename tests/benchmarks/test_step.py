@@ -14,7 +14,7 @@ from benchmarks.step import Stepping, SteppingJob, measure, norm_cases, ratio, r
 from model import AlexNet, ModelConfig
 from sharding import ShardError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 SMALL = SteppingJob(width=1 / 24, batch=4, threads=torch.get_num_threads())
 
@@ -66,6 +66,7 @@ def test_a_case_that_fails_ends_the_benchmark_with_its_error() -> None:
 
 def test_quick_run_publishes_every_case_and_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "WORK", tmp_path / "work")
+    monkeypatch.setattr(step, "cores", lambda: 1)  # threads that wait for each other are slow beside other tests
     step.run(quick=True).publish("step", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "step.json").read_text())
     images = {row["name"]: row["images"] for row in document["rows"]}

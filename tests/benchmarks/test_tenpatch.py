@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import data, tenpatch
 from model import AlexNet, ModelConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 
 @pytest.fixture(scope="module")
