@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import data
 from benchmarks.gpu_parts import FULL_SIZE, PARTS, Finding, Node
-from benchmarks.processes import own_process
+from benchmarks.processes import FIRST_STEP, own_process
 from benchmarks.results import write
 from benchmarks.scaling import WARM_UP
 from common.command_line import Parser, add_options, flag, option, parse_config
@@ -57,7 +57,7 @@ def check(node: Node, minutes: float) -> dict[str, Finding]:
 def run_part(part: Callable[[Node], Finding], node: Node, seconds: float) -> Finding:
     """What the part found in a process of its own, or how it failed."""
     start, finding = time.perf_counter(), Finding(state="failed")
-    with own_process(part.__module__) as process:
+    with own_process(part.__module__, FIRST_STEP) as process:
         try:
             finding = process.submit(part, node).result(seconds)
         except TimeoutError:

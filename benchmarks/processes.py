@@ -17,20 +17,21 @@ from typing import Any
 
 from benchmarks.measure import descendants
 
+FIRST_STEP = "torch._dynamo"  # what torch imports at its first training step: a second
 _object: Any = None
 
 
-def fork_server(module: str) -> ForkServerContext:
-    """Processes forked from a server that has imported `module`, and what torch's first step imports: else 3 s each."""
+def fork_server(*modules: str) -> ForkServerContext:
+    """Processes forked from a server that has imported `modules`: torch alone costs each 2 s of a core else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module, "torch._dynamo"])
+    context.set_forkserver_preload(list(modules))
     return context
 
 
 @contextlib.contextmanager
-def own_process(module: str) -> Iterator[ProcessPoolExecutor]:
+def own_process(*modules: str) -> Iterator[ProcessPoolExecutor]:
     """An executor of one process, which is killed at the end with its children: loaders' threads would go on."""
-    with ProcessPoolExecutor(1, fork_server(module), _watch_parent) as process:
+    with ProcessPoolExecutor(1, fork_server(*modules), _watch_parent) as process:
         process_id = process.submit(os.getpid)
         try:
             yield process

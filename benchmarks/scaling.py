@@ -22,7 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, doubling, interleave, peak_bytes
-from benchmarks.processes import fork_server
+from benchmarks.processes import FIRST_STEP, fork_server
 from benchmarks.results import Table
 from common.errors import UserError
 from dali_pipelines import Batch
@@ -91,7 +91,7 @@ def launch(processes: int, rank: Callable[..., Any], *arguments: Any) -> list[An
 
     They are forked from multiprocessing's fork server. Raises UserError with the first rank's error.
     """
-    fork_server(__name__)
+    fork_server(__name__, FIRST_STEP)
     sizes = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": processes, "max_restarts": 0, "monitor_interval": 0.1}
     where = {"run_id": str(time.time_ns()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     config = LaunchConfig(start_method="forkserver", **sizes, **where)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Clock, Repeat, Row, Spread, cores, interleave, timed
-from benchmarks.processes import held, hold, own_process
+from benchmarks.processes import FIRST_STEP, held, hold, own_process
 from benchmarks.results import Table
 from dali_pipelines import DataConfig, Loader
 from dali_pipelines.augmentation import RecipeName
@@ -131,7 +131,7 @@ class Stepping:
 def measure(cases: dict[str, SteppingJob], repeats: int) -> dict[str, Row]:
     """Rows, by name, of cases that take turns."""
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(own_process(__name__)) for name in cases}
+        processes = {name: stack.enter_context(own_process(__name__, FIRST_STEP)) for name in cases}
         for made in [processes[name].submit(hold, Stepping, job) for name, job in cases.items()]:
             made.result()
         return interleave({name: partial(held, process, "repeat") for name, process in processes.items()}, repeats)
