@@ -10,13 +10,4 @@ from dali_pipelines.loader import Loader
 from dali_pipelines.normalize import Normalize
 from dali_pipelines.order import EpochOrder
 
-__all__ = [
-    "Augmentation",
-    "Batch",
-    "DataConfig",
-    "EpochOrder",
-    "Loader",
-    "LoaderError",
-    "Normalize",
-    "draw",
-]
+__all__ = ["Augmentation", "Batch", "DataConfig", "EpochOrder", "Loader", "LoaderError", "Normalize", "draw"]

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.keyed import below, keyed_bits, keyed_normals, keyed_word, mixed_key
+from dali_pipelines.keyed import Integers, below, keyed_bits, keyed_normals, keyed_word, mixed_key
 from sharding import Statistics
 
 RecipeName = Literal["original", "paper"]
@@ -62,12 +62,7 @@ class Augmentation:
 
 
 def draw(
-    recipe: RecipeName,
-    seed: int,
-    epoch: int,
-    ids: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    statistics: Statistics | None = None,
+    recipe: RecipeName, seed: int, epoch: int, ids: Integers, positions: Integers, statistics: Statistics | None = None
 ) -> Augmentation:
     """The training augmentation of samples `ids` [n] that stand at `positions` [n] of the epoch's global order.
 
@@ -104,14 +99,14 @@ def mean_crops(recipe: RecipeName, choice: Augmentation) -> Crops:
     return center, center, np.zeros_like(choice.mirror)
 
 
-def _chunk_crops(seed: int, epoch: int, positions: NDArray[np.int64]) -> Crops:
+def _chunk_crops(seed: int, epoch: int, positions: Integers) -> Crops:
     """One draw for 32 consecutive places of the global order, from 33 offsets each way."""
     lanes = (positions // ORIGINAL_CHUNK)[:, None] * 3 + np.arange(3)
     bits = keyed_bits(mixed_key(seed, epoch, CHUNK), lanes)
     return below(bits[:, 0], ORIGINAL_OFFSETS), below(bits[:, 1], ORIGINAL_OFFSETS), below(bits[:, 2], 2) == 1
 
 
-def _walked_crops(seed: int, epoch: int, ids: NDArray[np.int64]) -> Crops:
+def _walked_crops(seed: int, epoch: int, ids: Integers) -> Crops:
     """Place `epoch` of each image's own order through its 2,048 variants; the orders change every 2,048 epochs."""
     cycle, place = divmod(epoch, 1 << VARIANT_BITS)
     variant = _permuted(np.uint64(place), keyed_bits(mixed_key(seed, cycle, WALK), ids)).astype(np.int32)

@@ -149,7 +149,7 @@ class CpuProducer:
         while (number := take_next(job.taken)) < len(job.spec):
             job.status[number], _ = job.decode(number, pixels)
             if job.status[number] in (DECODED, DAMAGED):
-                place_pixels(np.array([pixels.ctypes.data]), IMAGE, job.crops.from_picture(number))
+                place_pixels(np.full(number + 1, pixels.ctypes.data), IMAGE, job.crops, first=number)
 
     def _check(self, job: BatchJob) -> None:
         """Tell of each damaged picture once; raises LoaderError for the first that has no pixels."""

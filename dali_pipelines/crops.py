@@ -52,11 +52,6 @@ class Crops(NamedTuple):
     offset: NDArray[np.float32]
     normalized: bool
 
-    def from_picture(self, number: int) -> "Crops":
-        """The crops of this picture and of those behind it."""
-        first = number * self.views
-        return self._replace(places=self.places[first:], offset=self.offset[first:])
-
 
 @in_llvm(types.void, types.int64, types.int64)
 def _reverse_five(builder: Any, target: Any, source: Any) -> Any:
@@ -170,9 +165,9 @@ def place_pictures(
     memory[0] = 0  # compiled code frees an array after its last use by name, and its address is no such use
 
 
-def place_pixels(addresses: NDArray[np.int64], width: int, crops: Crops) -> None:
-    """Place pictures that are pixels already, `width`×`width` RGB one after the other at each address."""
-    place_pictures(NO_CODEC, addresses, NO_CODEC, crops, np.zeros(1, np.int64), NO_CODEC, width)
+def place_pixels(addresses: NDArray[np.int64], width: int, crops: Crops, first: int = 0) -> None:
+    """Place pictures, from `first` on, that are pixels already, `width`×`width` RGB at an address each."""
+    place_pictures(NO_CODEC, addresses, NO_CODEC, crops, np.full(1, first), NO_CODEC, width)
 
 
 @functools.cache
@@ -180,9 +175,15 @@ def find_codec() -> NDArray[np.int64] | None:
     """`libjpeg.library()`; None, and a line in the log, where there is none or its pixels are not simplejpeg's."""
     try:
         codec = libjpeg.library()
+        _compare_with_simplejpeg(codec)
     except (ImportError, LookupError, OSError, AttributeError) as error:
-        logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow has no libjpeg-turbo here (%r)", error)
+        logger.warning("JPEGs are decoded by simplejpeg, more slowly: no libjpeg-turbo of Pillow's to use (%r)", error)
         return None
+    return codec
+
+
+def _compare_with_simplejpeg(codec: NDArray[np.int64]) -> None:
+    """Raises LookupError for a library that decodes other pixels."""
     picture = np.random.default_rng(0).integers(0, 256, (IMAGE, IMAGE, 3), np.uint8)
     jpeg = np.frombuffer(simplejpeg.encode_jpeg(picture, colorsubsampling="420"), np.uint8)
     crop, status = np.empty((CROP, CROP, 3), np.uint8), np.full(1, UNDECODABLE)
@@ -192,6 +193,4 @@ def find_codec() -> NDArray[np.int64] | None:
     place_pictures(codec, address, size, center, taken, status)
     expected = simplejpeg.decode_jpeg(jpeg.tobytes())[CENTER : CENTER + CROP, CENTER : CENTER + CROP]
     if status[0] != DECODED or not np.array_equal(crop, expected):
-        logger.warning("JPEGs are decoded by simplejpeg, more slowly: Pillow's libjpeg-turbo decodes other pixels")
-        return None
-    return codec
+        raise LookupError("it decodes other pixels than simplejpeg")

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
@@ -42,14 +41,7 @@ def fed_choices(config: DataConfig) -> int:
     return 3 if config.output == "uint8" else 5
 
 
-def batch_graph(
-    config: DataConfig,
-    mean_image: NDArray[np.float64],
-    deviation: NDArray[np.float64],
-    encoding: str,
-    source: Source,
-    capacity: int,
-) -> Pipeline:
+def batch_graph(config: DataConfig, statistics: Statistics, encoding: str, source: Source, capacity: int) -> Pipeline:
     """The whole graph, not yet built: batches of up to `capacity` samples, as the recipe wants them.
 
     It gives uint8 or float32 [n, 224, 224, 3] (`views` 10: [n, 10, 224, 224, 3]).
@@ -62,6 +54,7 @@ def batch_graph(
         exec_dynamic=True,
     )
     raw, choices = encoding == "raw", fed_choices(config)
+    mean_image, deviation = mean_and_deviation(statistics, config.normalize)
     with pipeline:
         encoded, *chosen = fn.external_source(
             source,
@@ -119,8 +112,9 @@ def _view(images: Node, mean: Node | None, chosen: list[Any], config: DataConfig
 class GraphSource:
     """What DALI asks for its next batch. (It knows no pipeline: in a cycle, DALI's threads would outlive their use.)"""
 
-    def __init__(self, shards: ShardSet, config: DataConfig, deviation: NDArray[np.float64]) -> None:
-        self._shards, self._config, self._deviation = shards, config, deviation
+    def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics) -> None:
+        self._shards, self._config = shards, config
+        _, self._deviation = mean_and_deviation(statistics, config.normalize)
         self.specs: Iterator[BatchSpec] = iter(())
         self.fed: deque[tuple[BatchSpec, Inputs]] = deque()  # what DALI refers to until the batch is delivered
 
@@ -145,8 +139,7 @@ class GraphProducer:
     """Batches of up to `capacity` samples. Built pipelines wait for another epoch (several, if epochs overlap)."""
 
     def __init__(self, shards: ShardSet, config: DataConfig, statistics: Statistics, capacity: int) -> None:
-        self._shards, self._config, self._capacity = shards, config, capacity
-        self._mean, self._deviation = mean_and_deviation(statistics, config.normalize)
+        self._shards, self._config, self._statistics, self._capacity = shards, config, statistics, capacity
         self._waiting: list[tuple[Pipeline, GraphSource]] = []
         self.damaged: set[int] = set()  # DALI writes what it thinks of a damaged picture to stderr, and nowhere else
 
@@ -180,9 +173,8 @@ class GraphProducer:
                 specs.close()
 
     def _build(self) -> tuple[Pipeline, GraphSource]:
-        source = GraphSource(self._shards, self._config, self._deviation)
-        encoding = self._shards.encoding
-        pipeline = batch_graph(self._config, self._mean, self._deviation, encoding, source, self._capacity)
+        source = GraphSource(self._shards, self._config, self._statistics)
+        pipeline = batch_graph(self._config, self._statistics, self._shards.encoding, source, self._capacity)
         pipeline.build()
         return pipeline, source
 

@@ -15,6 +15,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+Integers = NDArray[np.int64]
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -57,7 +59,7 @@ def below(bits: NDArray[np.uint64], bound: int) -> NDArray[np.int32]:
     return (((bits >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32)).astype(np.int32)
 
 
-def keyed_normals(key: int, counters: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+def keyed_normals(key: int, counters: Integers, count: int) -> NDArray[np.float64]:
     """`count` independent N(0, 1) deviates for each of `counters` [n]: float64 [n, count] (Box and Muller)."""
     pairs = (count + 1) // 2
     lanes = counters.astype(np.uint64)[:, None] * np.uint64(2 * pairs) + np.arange(2 * pairs, dtype=np.uint64)

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from common import ceil_div
 from dali_pipelines.augmentation import Augmentation, draw, fixed_views
 from dali_pipelines.config import Batch, BatchSpec, DataConfig, LoaderError, to_tensor
 from dali_pipelines.cpu_producer import CpuProducer
 from dali_pipelines.graph import GraphProducer
+from dali_pipelines.keyed import Integers
 from dali_pipelines.order import EpochOrder, slice_range
 from dali_pipelines.read_ahead import ReadAhead
 from sharding import ShardSet, Statistics
@@ -124,9 +124,7 @@ class Loader:
         """
         return len(self._damaged)
 
-    def slice_metadata(
-        self, epoch: int, step: int, rank: int, world: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Augmentation]:
+    def slice_metadata(self, epoch: int, step: int, rank: int, world: int) -> tuple[Integers, Integers, Augmentation]:
         """Ids and labels, int64 [n], and augmentation of part `rank` of `world` of a global batch; decodes nothing.
 
         For ranks that compute with what others decode. Raises ValueError for a step that the epoch does not have.
@@ -192,13 +190,13 @@ class Loader:
         left = len(self.shards) - step * self.config.batch_size
         return min(self.config.batch_size, left) if step < self.steps_per_epoch else 0
 
-    def _slice(self, epoch: int, step: int, rank: int, world: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _slice(self, epoch: int, step: int, rank: int, world: int) -> tuple[Integers, Integers]:
         """Ids and places in the epoch's order, int64 [n], of one rank's part of a global batch."""
         part = slice_range(self._samples(step), rank, world)
         positions = step * self.config.batch_size + np.arange(part.start, part.stop)
         return self._order(epoch)[positions] if self.config.training else positions.copy(), positions
 
-    def _augmentation(self, epoch: int, ids: NDArray[np.int64], positions: NDArray[np.int64]) -> Augmentation:
+    def _augmentation(self, epoch: int, ids: Integers, positions: Integers) -> Augmentation:
         config = self.config
         if not (config.training and config.augment):
             return fixed_views(len(ids), config.views)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from dali_pipelines.keyed import keyed_bits, mix, mixed_key
+from dali_pipelines.keyed import Integers, keyed_bits, mix, mixed_key
 
 _SAMPLES, _SHARDS = 1, 2  # what a key is for
 _ROUNDS = 16
@@ -46,9 +45,9 @@ def _permuted(position: Any, size: Any, key: Any) -> Any:
             return word
 
 
-def permute(positions: NDArray[np.int64], sizes: Any, keys: Any) -> NDArray[np.int64]:
+def permute(positions: Integers, sizes: Any, keys: Any) -> Integers:
     """Each position's place in the permutation of 0..size−1 that its key chooses: int64 [n]."""
-    places: NDArray[np.int64] = _permuted(*(np.uint64(words) for words in (positions, sizes, keys))).astype(np.int64)
+    places: Integers = _permuted(*(np.uint64(words) for words in (positions, sizes, keys))).astype(np.int64)
     return places
 
 
@@ -60,7 +59,7 @@ class EpochOrder:
     its arguments; nothing is kept of the size of the split.
     """
 
-    def __init__(self, shard_sizes: NDArray[np.int64], seed: int, epoch: int, window: int | None = None) -> None:
+    def __init__(self, shard_sizes: Integers, seed: int, epoch: int, window: int | None = None) -> None:
         if window is not None and window < 1:
             raise ValueError(f"window {window}: expected at least one shard, or None for a global permutation")
         sizes = np.asarray(shard_sizes, np.int64)
@@ -83,7 +82,7 @@ class EpochOrder:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def __getitem__(self, positions: Integers) -> Integers:
         """The ids at `positions` [n] of the epoch: int64 [n]. Raises IndexError outside 0..samples−1."""
         positions = np.asarray(positions, np.int64)
         if positions.size and not 0 <= positions.min() <= positions.max() < len(self):

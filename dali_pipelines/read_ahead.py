@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dali_pipelines.keyed import Integers
 from sharding import ShardSet
 
 RELEASE_SAMPLES = 1 << 16  # a global permutation unmaps what it has read after so many samples: about 2 GB of JPEG
@@ -25,12 +25,12 @@ class ReadAhead:
         self._scattered = len(groups) == 1 and len(groups[0]) > 1
         if self._scattered:
             shards.read_scattered()
-        sizes: NDArray[np.int64] = shards.shard_sizes
+        sizes: Integers = shards.shard_sizes
         self._ends = np.cumsum([int(sizes[list(group)].sum()) for group in groups])
         self._current: int | None = None  # the group that is read, None at first
         self._asked = self._read = 0  # groups asked for, or gone by; samples read since the last release
 
-    def reach(self, position: int, ids: NDArray[np.int64], upcoming: NDArray[np.int64]) -> None:
+    def reach(self, position: int, ids: Integers, upcoming: Integers) -> None:
         """Samples `ids`, from `position` of the global order on, are about to be read, and `upcoming` after them."""
         group = min(int(np.searchsorted(self._ends, position, side="right")), len(self._groups) - 1)
         if self._current is None:

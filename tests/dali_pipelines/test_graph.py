@@ -1,5 +1,7 @@
 """The graph for a GPU, made without one: every operator after the sources is on the GPU, decoding is "mixed"."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,10 +21,15 @@ def never() -> tuple[object, ...]:
     raise AssertionError("the graph is only made, never run")
 
 
+def small(statistics: Statistics) -> Statistics:
+    """A graph holds the mean image: of 2×2 pixels it is described sooner."""
+    return replace(statistics, mean_image=statistics.mean_image[:2, :2])
+
+
 def operators(config: DataConfig, statistics: Statistics, encoding: str) -> list[tuple[str, str]]:
     """(operator, device of its output) of each operator of the graph, in the order of execution."""
     source: Source = never
-    pipeline = batch_graph(config, statistics.mean_image[:2, :2], np.ones(3), encoding, source, 4)
+    pipeline = batch_graph(config, small(statistics), encoding, source, 4)
     pipeline._build_graph()
     found = []
     for operator in pipeline._ops:
@@ -59,7 +66,7 @@ def test_the_same_graph_for_the_cpu_has_the_same_operators_on_the_cpu(
 
 def test_decoding_is_mixed_with_the_hardware_share_and_no_exif_rotation(statistics: Statistics) -> None:
     config = DataConfig(device="cuda", threads=2, hardware_decoder_load=1.0)
-    pipeline = batch_graph(config, statistics.mean_image[:2, :2], np.ones(3), "jpeg", never, 4)
+    pipeline = batch_graph(config, small(statistics), "jpeg", never, 4)
     assert pipeline.device_id == 0
     pipeline._device_id = None  # to be written down without a GPU
     described = pipeline.serialize()
@@ -78,7 +85,5 @@ def test_raw_pixels_travel_to_the_gpu_and_meet_no_decoder(statistics: Statistics
 
 @pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
 def test_the_graph_is_for_the_device_that_was_asked_for(device: str, number: int, statistics: Statistics) -> None:
-    pipeline = batch_graph(
-        DataConfig(device=device, threads=1), statistics.mean_image[:2, :2], np.ones(3), "jpeg", never, 4
-    )
+    pipeline = batch_graph(DataConfig(device=device, threads=1), small(statistics), "jpeg", never, 4)
     assert pipeline.device_id == number
