@@ -49,19 +49,19 @@ def _class_records(classes: "list[os.DirEntry[str]]", skipped: Skipped) -> Itera
         wnid = printable(name)
         if folders.setdefault(wnid, name) != name:
             raise ShardError(f"{folders[wnid]!a} and {name!a} both make class {wnid}; rename one of these folders")
-        for picture, path in _pictures(entry.path, f"{name}/", skipped):
+        for picture, path in pictures_in(entry.path, f"{name}/", skipped):
             pictures += 1
             yield Record(picture, wnid, path)
         if not pictures:
             skipped.add("a class folder without a picture", name)
 
 
-def _pictures(folder: str, prefix: str, skipped: Skipped) -> Iterator[tuple[str, str]]:
+def pictures_in(folder: str, prefix: str, skipped: Skipped) -> Iterator[tuple[str, str]]:
     """Name and path of the pictures in a folder and in the folders below it."""
     for entry in _entries(Path(folder)):
         name, kind = prefix + canonical(entry.name), _kind(entry)
         if kind == "folder":
-            yield from _pictures(entry.path, f"{name}/", skipped)
+            yield from pictures_in(entry.path, f"{name}/", skipped)
         elif kind != "file":
             skipped.add(kind, name)
         elif not skipped.add_unless_picture(name):
@@ -140,7 +140,7 @@ def _read_table(path: Path, separator: str, header: str = "") -> dict[str, str]:
 
 def _solution_records(folder: Path, solution: dict[str, str], path: Path, skipped: Skipped) -> Iterator[Record]:
     pictures = 0
-    for name, file in _pictures(str(folder), "", skipped):
+    for name, file in pictures_in(str(folder), "", skipped):
         answer = solution.get(Path(name).stem)
         if answer is None:
             raise ShardError(f"{file}: not in {path}, so its class is unknown")

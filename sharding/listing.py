@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from common.command_line import as_typed
 from sharding import classes
+from sharding.folders import pictures_in
 from sharding.manifest import Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex
-from sharding.record import Record, ShardError, Source, Split, canonical, file_state, is_picture, printable
+from sharding.record import Record, ShardError, Skipped, Source, Split, canonical, file_state, printable
 from sharding.shard import sample_key
 
 logger = logging.getLogger(__name__)
@@ -120,16 +121,11 @@ def _watched(source: Source, options: PackOptions, contents: Contents, used: dic
 
 def _find_patches(folder: Path) -> dict[str, str]:
     """The pictures in a folder of patches: file name → path. Raises ShardError for a name that comes twice, or none."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
     patches: dict[str, str] = {}
-    for parent, _, names in os.walk(folder, onerror=fail):
-        for name in filter(is_picture, names):
-            path, base = f"{parent}/{name}", canonical(name)
-            if patches.setdefault(base, path) != path:
-                raise ShardError(f"two patch images have one name: {patches[base]} and {path}; remove one of them")
+    for name, path in pictures_in(str(folder), "", Skipped()):
+        base = name.rpartition("/")[2]
+        if patches.setdefault(base, path) != path:
+            raise ShardError(f"two patch images have one name: {patches[base]} and {path}; remove one of them")
     if not patches:
         raise ShardError(f"{folder}: no pictures to replace others with (--patch-images)")
     return patches
