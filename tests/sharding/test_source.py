@@ -374,8 +374,13 @@ def test_patch_images_take_the_place_of_their_namesakes(class_folders: Path, tmp
     patched = packed(class_folders, tmp_path / "patched", split="train", patch_images=tmp_path / "patches")
     changed = [key for key in plain if plain[key] != patched[key]]
     assert changed == ["n01443537_3"] and patched["n01443537_3"][1] == "n01443537"
-    with pytest.raises(ShardError, match="no pictures to replace others with"):
-        packed(class_folders, tmp_path / "none", split="train", patch_images=tmp_path / "plain")
+    (tmp_path / "empty").mkdir()
+    for folder, message in (
+        ("empty", "no pictures to replace others with"),
+        ("plain", "is a packed split, not a source"),
+    ):
+        with pytest.raises(ShardError, match=message):
+            packed(class_folders, tmp_path / "none", split="train", patch_images=tmp_path / folder)
 
 
 def test_two_sources_with_one_key_are_both_named(class_folders: Path, tmp_path: Path) -> None:
