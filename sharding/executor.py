@@ -76,7 +76,7 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         import distributed
     except ImportError:
-        raise ShardError("--scheduler needs dask.distributed; install it with: pip install dask distributed") from None
+        raise ShardError("--scheduler needs dask.distributed; install it with: pip install distributed") from None
     try:
         client = distributed.Client(address, timeout=_WAIT_SECONDS, set_as_default=False)
         client.wait_for_workers(1, timeout=_WAIT_SECONDS)
