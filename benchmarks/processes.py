@@ -15,6 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
+from tqdm import tqdm
+
 from benchmarks.measure import descendants
 
 FIRST_STEP = "torch._dynamo"  # what torch imports at its first training step: a second
@@ -31,7 +33,7 @@ def fork_server(*modules: str) -> ForkServerContext:
 @contextlib.contextmanager
 def own_process(*modules: str) -> Iterator[ProcessPoolExecutor]:
     """An executor of one process, which is killed at the end with its children: loaders' threads would go on."""
-    with ProcessPoolExecutor(1, fork_server(*modules), _watch_parent) as process:
+    with ProcessPoolExecutor(1, fork_server(*modules), _begin) as process:
         process_id = process.submit(os.getpid)
         try:
             yield process
@@ -52,7 +54,9 @@ def held(process: ProcessPoolExecutor, method: str) -> Any:
     return process.submit(_call, method).result()
 
 
-def _watch_parent() -> None:
+def _begin() -> None:
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
+
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
         assert parent is not None
