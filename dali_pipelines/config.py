@@ -121,23 +121,20 @@ class Batch:
     images: [n·views, 3, 224, 224], channels-last memory, on the loader's device: float32 normalized by the
     recipe, or uint8 mirrored crops 0..255. Views of one image follow each other. n may be 0. Whatever the loader
     delivers on the CPU is pinned where PyTorch sees a GPU, so that `.to(device, non_blocking=True)` does not wait.
+    labels, ids (positions in the split), positions (in the epoch's global order): int64 [n], on the CPU.
+    augmentation: what was done to the images, arrays of n·views. samples: of the global batch, over all ranks.
+    wait_seconds: how long the consumer waited for this batch.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    """int64 [n], on the CPU."""
     ids: torch.Tensor
-    """int64 [n], position in the split, on the CPU."""
     positions: torch.Tensor
-    """int64 [n], position in the epoch's global order, on the CPU."""
     epoch: int
     step: int
     augmentation: Augmentation
-    """What was done to the images: arrays of n·views."""
     samples: int
-    """Samples of the global batch, over all ranks."""
     wait_seconds: float = 0.0
-    """How long the consumer waited for this batch."""
 
 
 def to_tensor(values: NDArray[np.generic]) -> torch.Tensor:

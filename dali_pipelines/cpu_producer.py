@@ -63,7 +63,10 @@ class BufferPool:
 
 @dataclass
 class BatchJob:
-    """One batch in the making."""
+    """One batch in the making. `mappings` keeps the shards mapped at `addresses`, whoever closes them.
+
+    status: int64 [n], what became of each picture (`libjpeg.DECODED` …). taken: int64 [1], how many threads have taken.
+    """
 
     spec: BatchSpec
     images: torch.Tensor
@@ -71,11 +74,8 @@ class BatchJob:
     addresses: NDArray[np.int64]
     sizes: NDArray[np.int64]
     mappings: object
-    """Keeps the shards mapped at `addresses`, whoever closes them."""
     status: NDArray[np.int64]
-    """What became of each picture (`libjpeg.DECODED` …)."""
     taken: NDArray[np.int64]
-    """int64 [1], how many pictures threads have taken."""
     tasks: list[Future[None]]
 
     def decode(self, number: int, pixels: NDArray[np.uint8]) -> tuple[int, str]:

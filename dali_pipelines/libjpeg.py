@@ -24,17 +24,10 @@ SIDE = 256
 DECODED, DAMAGED, UNDECODABLE, OTHER_SIZE = range(4)
 """What became of a picture: its pixels; pixels with a warning of libjpeg's; none; none, since it is not 256×256."""
 
-
-def _struct(**fields: tuple[str, int]) -> "np.dtype[np.void]":
-    """A struct of C by the types and offsets, in bytes, of some of its fields."""
-    formats, offsets = zip(*fields.values())
-    return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets})
-
-
 # jpeglib.h of ABI 6.2 on 64-bit systems: the fields in use. The library itself refuses a struct of another size.
 _VERSION, _RGB, _INFO_BYTES = 62, 2, 632
-_INFO = _struct(error_manager=("i8", 0), width=("i4", 48), height=("i4", 52), color_space=("i4", 64))
-_ERRORS = _struct(error_exit=("i8", 0), emit_message=("i8", 8), warnings=("i8", 128))  # of 168 bytes
+_INFO = np.dtype({"names": ["width", "height", "color_space"], "formats": ["i4"] * 3, "offsets": [48, 52, 64]})
+_ERRORS = np.dtype({"names": ["error_exit", "emit_message", "warnings"], "formats": ["i8"] * 3, "offsets": [0, 8, 128]})
 _ROWS = 4  # the most rows that the library gives at a time
 _ROW = SIDE * 3
 # one thread's memory, by offsets: the two structs, a jump buffer behind the error manager, row pointers, rows
@@ -126,7 +119,7 @@ def open_picture(codec: Any, memory: Any, address: Any, size: Any, first_row: An
     jump, at = memory + _JUMP, memory + _INFO_AT
     _call(jump, codec[_STD_ERROR], memory, 0, 0)
     errors[0].error_exit, errors[0].emit_message = codec[_ERROR_EXIT], codec[_EMIT_MESSAGE]
-    info[0].error_manager = memory
+    numba.carray(pointer(at), 1, np.int64)[0] = memory  # its first field: the error manager
     if (
         # made anew for each picture: else a JPEG without tables would be decoded by the tables of the one before it
         _call(jump, codec[_CREATE], at, _VERSION, _INFO_BYTES) < 0
