@@ -22,7 +22,7 @@ from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, own_byt
 from benchmarks.processes import own_process
 from benchmarks.results import Table
 from dali_pipelines import EpochOrder, draw
-from dali_pipelines.read_ahead import ReadAhead
+from dali_pipelines.order import ReadAhead
 from sharding import ClassInfo, ShardSet, Statistics
 from sharding.manifest import Manifest, ShardInfo
 from sharding.shard import Entry, index_text, rows_of, sample_members, tar_end, write_table

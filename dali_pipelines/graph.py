@@ -65,7 +65,16 @@ def batch_graph(config: DataConfig, statistics: Statistics, encoding: str, sourc
             # from which they travel without waiting, as they could not from a mapped file
             no_copy=not (raw and config.is_cuda),
         )
-        images = _decoded(encoded, config, raw)
+        images = encoded.gpu() if raw and config.is_cuda else encoded
+        if not raw:
+            images = fn.decoders.image(
+                encoded,
+                device="mixed" if config.is_cuda else "cpu",
+                output_type=types.DALIImageType.RGB,
+                adjust_orientation=False,
+                jpeg_fancy_upsampling=True,
+                hw_decoder_load=config.hardware_decoder_load,
+            )
         mean = None
         if config.output == "float32":
             device = "gpu" if config.is_cuda else "cpu"
@@ -77,20 +86,6 @@ def batch_graph(config: DataConfig, statistics: Statistics, encoding: str, sourc
         else:
             pipeline.set_outputs(_view(images, mean, chosen, config))
     return pipeline
-
-
-def _decoded(encoded: Node, config: DataConfig, raw: bool) -> Node:
-    """uint8 [256, 256, 3] RGB where the rest of the graph runs."""
-    if raw:
-        return encoded.gpu() if config.is_cuda else encoded
-    return fn.decoders.image(
-        encoded,
-        device="mixed" if config.is_cuda else "cpu",
-        output_type=types.DALIImageType.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-        hw_decoder_load=config.hardware_decoder_load,
-    )
 
 
 def _view(images: Node, mean: Node | None, chosen: list[Any], config: DataConfig) -> Node:

@@ -21,8 +21,7 @@ from dali_pipelines.config import Batch, BatchSpec, DataConfig, LoaderError, to_
 from dali_pipelines.cpu_producer import CpuProducer
 from dali_pipelines.graph import GraphProducer
 from dali_pipelines.keyed import Integers
-from dali_pipelines.order import EpochOrder, slice_range
-from dali_pipelines.read_ahead import ReadAhead
+from dali_pipelines.order import EpochOrder, ReadAhead, slice_range
 from sharding import ShardSet, Statistics
 
 
@@ -105,9 +104,9 @@ class Loader:
 
     def state_dict(self) -> dict[str, int | None]:
         """What `load_state_dict` needs to go on behind the batch that `iter` delivered last, on any number of ranks."""
-        epoch, step = self._done
-        names = ("seed", "batch_size", "window")
-        return {"epoch": epoch, "step": step, **{name: getattr(self.config, name) for name in names}}
+        (epoch, step), config = self._done, self.config
+        order = {"seed": config.seed, "batch_size": config.batch_size, "window": config.window}
+        return {"epoch": epoch, "step": step, **order}
 
     def load_state_dict(self, state: dict[str, int | None]) -> None:
         """Let the next `iter` go on from `state`. Raises ValueError for the state of a loader with another order."""

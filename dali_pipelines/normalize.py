@@ -73,8 +73,7 @@ class Normalize:
         if images.dtype != torch.uint8 or tuple(images.shape) != shape:
             raise ValueError(f"images {images.dtype} {list(images.shape)}: expected torch.uint8 {list(shape)}")
         if not noise:
-            silent = np.zeros_like(augmentation.rgb_offset)
-            augmentation = replace(augmentation, rgb_offset=silent, divisor=1.0)
+            augmentation = replace(augmentation, rgb_offset=np.zeros_like(augmentation.rgb_offset), divisor=1.0)
         rows = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
         by = self.by_compiled_pass if self._device.type == "cpu" else self.by_torch
         return by(rows, augmentation)

@@ -1,4 +1,4 @@
-"""The order of samples, a pure function that is never written down; and a rank's slice of a global batch.
+"""The order of samples, a pure function that is never written down; a rank's slice of a global batch; read-ahead.
 
     global order of the epoch   [ batch 0 | batch 1 | batch 2 | … ]          the same for every number of ranks
     batch 1, n samples, 3 ranks [ rank 0 | rank 1 | rank 2 ]                 rank r: [r·n//3, (r+1)·n//3)
@@ -6,15 +6,19 @@
 So part d of D parts is exactly parts 2d and 2d+1 of 2·D parts, and n may differ between ranks, down to 0.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
 
 from dali_pipelines.keyed import Integers, keyed_bits, mix, mixed_key
+from sharding import ShardSet
 
 _SAMPLES, _SHARDS = 1, 2  # what a key is for
 _ROUNDS = 16
+RELEASE_SAMPLES = 1 << 16  # a global permutation unmaps what it has read after so many samples: about 2 GB of JPEG
 
 
 @numba.vectorize(cache=True)
@@ -97,3 +101,54 @@ class EpochOrder:
 def slice_range(samples: int, rank: int, world: int) -> slice:
     """The places of a global batch of `samples` that rank `rank` of `world` decodes (contiguous)."""
     return slice(rank * samples // world, (rank + 1) * samples // world)
+
+
+class ReadAhead:
+    """Follows an epoch through its groups of shards: the next ones are asked for early, the last ones let go.
+
+    These are hints to the system: they change when bytes arrive, never which. Through one group of all shards samples
+    come in any order: then those of the next step are asked for, and only they (a fault in a mapped tar would read
+    128 KB around each). A thread of its own waits for the system.
+    """
+
+    def __init__(self, shards: ShardSet, groups: Sequence[Sequence[int]]) -> None:
+        self._shards, self._groups = shards, groups
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._scattered = len(groups) == 1 and len(groups[0]) > 1
+        if self._scattered:
+            shards.read_scattered()
+        sizes: Integers = shards.shard_sizes
+        self._ends = np.cumsum([int(sizes[list(group)].sum()) for group in groups])
+        self._current: int | None = None  # the group that is read, None at first
+        self._asked = self._read = 0  # groups asked for, or gone by; samples read since the last release
+
+    def reach(self, position: int, ids: Integers, upcoming: Integers) -> None:
+        """Samples `ids`, from `position` of the global order on, are about to be read, and `upcoming` after them."""
+        group = min(int(np.searchsorted(self._ends, position, side="right")), len(self._groups) - 1)
+        if self._current is None:
+            self._current = self._asked = group
+            if self._scattered:
+                self._shards.ask_for(ids)
+        if self._scattered:
+            self._shards.ask_for(upcoming)
+        if len(self._groups) > 1:
+            for ahead in self._groups[self._asked : group + 2]:
+                for shard in ahead:
+                    self._worker.submit(self._shards.prefetch, shard)
+            self._asked = group + 2
+        for passed in self._groups[self._current : group]:  # a batch may reach over a whole group
+            self._release(passed)
+        self._current = group
+        self._read += len(ids)
+        if self._read >= RELEASE_SAMPLES:
+            self._read = 0
+            self._release(self._groups[group])
+
+    def close(self) -> None:
+        """End the thread."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def _release(self, group: Sequence[int]) -> None:
+        """Unmap the pages, so that resident memory does not grow with the split; they stay in the page cache."""
+        for shard in group:
+            self._shards.release(shard)

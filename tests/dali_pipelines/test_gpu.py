@@ -21,7 +21,7 @@ def kept(
     with Loader(shards, config, statistics=statistics) as loader:
         batches = []
         for batch in loader.epoch(1):
-            assert batch.images.device.type == torch.device(config.device).type == batch.labels.device.type
+            assert (batch.images.device.type, batch.labels.device.type) == (torch.device(config.device).type, "cpu")
             assert batch.images.is_contiguous(memory_format=torch.channels_last)
             choice = batch.augmentation
             crops = choice.crop_y.tolist() + choice.crop_x.tolist()

@@ -20,7 +20,7 @@ def test_what_has_been_read_is_unmapped(
 ) -> None:
     """Of 450 samples, at most the part between two releases (None: 60 samples; a window: its own) stays mapped."""
     if window is None:
-        monkeypatch.setattr("dali_pipelines.read_ahead.RELEASE_SAMPLES", 60)
+        monkeypatch.setattr("dali_pipelines.order.RELEASE_SAMPLES", 60)
     folder = repeated(jpeg_folder, tmp_path / "train", 10)
     released: list[int] = []
     release = ShardSet.release
