@@ -145,8 +145,8 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
     nccl_timeout = timeout + timedelta(seconds=WATCHDOG_MARGIN_SECONDS if cuda else 0.0)
     # A backward pass uses two communicators: the pair's exchange and DDP's sums. Their kernels run on streams of their
     # own, and two ranks whose GPUs began them in different orders would wait for each other. All ranks run the same
-    # program, so NCCL may keep the order in which the host asked (release notes of 2.26.2: off unless this is set; the
-    # 2.29.7 that PyTorch 2.13 is built with knows the variable).
+    # program, so NCCL may keep the order in which the host asked. Off unless this is set: release notes of 2.26.2 (in
+    # AMD's copy); the 2.29.7 that PyTorch 2.13 is built with knows the variable.
     os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
     store = None
     if not dist.is_initialized():
