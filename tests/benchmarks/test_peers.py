@@ -31,7 +31,7 @@ from dali_pipelines import cpu_producer
 from dali_pipelines.augmentation import draw
 from sharding import PackOptions, ShardSet, pack
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("loaders")]  # a fork server of their own
 
 SAMPLES, BATCH = 40, 8
 INEXACT = 4.0  # mean gray levels that another DCT or chroma filter may cost
