@@ -93,10 +93,9 @@ class DataConfig:
 
     def has_noise(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) has color noise."""
-        if not (self.training and self.augment):
-            return False
         again = self.noise_again is not None and epoch in range(*self.noise_again)
-        return self.noise_epochs is None or epoch < self.noise_epochs or again
+        noisy = self.noise_epochs is None or epoch < self.noise_epochs or again
+        return self.training and self.augment and noisy
 
 
 @dataclass(frozen=True)

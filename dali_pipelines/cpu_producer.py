@@ -102,10 +102,8 @@ class CpuProducer:
         process = os.getpid()
         planner = ThreadPoolExecutor(1, thread_name_prefix="planner")
         threads = ThreadPoolExecutor(self._config.threads, thread_name_prefix="decoder")
-        pending: deque[Future[BatchJob | None]] = deque()
         try:
-            for _ in range(self._config.prefetch):
-                pending.append(planner.submit(self._begin, specs, threads))
+            pending = deque(planner.submit(self._begin, specs, threads) for _ in range(self._config.prefetch))
             while (job := pending.popleft().result()) is not None:
                 for task in job.tasks:
                     task.result()

@@ -146,7 +146,12 @@ class GraphProducer:
         """
         config, process = self._config, os.getpid()
         stream = torch.cuda.current_stream(config.device) if config.is_cuda else None
-        pipeline, source = self._waiting.pop() if self._waiting else self._build()
+        if self._waiting:
+            pipeline, source = self._waiting.pop()
+        else:
+            source = GraphSource(self._shards, config, self._statistics)
+            pipeline = batch_graph(config, self._statistics, self._shards.encoding, source, self._capacity)
+            pipeline.build()
         source.specs = specs
         # a GPU may still be reading what a delivered batch was made from
         delivered: deque[tuple[BatchSpec, Inputs]] = deque(maxlen=pipeline.prefetch_queue_depth + 1)
@@ -166,12 +171,6 @@ class GraphProducer:
             source.specs = iter(())
             if os.getpid() == process:  # a forked child has inherited this generator, but none of the threads
                 specs.close()
-
-    def _build(self) -> tuple[Pipeline, GraphSource]:
-        source = GraphSource(self._shards, self._config, self._statistics)
-        pipeline = batch_graph(self._config, self._statistics, self._shards.encoding, source, self._capacity)
-        pipeline.build()
-        return pipeline, source
 
     def _explained(self, error: RuntimeError, source: GraphSource) -> LoaderError:
         """The error with the shard and key of the first image, of those in the pipeline, that does not decode."""

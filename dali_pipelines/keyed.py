@@ -35,9 +35,7 @@ def keyed_word(key: Any, counter: Any) -> Any:
     return mix(mix(counter * _GOLDEN + key) ^ key)
 
 
-@numba.vectorize(cache=True)
-def _keyed_words(key: Any, counter: Any) -> Any:
-    return keyed_word(key, counter)
+_keyed_words: Any = numba.vectorize(cache=True)(keyed_word.py_func)
 
 
 def mixed_key(*parts: int) -> int:
@@ -50,8 +48,7 @@ def mixed_key(*parts: int) -> int:
 
 def keyed_bits(key: int, counters: NDArray[Any]) -> NDArray[np.uint64]:
     """64 random bits for each of `counters` (any shape, values from 0): uint64 of the same shape."""
-    bits: NDArray[np.uint64] = _keyed_words(np.uint64(key), counters.astype(np.uint64))
-    return bits
+    return _keyed_words(np.uint64(key), counters.astype(np.uint64))
 
 
 def below(bits: NDArray[np.uint64], bound: int) -> NDArray[np.int32]:

@@ -106,7 +106,7 @@ class Loader:
         """What `load_state_dict` needs to go on behind the batch that `iter` delivered last, on any number of ranks."""
         (epoch, step), config = self._done, self.config
         order = {"seed": config.seed, "batch_size": config.batch_size, "window": config.window}
-        return {"epoch": epoch, "step": step, **order}
+        return {"epoch": epoch, "step": step} | order
 
     def load_state_dict(self, state: dict[str, int | None]) -> None:
         """Let the next `iter` go on from `state`. Raises ValueError for the state of a loader with another order."""

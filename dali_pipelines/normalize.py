@@ -18,9 +18,7 @@ from sharding import Statistics
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of 0..1 data, RGB
 
 
-def mean_and_deviation(
-    statistics: Statistics, normalize: str = "recipe"
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean_and_deviation(statistics: Statistics, normalize: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What `DataConfig.normalize` takes off, [256, 256, 3], and divides by, [3], on 0..255 data."""
     if normalize == "recipe":
         return statistics.mean_image, np.ones(3)

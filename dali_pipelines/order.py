@@ -51,8 +51,7 @@ def _permuted(position: Any, size: Any, key: Any) -> Any:
 
 def permute(positions: Integers, sizes: Any, keys: Any) -> Integers:
     """Each position's place in the permutation of 0..size−1 that its key chooses: int64 [n]."""
-    places: Integers = _permuted(*(np.uint64(words) for words in (positions, sizes, keys))).astype(np.int64)
-    return places
+    return _permuted(np.uint64(positions), np.uint64(sizes), np.uint64(keys)).astype(np.int64)
 
 
 class EpochOrder:
@@ -117,8 +116,7 @@ class ReadAhead:
         self._scattered = len(groups) == 1 and len(groups[0]) > 1
         if self._scattered:
             shards.read_scattered()
-        sizes: Integers = shards.shard_sizes
-        self._ends = np.cumsum([int(sizes[list(group)].sum()) for group in groups])
+        self._ends = np.cumsum([int(shards.shard_sizes[list(group)].sum()) for group in groups])
         self._current: int | None = None  # the group that is read, None at first
         self._asked = self._read = 0  # groups asked for, or gone by; samples read since the last release
 
