@@ -65,7 +65,7 @@ def contact_sheet(shards: ShardSet, samples: int) -> Image.Image:
     columns = min(_COLUMNS, len(ids))
     sheet = Image.new("RGB", (columns * CELL, ceil_div(len(ids), columns) * (CELL + _NAME)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    names = {entry.label: " ".join(entry.name.split()) or entry.wnid for entry in shards.classes}  # on one line
+    names = {entry.label: " ".join(entry.name.split())[:CELL] or entry.wnid for entry in shards.classes}  # on one line
     for position, (view, label) in enumerate(zip(shards.images(ids), shards.labels(ids))):
         picture = Image.open(io.BytesIO(view.tobytes())) if view.ndim == 1 else Image.fromarray(view)
         left, top = position % columns * CELL, position // columns * (CELL + _NAME)
