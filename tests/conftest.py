@@ -60,8 +60,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
         if item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.xdist_group("alone"))
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the long ones first, so that no worker ends with one
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """When a test is begun: long ones before short ones, so that no worker ends with one, and `alone` ones at the end.
+
+    For an `alone` test the other workers stand still from the end of their present test on.
+    """
+    if item.get_closest_marker("alone"):
+        return 3
+    groups = item.get_closest_marker("xdist_group") is not None  # one after another on one worker: the longest of all
+    return 0 if groups else 1 if item.get_closest_marker("slow") else 2
 
 
 @pytest.hookimpl(wrapper=True)
