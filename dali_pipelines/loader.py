@@ -31,7 +31,7 @@ class Loader:
     data_rank, data_world: this rank's place on the data axis; by default those of torch.distributed, where that runs.
 
     Raises ValueError for a place outside the data axis, LoaderError for a training split smaller than a batch or a
-    GPU that is not there, ShardError for an index that does not fit its tar or where statistics are missing. An epoch
+    GPU that is not there, ShardError for a table that does not fit its shards or where statistics are missing. An epoch
     raises LoaderError for a picture that does not decode, ShardError for what else is damaged in a shard.
     """
 

@@ -138,7 +138,7 @@ class Towers(nn.Module):
         if "norms" in self.config.ablate:
             return nn.Identity(), nn.Identity()
         norm = functools.partial(response_norm, scale=self.recipe.norm_scale, towers=self.towers)
-        return norm, (lambda maps: spatial_norm(norm(maps))) if self.recipe.spatial_norm else norm
+        return norm, functools.partial(_both_norms, norm) if self.recipe.spatial_norm else norm
 
     def exchange(self, x: Tensor) -> Tensor:
         """What both towers hold, [n, both towers' channels, …], from what the towers here hold."""
@@ -205,6 +205,10 @@ class Towers(nn.Module):
             return x * 0.5
         units = x.shape[1]
         return x * dropout.mask(layer, units, first=self.first_tower * units)
+
+
+def _both_norms(across_channels: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    return spatial_norm(across_channels(maps))
 
 
 class AlexNet(Towers):

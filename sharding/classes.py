@@ -118,9 +118,17 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
 
 
 def settle(
-    source: Source, options: PackOptions, split: Split, index: PackIndex, shared: dict[str, str]
+    source: Source,
+    options: PackOptions,
+    split: Split,
+    index: PackIndex,
+    shared: dict[str, str],
+    listed: list[ClassInfo] | None,
 ) -> list[ClassInfo]:
-    """Label what a ground truth must tell, and find the class table. `shared`: classes of all splits of the source."""
+    """Label what a ground truth must tell, and find the class table.
+
+    `shared`: classes of all splits of the source. `listed`: the table of the training split that a dry run has listed.
+    """
     kits = [*sorted(options.source.glob("*devkit*.tar*")), options.source / "meta.mat"]
     beside = next((path for path in (*kits, options.source / "data" / "meta.mat") if path.is_file()), None)
     kit_path = options.devkit or beside  # the one that lies with the official archives
@@ -138,6 +146,8 @@ def settle(
     wnids, known = shared or index.wnids(), known_table(options, split)
     if known:
         table, origin = known
+    elif listed:
+        table, origin = listed, "the training split"
     elif kit:
         table, origin = kit.table(), str(kit_path)
     else:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
@@ -81,13 +82,16 @@ def part_samples(samples: int, slots: int) -> int:
 
 
 def pack_part(task: PartTask) -> Packed:
-    """Pack one part of a shard into `task.path`. Calling it again gives the same bytes.
+    """Pack one part of a shard into `task.path`, whole or not at all. Calling it again gives the same bytes.
+
+    A cluster may run a task again while the first run still lives, so each writes a file of its own.
 
     Every written picture is decoded again, and those pixels are summed for the statistics. Raises OSError for a full
     disk or a source that cannot be read.
     """
     packed = Packed([], [], Sums())
-    with task.path.open("wb") as file:
+    own_path = task.path.with_name(f"{task.path.name}.{uuid.uuid4().hex}.part")
+    with own_path.open("wb") as file:
         for sample, label in zip(task.samples, task.labels, strict=True):
             try:
                 picture = pack_picture(sample.read(), packed.sums, task.options)
@@ -96,6 +100,7 @@ def pack_part(task: PartTask) -> Packed:
                 continue
             file.write(sample_members(sample.key, picture, label, task.options.encoding))
             packed.entries.append(Entry(sample.key, len(picture), label))
+    own_path.replace(task.path)
     return packed
 
 

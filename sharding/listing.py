@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common.command_line import as_typed
 from sharding import classes
 from sharding.folders import pictures_in
-from sharding.manifest import Manifest
+from sharding.manifest import ClassInfo, Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex
 from sharding.record import Record, ShardError, Skipped, Source, Split, canonical, file_state, printable
@@ -25,8 +25,10 @@ Contents = dict[str, dict[str, int]]
 """Of each class folder or archive that is packed: number and bytes of its files, and a digest of their states."""
 
 
-def list_source(source: Source, options: PackOptions, split: Split, index: PackIndex) -> Manifest:
-    """Fill `index` from the source, give labels, settle the classes.
+def list_source(
+    source: Source, options: PackOptions, split: Split, index: PackIndex, listed: list[ClassInfo] | None = None
+) -> Manifest:
+    """Fill `index` from the source, give labels, settle the classes: `listed`, where no packed split tells them.
 
     Returns the manifest as far as it is known before anything is packed; its `checksums` has the index's digest. Raises
     ShardError if there are no pictures.
@@ -64,7 +66,7 @@ def list_source(source: Source, options: PackOptions, split: Split, index: PackI
         split=split,
         encoding=options.encoding,
         samples=len(index),
-        classes=classes.settle(source, options, split, index, wnids),
+        classes=classes.settle(source, options, split, index, wnids, listed),
         options=options.recorded(split, source.layout),
         shards=[],
         skipped=skipped,

@@ -19,7 +19,7 @@ from sharding.classes import known_table
 from sharding.executor import open_executor, prestart, progress_bar
 from sharding.job import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
 from sharding.listing import count_contents, describe_differences, list_source, source_name
-from sharding.manifest import MANIFEST, Manifest, ShardInfo, file_sha256, write_card
+from sharding.manifest import MANIFEST, ClassInfo, Manifest, ShardInfo, file_sha256, write_card
 from sharding.options import PackOptions
 from sharding.pack_index import INDEX, PackIndex, Sample
 from sharding.record import RejectedImage, ShardError, Source, Split, split_of_name
@@ -48,11 +48,13 @@ def pack(options: PackOptions) -> list[Path]:
     source, out = options.source.resolve(), options.out.resolve()
     if source.is_dir() and (source == out or source in out.parents or out in source.parents):
         raise ShardError(f"{options.out}: SRC and OUT must lie apart, not one in the other; choose another OUT")
-    published = []
+    published, classes = [], None
     for split in _splits(options):
-        if SplitPacking(options, split).run():
+        packing = SplitPacking(options, split, classes)
+        if packing.run():
             published.append(options.out / split)
             write_card(options.out)
+        classes = packing.classes
     return published
 
 
@@ -71,10 +73,10 @@ def _splits(options: PackOptions) -> list[Split]:
 
 
 class SplitPacking:
-    """One split on its way from source to `out/<split>`."""
+    """One split on its way from source to `out/<split>`. `classes`: those of the split that a dry run listed before."""
 
-    def __init__(self, options: PackOptions, split: Split) -> None:
-        self.options, self.split = options, split
+    def __init__(self, options: PackOptions, split: Split, classes: list[ClassInfo] | None) -> None:
+        self.options, self.split, self.classes = options, split, classes
         self.final, self.work = options.out / split, options.out / f"{split}.partial"
         self.seed = options.seed if split == "train" else None
         self.source = self._open()
@@ -90,7 +92,7 @@ class SplitPacking:
             self._check_published()
         elif self.options.dry_run:
             with contextlib.closing(PackIndex(None, self.seed)) as index:
-                list_source(self.source, self.options, self.split, index)
+                self.classes = list_source(self.source, self.options, self.split, index, self.classes).classes
                 probe = self._head() if self.source.streamed else _read(index.spread(_PROBE))
                 self._log_estimate(index, probe, [], self.spool_bytes)
             return False

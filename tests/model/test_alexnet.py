@@ -1,6 +1,7 @@
 """The unsplit network against NumPy, its counts and shapes, its initial weights, and what it refuses."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -239,3 +240,10 @@ def test_wrong_calls_are_refused() -> None:
     for shape in ((2, 3, 227, 227), (2, 1, 224, 224), (3, 224, 224)):
         with pytest.raises(ValueError, match=r"expected \[n, 3, 224, 224\]"):
             net.eval()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_network_can_be_saved_whole_and_sent_to_a_process(recipe: str) -> None:
+    net = narrow(recipe).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(pickle.loads(pickle.dumps(net))(random_images(2)), net(random_images(2)))

@@ -1,5 +1,6 @@
 """A shard's bytes do not depend on how it is cut into parts, nor on how often its parts are joined."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,14 @@ def test_a_shard_shared_by_two_processes_is_that_of_one(sample_photos: Path, tmp
     assert [path.name for path in sorted(two.iterdir())] == names
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
     assert np.load(two / "samples.npy").shape == (41,)
+
+
+def test_a_part_that_is_packed_again_leaves_what_is_being_joined(source: Path, tmp_path: Path) -> None:
+    """A cluster takes a worker for lost and runs its task again; then the first one writes on."""
+    (task,) = tasks(source, tmp_path / "job", 25)
+    pack_part(task)
+    with task.path.open("rb") as joined:
+        pack_part(task)
+        assert os.fstat(joined.fileno()).st_ino != task.path.stat().st_ino
+        assert len(content := joined.read()) > 24 * 512 and content == task.path.read_bytes()
+    assert [path.name for path in task.tar.parent.glob("*.part")] == [task.path.name]

@@ -411,6 +411,16 @@ def test_a_compressed_archive_is_judged_without_being_spooled(
         pack(options(tmp_path / "train.tar.gz", tmp_path / "out"))
 
 
+def test_a_dry_run_finds_a_class_of_val_that_train_lacks(class_folders: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(class_folders, tmp_path / "source"))
+    picture = next((source / "train").glob("*/*.JPEG"))
+    (source / "val" / "n99999999").mkdir(parents=True)
+    shutil.copy(picture, source / "val" / "n99999999" / "new.JPEG")
+    with pytest.raises(ShardError, match="class n99999999 is not in the class table of the training split"):
+        pack(options(source, tmp_path / "out", dry_run=True, split=None))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_room_for_spool_and_shards_is_asked_for_before_spooling(
     dry_run: bool, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
