@@ -10,7 +10,7 @@ GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | awk -v visible="$${CUDA_VIS
   while (count < n && name[count + 1] ~ /^(GPU-|MIG-|[0-9])/ && (name[count + 1] !~ /^[0-9]+$$/ || name[count + 1] + 0 < node)) count++; \
   print node ? count + 0 : 0}')
 # pytest-xdist's processes: more than cores, since many tests wait for processes of their own (0: no such processes)
-TESTS_AT_ONCE ?= 5
+TESTS_AT_ONCE ?= 4
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup --no-loadscope-reorder
 
 BIN := .venv/bin

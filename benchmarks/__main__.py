@@ -17,6 +17,7 @@ from common.errors import run_command
 NAMES = ("loader", "pack", "step", "tenpatch", "cold")
 ALL_NAMES = (*NAMES, "scaling")  # which takes long and tells most where there are several GPUs
 RESULTS = Path(__file__).parent / "results"
+QUICK_RESULTS = RESULTS.parents[1] / "build" / "quick"  # so that a smoke run replaces nothing that was published
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,17 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     which = f"which: {', '.join(ALL_NAMES)} (default: all but the last)"
     parser.add_argument("names", nargs="*", metavar="NAME", choices=ALL_NAMES, help=which)
     parser.add_argument("--quick", action="store_true", help="a smoke run: all of them in ninety seconds")
-    parser.add_argument("--out", type=path, default=RESULTS, help="folder for the results")
+    parser.add_argument(
+        "--out", type=path, help="folder for the results (default: benchmarks/results; --quick: build/quick)"
+    )
     options = parser.parse_args(arguments)
-    names = options.names or NAMES
+    names, out = options.names or NAMES, options.out or (QUICK_RESULTS if options.quick else RESULTS)
     if len(names) == 1:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        return run_command(lambda: run(names[0], options.quick, options.out))
+        return run_command(lambda: run(names[0], options.quick, out))
     failed = []
     for name in names:  # each in a process of its own, so that none finds what another left in memory
         sys.stderr.write(f"benchmark {name}\n")
         command = [sys.executable, "-m", "benchmarks", name, *["--quick"] * options.quick]
-        command += [] if options.out == RESULTS else ["--out", str(options.out)]
+        command += ["--out", str(options.out)] if options.out else []
         if subprocess.run(command, check=False).returncode:
             failed.append(name)
     if failed:
