@@ -73,8 +73,9 @@ class EpochOrder:
             shards = permute(shards, len(sizes), mixed_key(seed, epoch, _SHARDS))
         self._shards, self._window = shards, window
         self._key = mixed_key(seed, epoch, _SAMPLES)
-        self._ends = np.cumsum(sizes[shards])
-        self._starts = (np.cumsum(sizes) - sizes)[shards] - (self._ends - sizes[shards])  # in the split, from there
+        taken = sizes[shards]
+        self._ends = np.cumsum(taken)
+        self._starts = (np.cumsum(sizes) - sizes)[shards] - (self._ends - taken)  # in the split, from there
         self._group_ends = self._ends[np.minimum(np.arange(0, len(shards), window) + window, len(shards)) - 1]
 
     def shard_groups(self) -> list[list[int]]:
