@@ -63,7 +63,8 @@ clean-demo:  ## remove what make demo made, so that the next one starts anew
 test: setup  ## run all tests (about six minutes on two cores) ## make test ARGS='tests/sharding -x'
 	@$(PYTEST) $(ARGS)
 
-test-fast: setup  ## run the unit tests: nothing that trains or starts processes (about two minutes) ## make test-fast ARGS='-k order'
+test-fast: TESTS_AT_ONCE = 2  # they compute and do not wait: no more than cores
+test-fast: setup  ## run the unit tests: nothing that trains or starts processes (80 seconds on two cores) ## make test-fast ARGS='-k order'
 	@$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-gpu: setup  ## run only the tests that need a GPU ## make test-gpu ARGS='-x'
