@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.measure import descendants
+from sharding.executor import end_with_parent
 
 FIRST_STEP = "torch._dynamo"  # what torch imports at its first training step: a second
 _object: Any = None
@@ -56,14 +57,7 @@ def held(process: ProcessPoolExecutor, method: str) -> Any:
 
 def _begin() -> None:
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
-
-    def end_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _call(method: str) -> Any:

@@ -59,12 +59,22 @@ def prestart(workers: int, scheduler: str | None = None) -> None:
 def _start_worker() -> None:
     """Leave Ctrl-C to the main process, and die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    end_with_parent()
 
 
-def _die_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """Let this process end when the one that started it has ended, however that was killed.
+
+    A fork server's children are not told: it, not the starter, is their parent for the kernel.
+    """
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
