@@ -49,23 +49,21 @@ class PartTask:
 
     @property
     def path(self) -> Path:
-        """The file of this part's members."""
-        return self.tar.with_name(f"{self.tar.name}.{self.part:06d}.part")
+        """The file of this part's members; what a task that was cut off leaves there goes with the job's folder."""
+        return self.tar.parent / "job" / f"{self.tar.name}.{self.part:06d}.part"
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing a part or all of a shard gave: its samples in order, what was rejected, sums over its pictures."""
+    """What packing a part or all of a shard gave: its samples in order, and what was rejected."""
 
     entries: list[Entry]
     rejects: list[dict[str, str]]
-    sums: Sums
 
     @classmethod
     def joined(cls, parts: list["Packed"]) -> "Packed":
         """That of a shard, from its parts in order."""
-        entries, rejects = ([row for part in parts for row in getattr(part, name)] for name in ("entries", "rejects"))
-        return cls(entries, rejects, Sums.merged(part.sums for part in parts))
+        return cls([row for part in parts for row in part.entries], [row for part in parts for row in part.rejects])
 
 
 @dataclass(frozen=True)
@@ -84,24 +82,32 @@ def part_samples(samples: int, slots: int) -> int:
 def pack_part(task: PartTask) -> Packed:
     """Pack one part of a shard into `task.path`, whole or not at all. Calling it again gives the same bytes.
 
-    A cluster may run a task again while the first run still lives, so each writes a file of its own.
+    A cluster may run a task again while the first run still lives, so each writes files of its own.
 
-    Every written picture is decoded again, and those pixels are summed for the statistics. Raises OSError for a full
-    disk or a source that cannot be read.
+    Every written picture is decoded again, and those pixels are summed for the statistics, in a file beside it. Raises
+    OSError for a full disk or a source that cannot be read.
     """
-    packed = Packed([], [], Sums())
+    packed, sums = Packed([], []), Sums()
     own_path = task.path.with_name(f"{task.path.name}.{uuid.uuid4().hex}.part")
     with own_path.open("wb") as file:
         for sample, label in zip(task.samples, task.labels, strict=True):
             try:
-                picture = pack_picture(sample.read(), packed.sums, task.options)
+                picture = pack_picture(sample.read(), sums, task.options)
             except RejectedImage as error:
                 packed.rejects.append({"source": sample.source, "reason": str(error)})
                 continue
             file.write(sample_members(sample.key, picture, label, task.options.encoding))
             packed.entries.append(Entry(sample.key, len(picture), label))
+    with sums_path(own_path).open("wb") as file:  # 1.6 MB, which would weigh on the main process of a large cluster
+        np.savez(file, **vars(sums))
+    sums_path(own_path).replace(sums_path(task.path))
     own_path.replace(task.path)
     return packed
+
+
+def sums_path(part: Path) -> Path:
+    """Where the sums over the pictures of a part lie."""
+    return part.with_suffix(".sums.part")
 
 
 def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding) -> ShardNote:
@@ -117,10 +123,11 @@ def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding)
     index = index_text(packed.entries, SUFFIX[encoding]).encode()
     with write_atomically(tar.with_suffix(".idx")) as file:
         file.write(index)
+    sums = Sums.merged(Sums.load(sums_path(path)) for path in parts)
     index_sha256 = hashlib.sha256(index).hexdigest()
     note = ShardNote(tar.name, len(packed.entries), tar.stat().st_size, file_sha256(tar), index_sha256, packed.rejects)
     with write_atomically(note_path(tar)) as file:
-        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(packed.entries), **vars(packed.sums))
+        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(packed.entries), **vars(sums))
     return note
 
 
@@ -200,7 +207,7 @@ def run_tasks(
             tar, files = parts[0].tar, [part.path for part in parts]
             if number is None:
                 notes.append(result)
-                for file in files:
+                for file in (*files, *map(sums_path, files)):
                     file.unlink()
                 check_rejects(notes, max_rejects, tar.parent)
                 continue
@@ -240,6 +247,7 @@ def check_rejects(notes: list[ShardNote], allowed: int, work: Path) -> None:
 def commit_split(work: Path, final: Path) -> None:
     """Make a finished job the split: what the job alone needed goes, then the folder gets its name."""
     shutil.rmtree(work / "job")
+    _sweep(work, "*.part")  # of a worker that died while it joined a shard, which another joined then
     work.rename(final)
     sync_folder(final.parent)
 

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from sharding import PackOptions, pack
-from sharding.job import Packed, PartTask, ShardNote, finished_note, join_parts, pack_part, part_samples
+from sharding.job import (
+    Packed,
+    PartTask,
+    ShardNote,
+    commit_split,
+    finished_note,
+    join_parts,
+    pack_part,
+    part_samples,
+    sums_path,
+)
 from sharding.pack_index import Sample
 from sharding.statistics import Sums
 
@@ -56,6 +66,7 @@ def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> N
         parts = tasks(source, folder, size)
         packed = [pack_part(part) for part in reversed(parts)][::-1]  # in any order
         assert join(parts, packed) == note and results(folder) == whole
+        assert sum(Sums.load(sums_path(part.path)).images for part in parts) == 24
         (folder / "x.tar").write_bytes(b"a worker died while it joined them")
         assert finished_note(folder / "x.tar") is None
         assert join(parts, packed) == note and results(folder) == whole  # by another worker, once more
@@ -94,4 +105,15 @@ def test_a_part_that_is_packed_again_leaves_what_is_being_joined(source: Path, t
         pack_part(task)
         assert os.fstat(joined.fileno()).st_ino != task.path.stat().st_ino
         assert len(content := joined.read()) > 24 * 512 and content == task.path.read_bytes()
-    assert [path.name for path in task.tar.parent.glob("*.part")] == [task.path.name]
+    left = {path.name for path in task.tar.parent.rglob("*.part")}
+    assert left == {task.path.name, sums_path(task.path).name}
+
+
+def test_a_published_split_holds_nothing_that_a_lost_worker_left(tmp_path: Path) -> None:
+    """One died in a part of a shard, one while it joined the parts."""
+    work = tmp_path / "train.partial"
+    for name in ("job/train-000000.tar.000000.0a.part", "train-000000.tar.0b.part", "train-000000.tar"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).touch()
+    commit_split(work, tmp_path / "train")
+    assert [path.name for path in (tmp_path / "train").rglob("*")] == ["train-000000.tar"] and not work.exists()

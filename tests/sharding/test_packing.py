@@ -145,7 +145,7 @@ pack(PackOptions(source={source!r}, out={out!r}, split="train", samples_per_shar
         ("job", "pack_picture", 3, {0}),  # within the first shard
         ("job", "pack_picture", 18, {2, 3}),  # within the fourth; the third may wait to be joined
         ("job", "finished_note", 1, {0}),  # before any
-        ("job.np", "savez", 2, {1}),  # the second shard's tar is there, its note is not
+        ("job", "rows_of", 2, {1}),  # the second shard's tar is there, its note is not
         ("job", "commit_split", 1, {5}),  # all are there, and the manifest
         ("job.shutil", "rmtree", 1, {5}),
     ],
