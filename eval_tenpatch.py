@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.command_line import Parser, add_options, check_options, option, parse_config
+from common.command_line import check_options, option, parse_config
 from common.errors import run_command
 from evaluation import CheckpointOptions
 
@@ -44,9 +44,7 @@ class EvaluationOptions(CheckpointOptions):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0 done, 1 the work failed (2, a wrong command line, exits)."""
-    parser = Parser(prog="eval_tenpatch.py", description="Ten-patch errors of a trained run.")
-    add_options(parser, EvaluationOptions)
-    options = parse_config(parser, EvaluationOptions, arguments)
+    options = parse_config(EvaluationOptions, arguments, "eval_tenpatch.py", "Ten-patch errors of a trained run.")
     return run_command(lambda: run(options))
 
 

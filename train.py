@@ -11,13 +11,14 @@ import logging
 import os
 import sys
 
+from common.command_line import parse_config
 from common.errors import run_command
-from training.config import TrainConfig, parse_arguments
+from training.config import TrainConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status; a wrong line exits with 2 before anything heavy is imported."""
-    config = parse_arguments(arguments, __doc__.splitlines()[0])
+    config = parse_config(TrainConfig, arguments, "train.py", __doc__.splitlines()[0])
     rank, world = os.environ.get("RANK", "0"), int(os.environ.get("WORLD_SIZE", "1"))
     level = logging.INFO if rank == "0" and not config.quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)

@@ -23,7 +23,7 @@ from benchmarks.gpu_parts import FULL_SIZE, PARTS, Finding, Node
 from benchmarks.processes import FIRST_STEP, own_process
 from benchmarks.results import write
 from benchmarks.scaling import WARM_UP
-from common.command_line import Parser, add_options, flag, option, parse_config
+from common.command_line import flag, option, parse_config
 from common.errors import UserError, run_command
 
 PART_SECONDS = 240.0  # the most for one part
@@ -115,9 +115,7 @@ def run(config: CheckConfig) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = Parser(prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0])
-    add_options(parser, CheckConfig)
-    config = parse_config(parser, CheckConfig, arguments)
+    config = parse_config(CheckConfig, arguments, "python -m benchmarks.gpu_check", __doc__.splitlines()[0])
     logging.basicConfig(level=logging.WARNING)
     return run_command(lambda: run(config))
 

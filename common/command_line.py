@@ -5,11 +5,12 @@ one whose type is `tuple[T, ...]` takes one value or more.
 """
 
 import argparse
+import operator
 import os
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from common import __version__
 
 Config = TypeVar("Config")
 _METAVARS: dict[type, str] = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
+_BOUNDS = {"least": ("at least", operator.ge), "above": ("above", operator.gt), "most": ("at most", operator.le)}
 
 
 def option(help_text: str, default: Any = MISSING, **metadata: Any) -> Any:
@@ -39,16 +41,11 @@ def check_options(config: Any) -> None:
         hint, value, bounds = _without_none(hints[item.name]), getattr(config, item.name), item.metadata
         if value is None and hint is not hints[item.name]:
             continue
-        rules = {
-            f"is one of {', '.join(map(str, get_args(hint)))}": get_origin(hint) is not Literal
-            or value in get_args(hint),
-            f"is at least {bounds.get('least')}": "least" not in bounds or value >= bounds["least"],
-            f"is above {bounds.get('above')}": "above" not in bounds or value > bounds["above"],
-            f"is at most {bounds.get('most')}": "most" not in bounds or value <= bounds["most"],
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(f"{flag(item.name)} {rule}, got {value!r}")
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{flag(item.name)} is one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
+        for name, (words, holds) in _BOUNDS.items():
+            if name in bounds and not holds(value, bounds[name]):
+                raise ValueError(f"{flag(item.name)} is {words} {bounds[name]}, got {value!r}")
 
 
 def _without_none(hint: Any) -> Any:
@@ -79,7 +76,24 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     """Add one argument to `parser` for each field of the dataclass `config`."""
     hints = get_type_hints(config)
     for item in fields(config):
-        _add_option(parser, item, hints[item.name])
+        hint, name, default = _without_none(hints[item.name]), flag(item.name), item.default
+        remark = "" if default in (None, False, ()) else f" (default: {default})"
+        arguments: dict[str, Any] = {"default": default}
+        if item.metadata.get("positional"):
+            name, remark, arguments = item.name, "", {}
+        elif default is MISSING:
+            remark, arguments = " (required)", {"required": True}
+        arguments["help"] = item.metadata["help"].replace("%", "%%") + remark
+        if get_origin(hint) is tuple:
+            hint, arguments["nargs"] = get_args(hint)[0], "+"
+        if hint is bool:
+            arguments["action"] = "store_true"
+        elif get_origin(hint) is Literal:
+            arguments["choices"] = get_args(hint)
+        else:
+            metavar = item.metadata.get("metavar", _METAVARS[hint])
+            arguments |= {"type": path if hint is Path else hint, "metavar": metavar}
+        parser.add_argument(name, **arguments)
 
 
 def path(text: str) -> Path:
@@ -89,36 +103,10 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def _add_option(parser: argparse.ArgumentParser, item: "Field[Any]", hint: Any) -> None:
-    required = item.default is MISSING
-    hint = _without_none(hint)
-    arguments: dict[str, Any] = {"help": _help(item)}
-    if get_origin(hint) is tuple:
-        hint = get_args(hint)[0]
-        arguments["nargs"] = "+"
-    if hint is bool:
-        arguments["action"] = "store_true"
-    elif get_origin(hint) is Literal:
-        arguments["choices"] = get_args(hint)
-    else:
-        arguments |= {"type": path if hint is Path else hint, "metavar": item.metadata.get("metavar", _METAVARS[hint])}
-    if item.metadata.get("positional"):
-        parser.add_argument(item.name, **arguments)
-        return
-    parser.add_argument(flag(item.name), **arguments, **({"required": True} if required else {"default": item.default}))
-
-
-def _help(item: "Field[Any]") -> str:
-    text: str = item.metadata["help"].replace("%", "%%")
-    if item.metadata.get("positional"):
-        return text
-    if item.default is MISSING:
-        return f"{text} (required)"
-    return text if item.default in (None, False, ()) else f"{text} (default: {item.default})"
-
-
-def parse_config(parser: argparse.ArgumentParser, config: type[Config], arguments: Sequence[str] | None) -> Config:
+def parse_config(config: type[Config], arguments: Sequence[str] | None, prog: str, description: str) -> Config:
     """The checked `config` of a command line (None: this process's). Exits with 2 and one line if it is wrong."""
+    parser = Parser(prog=prog, description=description)
+    add_options(parser, config)
     values = vars(parser.parse_args(arguments))
     try:
         return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

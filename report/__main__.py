@@ -7,16 +7,15 @@ python -m report --compare DIR DIR… [--out FILE]      several runs side by sid
 import sys
 from collections.abc import Sequence
 
-from common.command_line import Parser, add_options, parse_config
+from common.command_line import parse_config
 from common.errors import run_command
 from report import ReportOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0 done, 1 the work failed (2, a wrong command line, exits)."""
-    parser = Parser(prog="python -m report", description="A page on a trained run, or on several side by side.")
-    add_options(parser, ReportOptions)
-    options = parse_config(parser, ReportOptions, arguments)
+    about = "A page on a trained run, or on several side by side."
+    options = parse_config(ReportOptions, arguments, "python -m report", about)
 
     def work() -> int:
         from report.build import make_page  # torch and matplotlib take seconds: --help and a wrong option do not wait

@@ -5,12 +5,11 @@ value. Fields marked as identity say which training this is; a run goes on only 
 change from one start to the next.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from common.command_line import Parser, add_options, check_options, flag, option, parse_config
+from common.command_line import check_options, flag, option
 
 BASE_BATCH_SIZE = 128  # Krizhevsky 2012 §5: the batch size that the recipes' rates are for
 MOST_SEED = 2**63 - 1  # torch's and DALI's generators take signed 64 bits
@@ -116,10 +115,3 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The fields that say which training this is."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.metadata.get("identity")}
-
-
-def parse_arguments(arguments: Sequence[str] | None, description: str) -> TrainConfig:
-    """The checked config of a command line (default: this process's). Exits with 2 and one line if it is wrong."""
-    parser = Parser(prog="train.py", description=description)
-    add_options(parser, TrainConfig)
-    return parse_config(parser, TrainConfig, arguments)

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from common import __version__
-from common.command_line import Parser, add_options, option, parse_config
+from common.command_line import option, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,9 +29,7 @@ class Options:
 
 
 def parse(*arguments: str) -> Options:
-    parser = Parser(prog="prog")
-    add_options(parser, Options)
-    return parse_config(parser, Options, arguments)
+    return parse_config(Options, arguments, "prog", "What it does.")
 
 
 @pytest.mark.parametrize(("typed", "changes"), [

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.command_line import parse_config
 from model.__main__ import main as export
 from tests.training.conftest import Arguments
 from train import main
-from training.config import TrainConfig, parse_arguments
+from training.config import TrainConfig
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def test_what_cannot_work_together_is_refused(changes: dict[str, object], messag
 
 def test_names_are_one_set_in_any_order() -> None:
     line = ["--shards", "shards", "--run-dir", "run", "--ablate", "crops", "columns", "crops"]
-    config = parse_arguments(line, "")
+    config = parse_config(TrainConfig, line, "train.py", "")
     assert config == replace(CONFIG, ablate=("columns", "crops"))
     assert (config.model_parallel, config.network_ablations) == ("1", ("columns",))
     assert config.identity()["ablate"] == ("columns", "crops")

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import model.alexnet
+from common.command_line import parse_config
 from tests.training.conftest import Arguments
 from train import main
-from training.config import NETWORK_ABLATIONS, TrainConfig, parse_arguments
+from training.config import NETWORK_ABLATIONS, TrainConfig
 
 CONFIG = TrainConfig(shards=Path("shards"), run_dir=Path("run"))
 
@@ -54,7 +55,7 @@ def test_each_field_is_an_option_of_the_command_line() -> None:
         "plateau": "top5", "patience": "3", "decode": "cpu", "profile": "3",
     }  # fmt: skip
     line = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
-    config = parse_arguments([*line, "--compile", "--deterministic", "--quiet"], "")
+    config = parse_config(TrainConfig, [*line, "--compile", "--deterministic", "--quiet"], "train.py", "")
     others = {"compile", "deterministic", "quiet", "ablate", "schedule"}
     assert given.keys() | others == {item.name for item in fields(TrainConfig)}
     for name, text in given.items():
@@ -62,9 +63,9 @@ def test_each_field_is_an_option_of_the_command_line() -> None:
         assert str(value) == text and value != getattr(CONFIG, name), name
     assert config.compile is True and config.deterministic is True
     assert isinstance(config.shards, Path) and isinstance(config.width, float) and isinstance(config.window, int)
-    assert parse_arguments(["--shards", "shards", "--run-dir", "run"], "") == CONFIG
+    assert parse_config(TrainConfig, ["--shards", "shards", "--run-dir", "run"], "train.py", "") == CONFIG
     more = ["--ablate", "norms", "crops", "--schedule", "second"]
-    config = parse_arguments(["--shards", "shards", "--run-dir", "run", *more], "")
+    config = parse_config(TrainConfig, ["--shards", "shards", "--run-dir", "run", *more], "train.py", "")
     assert config == replace(CONFIG, ablate=("norms", "crops"), schedule="second")
 
 
