@@ -9,7 +9,7 @@ import operator
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -34,18 +34,18 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check_options(config: Any) -> None:
-    """Raise ValueError, naming option and value, for a field that is none of its Literal's or out of its bounds."""
+def check_options(config: Any, named: Callable[[str], str] = flag) -> None:
+    """Raise ValueError, naming option (as `named` does) and value, for a field outside its Literal or its bounds."""
     hints = get_type_hints(type(config))
     for item in fields(config):
         hint, value, bounds = _without_none(hints[item.name]), getattr(config, item.name), item.metadata
         if value is None and hint is not hints[item.name]:
             continue
         if get_origin(hint) is Literal and value not in get_args(hint):
-            raise ValueError(f"{flag(item.name)} is one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
+            raise ValueError(f"{named(item.name)} is one of {', '.join(map(str, get_args(hint)))}, got {value!r}")
         for name, (words, holds) in _BOUNDS.items():
             if name in bounds and not holds(value, bounds[name]):
-                raise ValueError(f"{flag(item.name)} is {words} {bounds[name]}, got {value!r}")
+                raise ValueError(f"{named(item.name)} is {words} {bounds[name]}, got {value!r}")
 
 
 def _without_none(hint: Any) -> Any:

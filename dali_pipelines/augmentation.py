@@ -9,7 +9,7 @@ recipe      crop and mirror                               color noise, keyed on 
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numba
 import numpy as np
@@ -30,7 +30,7 @@ ORIGINAL_DIVISOR = 1 + NOISE  # keeps the scale of training data near that of te
 VARIANT_BITS = 11  # "a factor of 2048": 32 · 32 crops, each mirrored or not, Krizhevsky 2012 §4.1
 _LOW, _HIGH = 5, 6  # bits of its halves; an offset has as many as the low one
 _OFFSET = (1 << _LOW) - 1
-VIEWS = 10
+VIEWS: Final = 10
 # the five crops of the ten views, as (y, x): corners and center in the order of convdata.py, then mirrored
 VIEW_OFFSETS = ((0, 0), (0, 32), (CENTER, CENTER), (32, 0), (32, 32))
 

@@ -124,12 +124,12 @@ class CpuProducer:
             if spec is None:
                 return None
             mappings = self._shards.mappings()
-            addresses, sizes = self._shards.addresses(spec.ids)
+            addresses, sizes = self._shards.addresses(spec.ids.numpy())
             images = self._buffers.take(len(spec.augmentation))
             crops = self._normalize.crops(spec.augmentation, images, self._config.views)
-            status, taken = np.full(len(spec), DECODED), np.zeros(1, np.int64)
+            status, taken = np.full(len(spec.ids), DECODED), np.zeros(1, np.int64)
             job = BatchJob(spec, images, crops, addresses, sizes, mappings, status, taken, tasks=[])
-            for _ in range(min(self._config.threads, ceil_div(len(spec), PICTURES_PER_TASK))):
+            for _ in range(min(self._config.threads, ceil_div(len(spec.ids), PICTURES_PER_TASK))):
                 job.tasks.append(threads.submit(self._make, job))
             return job
 
@@ -144,7 +144,7 @@ class CpuProducer:
     def _by_simplejpeg(self, job: BatchJob) -> None:
         """The same where Pillow's libjpeg-turbo is not to be had."""
         pixels = np.empty((IMAGE, IMAGE, 3), np.uint8)
-        while (number := take_next(job.taken)) < len(job.spec):
+        while (number := take_next(job.taken)) < len(job.spec.ids):
             job.status[number], _ = job.decode(number, pixels)
             if job.status[number] in (DECODED, DAMAGED):
                 place_pixels(np.full(number + 1, pixels.ctypes.data), IMAGE, job.crops, first=number)

@@ -73,7 +73,7 @@ def batch_graph(config: DataConfig, statistics: Statistics, encoding: str, sourc
                 output_type=types.DALIImageType.RGB,
                 adjust_orientation=False,
                 jpeg_fancy_upsampling=True,
-                hw_decoder_load=config.hardware_decoder_load,
+                hw_decoder_load=float(config.hardware_decoder_load),
             )
         mean = None
         if config.output == "float32":
@@ -116,8 +116,8 @@ class GraphSource:
     def __call__(self) -> Inputs:
         """The images of the next batch and the arrays of choices (see `fed_choices`); StopIteration behind the last."""
         spec = next(self.specs)
-        ids, choice = spec.ids, spec.augmentation
-        if not len(spec):  # DALI takes no empty batch: the first sample stands in, and is cut off when it comes out
+        ids, choice = spec.ids.numpy(), spec.augmentation
+        if not len(ids):  # DALI takes no empty batch: the first sample stands in, and is cut off when it comes out
             ids, choice = np.zeros(1, np.int64), fixed_views(1, self._config.views)
         arrays = (
             np.float32(choice.crop_y) / FREE,
@@ -161,7 +161,7 @@ class GraphProducer:
                 spec, inputs = source.fed.popleft()
                 delivered.append((spec, inputs))
                 images = torch.from_dlpack(output.as_tensor()).reshape(-1, CROP, CROP, 3)
-                yield spec, images[: len(spec) * config.views].permute(0, 3, 1, 2)
+                yield spec, images[: len(spec.ids) * config.views].permute(0, 3, 1, 2)
         except StopIteration:  # the end; after an early stop or an error a pipeline still holds batches
             pipeline.reset()
             self._waiting.append((pipeline, source))

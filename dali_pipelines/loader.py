@@ -83,7 +83,7 @@ class Loader:
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"start_step {start_step}: expected 0 to {self.steps_per_epoch}")
         self._check_process()
-        return self._delivered(epoch, self._producer.batches(self._specs(epoch, start_step)))
+        return self._delivered(self._producer.batches(self._specs(epoch, start_step)))
 
     def __len__(self) -> int:
         """`steps_per_epoch`."""
@@ -123,15 +123,14 @@ class Loader:
         """
         return len(self._damaged)
 
-    def slice_metadata(self, epoch: int, step: int, rank: int, world: int) -> tuple[Integers, Integers, Augmentation]:
-        """Ids and labels, int64 [n], and augmentation of part `rank` of `world` of a global batch; decodes nothing.
+    def slice_metadata(self, epoch: int, step: int, rank: int, world: int) -> BatchSpec:
+        """Part `rank` of `world` of a global batch, for ranks that compute with what others decode; decodes nothing.
 
-        For ranks that compute with what others decode. Raises ValueError for a step that the epoch does not have.
+        Raises ValueError for a step that the epoch does not have.
         """
         if not 0 <= step < self.steps_per_epoch:
             raise ValueError(f"step {step}: expected 0 to {self.steps_per_epoch - 1}")
-        ids, positions = self._slice(epoch, step, rank, world)
-        return ids, self.shards.labels(ids), self._augmentation(epoch, ids, positions)
+        return self._spec(epoch, step, rank, world)
 
     def close(self) -> None:
         """Let go of DALI's threads and of the buffers; the shards stay open."""
@@ -143,22 +142,11 @@ class Loader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _delivered(self, epoch: int, made: Generator[tuple[BatchSpec, torch.Tensor]]) -> Iterator[Batch]:
+    def _delivered(self, made: Generator[tuple[BatchSpec, torch.Tensor]]) -> Iterator[Batch]:
         asked = time.perf_counter()
         with closing(made):
             for spec, images in made:
-                wait_seconds = time.perf_counter() - asked
-                yield Batch(
-                    images=images,
-                    labels=to_tensor(spec.labels),
-                    ids=to_tensor(spec.ids),
-                    positions=torch.from_numpy(spec.positions),
-                    epoch=epoch,
-                    step=spec.step,
-                    augmentation=spec.augmentation,
-                    samples=spec.samples,
-                    wait_seconds=wait_seconds,
-                )
+                yield Batch(images=images, wait_seconds=time.perf_counter() - asked, **vars(spec))
                 self._check_process()
                 asked = time.perf_counter()
 
@@ -176,24 +164,29 @@ class Loader:
         config, shards, place = self.config, len(self.shards.shard_names), (self.data_rank, self.data_world)
         groups = self._order(epoch).shard_groups() if config.training else [[shard] for shard in range(shards)]
         with closing(ReadAhead(self.shards, groups)) as reading:
-            ids, positions = self._slice(epoch, start_step, *place)
+            spec = self._spec(epoch, start_step, *place)
             for step in range(start_step, self.steps_per_epoch):
-                upcoming = self._slice(epoch, step + 1, *place)
-                reading.reach(step * config.batch_size, ids, upcoming[0])
-                labels, augmentation = self.shards.labels(ids), self._augmentation(epoch, ids, positions)
-                yield BatchSpec(step, ids, positions, labels, augmentation, self._samples(step))
-                ids, positions = upcoming
+                upcoming = self._spec(epoch, step + 1, *place)
+                reading.reach(step * config.batch_size, spec.ids.numpy(), upcoming.ids.numpy())
+                yield spec
+                spec = upcoming
 
-    def _samples(self, step: int) -> int:
-        """Samples of a global batch, over all ranks; 0 behind the last step."""
-        left = len(self.shards) - step * self.config.batch_size
-        return min(self.config.batch_size, left) if step < self.steps_per_epoch else 0
-
-    def _slice(self, epoch: int, step: int, rank: int, world: int) -> tuple[Integers, Integers]:
-        """Ids and places in the epoch's order, int64 [n], of one rank's part of a global batch."""
-        part = slice_range(self._samples(step), rank, world)
-        positions = step * self.config.batch_size + np.arange(part.start, part.stop)
-        return self._order(epoch)[positions] if self.config.training else positions.copy(), positions
+    def _spec(self, epoch: int, step: int, rank: int, world: int) -> BatchSpec:
+        """One rank's part of a global batch; of no samples behind the last step."""
+        size = self.config.batch_size
+        samples = min(size, len(self.shards) - step * size) if step < self.steps_per_epoch else 0
+        part = slice_range(samples, rank, world)
+        positions = step * size + np.arange(part.start, part.stop)
+        ids = self._order(epoch)[positions] if self.config.training else positions.copy()
+        return BatchSpec(
+            epoch=epoch,
+            step=step,
+            labels=to_tensor(self.shards.labels(ids)),
+            ids=to_tensor(ids),
+            positions=torch.from_numpy(positions),
+            augmentation=self._augmentation(epoch, ids, positions),
+            samples=samples,
+        )
 
     def _augmentation(self, epoch: int, ids: Integers, positions: Integers) -> Augmentation:
         config = self.config

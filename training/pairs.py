@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
+import torch.nn.functional as F
 
 from dali_pipelines import Batch, Loader, Normalize
+from dali_pipelines.config import BatchSpec
 from dali_pipelines.order import slice_range
+from model.two_tower import exchange_activations
 from training.mesh import Mesh
 
 
@@ -30,12 +32,11 @@ def gather_pair_images(images: torch.Tensor, sizes: Sequence[int], mesh: Mesh) -
     rows = sizes[mesh.model_rank]
     if len(images) != rows:
         raise ValueError(f"rank {mesh.model_rank} of a pair should hold {rows} of {sum(sizes)} samples: {len(images)}")
-    pixels = images.permute(0, 2, 3, 1)  # contiguous: no copy
-    message = torch.zeros(max(sizes), *pixels.shape[1:], dtype=torch.uint8, device=images.device)
-    message[:rows].copy_(pixels)
-    both = [torch.empty_like(message) for _ in sizes]
-    dist.all_gather(both, message, group=mesh.exchange_group)
-    return torch.cat([part[:size] for part, size in zip(both, sizes)]).permute(0, 3, 1, 2)
+    assert mesh.exchange_group is not None
+    message = F.pad(images, (0, 0, 0, 0, 0, 0, 0, max(sizes) - rows))
+    parts = [images, exchange_activations(message, mesh.exchange_group)[: sum(sizes) - rows]]
+    gathered = torch.cat(parts if mesh.model_rank == 0 else parts[::-1])
+    return gathered.contiguous(memory_format=torch.channels_last)  # as it is, unless one rank has none
 
 
 class PairedLoader:
@@ -62,19 +63,13 @@ class PairedLoader:
         """
         mesh = self.mesh
         for batch in self.loader.epoch(epoch, start_step):
-            images, augmentation = batch.images.to(mesh.device, non_blocking=True), batch.augmentation
-            labels, ids = batch.labels, batch.ids
+            images = batch.images.to(mesh.device, non_blocking=True)
+            computed: BatchSpec = batch
             if mesh.exchange_group is not None:
                 halves = [slice_range(batch.samples, 2 * mesh.data_rank + half, 2 * mesh.data_world) for half in (0, 1)]
                 images = gather_pair_images(images, [half.stop - half.start for half in halves], mesh)
-                arrays = self.loader.slice_metadata(batch.epoch, batch.step, mesh.data_rank, mesh.data_world)
-                ids, labels, augmentation = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), arrays[2]
+                computed = self.loader.slice_metadata(batch.epoch, batch.step, mesh.data_rank, mesh.data_world)
             if images.dtype == torch.uint8:
-                images = self.normalize(images, augmentation)
-            yield replace(batch, images=images, labels=self._on_device(labels), ids=self._on_device(ids))
-
-    def _on_device(self, numbers: torch.Tensor) -> torch.Tensor:
-        device = self.mesh.device
-        if device.type == "cuda" and numbers.device.type == "cpu" and not numbers.is_pinned():
-            numbers = numbers.pin_memory()
-        return numbers.to(device, non_blocking=True)
+                images = self.normalize(images, computed.augmentation)
+            labels, ids = (numbers.to(mesh.device, non_blocking=True) for numbers in (computed.labels, computed.ids))
+            yield replace(batch, images=images, labels=labels, ids=ids)

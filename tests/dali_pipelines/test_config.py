@@ -10,27 +10,29 @@ from dali_pipelines import DataConfig
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("recipe", "seed", "original or paper"),
-        ("batch_size", 0, "at least 1"),
-        ("seed", -1, "0 to 2^63-1"),
-        ("device", "gpu", "cpu, cuda or cuda:N"),
-        ("device", "cuda:", "cpu, cuda or cuda:N"),
-        ("noise_epochs", -1, "None or at least 0"),
-        ("window", 0, "None or at least 1"),
-        ("output", "float16", "float32 or uint8"),
-        ("prefetch", 0, "at least 1"),
-        ("threads", -1, "at least 0"),
-        ("hardware_decoder_load", 0.5, "0 or 1"),
+        ("recipe", "seed", "is one of original, paper"),
+        ("batch_size", 0, "is at least 1"),
+        ("seed", -1, "is at least 0"),
+        ("seed", 2**63, f"is at most {2**63 - 1}"),
+        ("normalize", "zero", "is one of recipe, imagenet, none"),
+        ("device", "gpu", "is cpu, cuda or cuda:N"),
+        ("device", "cuda:", "is cpu, cuda or cuda:N"),
+        ("noise_epochs", -1, "is at least 0"),
+        ("window", 0, "is at least 1"),
+        ("output", "float16", "is one of float32, uint8"),
+        ("prefetch", 0, "is at least 1"),
+        ("threads", -1, "is at least 0"),
+        ("hardware_decoder_load", 0.5, "is one of 0, 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_the_rule(field: str, value: object, expected: str) -> None:
     with pytest.raises(ValueError) as raised:
         DataConfig(**{field: value})
-    assert str(raised.value) == f"{field} {value!r}: expected {expected}"
+    assert str(raised.value) == f"{field} {expected}, got {value!r}"
 
 
 def test_views_are_one_or_ten_and_ten_only_for_evaluation() -> None:
-    with pytest.raises(ValueError, match="views 5: expected 1 or 10"):
+    with pytest.raises(ValueError, match="views is one of 1, 10, got 5"):
         DataConfig(views=5, training=False)
     with pytest.raises(ValueError, match="views 10 with training"):
         DataConfig(views=10)

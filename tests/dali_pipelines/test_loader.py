@@ -113,10 +113,12 @@ def test_any_part_is_told_without_decoding_it(raw_shards: ShardSet, statistics: 
         for rank in (0, 3):
             with Loader(raw_shards, config, rank, 4, statistics) as loader:
                 for batch in loader.epoch(5):
-                    ids, labels, drawn = asked.slice_metadata(5, batch.step, rank, 4)
-                    assert ids.tolist() == batch.ids.tolist() and labels.tolist() == batch.labels.tolist()
+                    spec, drawn = asked.slice_metadata(5, batch.step, rank, 4), batch.augmentation
+                    assert (spec.epoch, spec.step, spec.samples) == (5, batch.step, batch.samples)
+                    for name in ("ids", "labels", "positions"):
+                        assert getattr(spec, name).tolist() == getattr(batch, name).tolist()
                     for name in ("crop_y", "crop_x", "mirror", "rgb_offset", "divisor"):
-                        np.testing.assert_array_equal(getattr(drawn, name), getattr(batch.augmentation, name))
+                        np.testing.assert_array_equal(getattr(spec.augmentation, name), getattr(drawn, name))
         order = np.arange(45) if not training else order_of(raw_shards.shard_sizes, 2, 1)
         assert next(under_way).ids.tolist() == order[10:20][3:6].tolist()
         with pytest.raises(ValueError, match="step 9: expected 0 to"):

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dali_pipelines import Batch, Normalize
 from dali_pipelines.augmentation import draw
+from dali_pipelines.config import BatchSpec
 from model import AlexNet, DropoutKey, ModelConfig, make_optimizer
 from sharding import Statistics
 from training.config import TrainConfig
@@ -185,8 +186,12 @@ class CpuLoader:
     def close(self) -> None:
         """Nothing was opened."""
 
-    def slice_metadata(self, *_unused: int) -> tuple[Any, Any, Any]:
-        return np.arange(SAMPLES), np.arange(SAMPLES), self.augmentation
+    def slice_metadata(self, *_unused: int) -> BatchSpec:
+        numbers = torch.arange(SAMPLES)
+        return BatchSpec(
+            labels=numbers, ids=numbers, positions=numbers, epoch=0, step=0,
+            augmentation=self.augmentation, samples=SAMPLES,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
