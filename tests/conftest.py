@@ -1,10 +1,8 @@
-"""Pictures for the tests (real photographs where they are, those of scikit-learn elsewhere), and who runs beside whom.
+"""Pictures for the tests (real photographs where they are, those of scikit-learn elsewhere), and who runs when.
 
-`make test` runs several tests at once (pytest-xdist). A test marked `alone` measures time or memory: it waits until the
-others have ended, and they wait for it.
+`make test` runs several tests at once (pytest-xdist); a group of tests runs on one worker.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,38 +51,28 @@ def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `python` that starts at once; tests with it are of one group, so that one process has done the imports."""
+    warm = WarmPython(tmp_path_factory.mktemp("python"))
+    yield warm.program
+    warm.close()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips, visibly, the tests marked `gpu` where there is none; tests marked `alone` go to one worker, in a row."""
+    """Skips, visibly, the tests marked `gpu` where there is none. Of several workers, each begins with long tests."""
     no_gpu = pytest.mark.skip(reason="no NVIDIA GPU on this machine")
     gpu_is_here = torch.cuda.is_available()
     for item in items:
         if item.get_closest_marker("gpu") and not gpu_is_here:
             item.add_marker(no_gpu)
-        if item.get_closest_marker("alone"):
-            item.add_marker(pytest.mark.xdist_group("alone"))
+        if "python" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("warm python"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:
-    """When a test is begun: long ones before short ones, so that no worker ends with one, and `alone` ones at the end.
-
-    For an `alone` test the other workers stand still from the end of their present test on.
-    """
-    if item.get_closest_marker("alone"):
-        return 3
+    """When a test is begun: long ones before short ones, so that no worker ends with one."""
     groups = item.get_closest_marker("xdist_group") is not None  # one after another on one worker: the longest of all
     return 0 if groups else 1 if item.get_closest_marker("slow") else 2
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Of the tests that run at once, many hold the lock together, or one that is marked `alone` holds it for itself."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return (yield)
-    folder = item.config.cache.mkdir("locks")  # the same for all workers
-    with (folder / "queue").open("w") as queue, (folder / "running").open("w") as running:
-        fcntl.flock(queue, fcntl.LOCK_EX)  # who waits for the others lets nobody pass
-        fcntl.flock(running, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
-        fcntl.flock(queue, fcntl.LOCK_UN)
-        return (yield)

@@ -23,7 +23,6 @@ from eval_tenpatch import main as evaluate
 from sharding import PackOptions, pack
 from tests.handmade import make_run, pack_splits
 from tests.sharding.test_source import IDS, kaggle, kit, parquet, pictures, tar_of, train_tar
-from tests.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -121,13 +120,6 @@ def test_every_block_is_run_or_says_why_not() -> None:
         assert any(command.startswith(beginning) for command in commands()), f"no command begins with {beginning}"
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    warm = WarmPython(tmp_path_factory.mktemp("python"))
-    yield warm.program
-    warm.close()
-
-
 def checkout(folder: Path, python: Path) -> Path:
     """A folder with links to all that the checkout holds, but what a user makes there (build, runs, shards)."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
@@ -153,7 +145,6 @@ def run(text: str, folder: Path, language: str = "", **environment: str) -> subp
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("docs")
 def test_own_pictures_from_folder_to_prediction(python: Path, sample_photos: Path, tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout", python)
     shutil.copytree(sample_photos, folder / "photos")
@@ -227,7 +218,6 @@ def desk(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("docs")
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_does_what_it_says(desk: Path, command: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkout"
@@ -285,7 +275,6 @@ def typed_options(command: str) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("docs")
 def test_options_and_targets_that_are_named_exist(known: dict[str, set[str]]) -> None:
     spans = [
         span for page in (*RUN_PAGES, ROOT / "CONTRIBUTING.md") for span in re.findall(r"`([^`\n]+)`", page.read_text())

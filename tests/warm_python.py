@@ -1,7 +1,7 @@
-"""A `python` for the tests of what the pages show: it is forked from a process that has imported all that is slow once.
+"""A `python` for tests that start many: each is forked from a process that has imported all that is slow once.
 
 `WarmPython(folder)` starts that process; the program `folder/python` sends it arguments, folder, environment, input and
-outputs, and ends with the exit status that comes back. What it runs is a process of its own, and as it would be alone.
+outputs, passes signals on to what it runs, and ends as that ends. It is a process of its own, and as it would be alone.
 """
 
 import json
@@ -20,13 +20,21 @@ SLOW = ("torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard", "n
 SLOW += ("safetensors.torch", "sklearn.metrics", "scipy.stats", "numba", "jinja2", "report.build")
 SMALL = {"train.py ": "TRAIN_OPTIONS", "-m sharding pack ": "PACK_OPTIONS"}  # variables with options for such a call
 CLIENT = """#!{python} -IS
-import json, os, socket, struct, sys
+import json, os, signal, socket, struct, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [struct.pack(">I", len(message))], [0, 1, 2])
 server.sendall(message)
-sys.exit(struct.unpack(">i", server.recv(4, socket.MSG_WAITALL))[0])
+process, = struct.unpack(">i", server.recv(4, socket.MSG_WAITALL))
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, lambda number, frame: os.kill(process, number))
+status, = struct.unpack(">i", server.recv(4, socket.MSG_WAITALL))
+if status < 0:
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
 """
 
 
@@ -49,9 +57,10 @@ class WarmPython:
 
 
 def serve(address: str) -> None:
-    """Run what the programs ask for, one after the other, for ever."""
+    """Run what the programs ask for, for ever."""
     for module in SLOW:
         __import__(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that answer
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -63,15 +72,28 @@ def serve(address: str) -> None:
                 header, streams, _, _ = socket.recv_fds(connection, 4, 3)
                 size = struct.unpack(">I", header)[0]
                 arguments, folder, environment = json.loads(connection.recv(size, socket.MSG_WAITALL))
-                child = os.fork()
-                if not child:
+                if not os.fork():
                     listener.close()
-                    connection.close()
-                    become(arguments, folder, environment, streams)
+                    answer(connection, streams, arguments, folder, environment)
                 for stream in streams:
                     os.close(stream)
-                _, status = os.waitpid(child, 0)
-                connection.sendall(struct.pack(">i", os.waitstatus_to_exitcode(status) & 255))
+
+
+def answer(
+    connection: socket.socket, streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]
+) -> None:
+    """Run one thing; its process number and how it ended go back. This process does not return."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if not child:
+        connection.close()
+        become(arguments, folder, environment, streams)
+    for stream in streams:
+        os.close(stream)
+    connection.sendall(struct.pack(">i", child))
+    _, status = os.waitpid(child, 0)
+    connection.sendall(struct.pack(">i", os.waitstatus_to_exitcode(status)))
+    os._exit(0)
 
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
@@ -98,7 +120,8 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], strea
 
 
 def run_python(arguments: list[str], folder: str) -> None:
-    """What `python ARGUMENTS…` does: `-m MODULE …`, `-c CODE`, `- …` (code from the input), or `FILE …`."""
+    """What `python [-u] ARGUMENTS…` does: `-m MODULE …`, `-c CODE`, `- …` (code from the input), or `FILE …`."""
+    arguments = arguments[arguments[0] == "-u" :]  # torchrun's; what is run here flushes at its end
     for call, variable in SMALL.items():
         if " ".join(arguments).startswith(call):
             arguments = [*arguments, *os.environ.get(variable, "").split()]

@@ -12,7 +12,7 @@ from benchmarks.measure import Repeat, Row
 from dali_pipelines import EpochOrder
 from sharding import ShardSet
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,6 @@ def test_cpu_of_a_living_and_of_an_ended_child_counts() -> None:
     assert cpu_seconds() - before >= 0.29  # ended
 
 
-@pytest.mark.alone
 def test_peak_memory_is_that_of_the_work_alone_with_its_children() -> None:
     def work(mb: int) -> int:
         run = "import sys, time\nheld = b'1' * (int(sys.argv[1]) << 20)\nwhile time.process_time() < 0.6: pass"

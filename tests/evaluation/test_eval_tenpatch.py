@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +117,7 @@ def test_the_mean_image_comes_from_the_checkpoint(
     assert abs(brighter["ten_patch"]["log_loss"] - here["ten_patch"]["log_loss"]) > 1e-3
 
 
-def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+def test_three_ranks_count_every_image_once(python: Path, evaluated: tuple[Path, str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(evaluated[0] / "checkpoints", run / "checkpoints")
     command = [
@@ -129,12 +128,12 @@ def test_three_ranks_count_every_image_once(evaluated: tuple[Path, str], tmp_pat
         str(ROOT / "eval_tenpatch.py"),
     ]
     done = subprocess.run(
-        [sys.executable, *command, "--run-dir", str(run), "--batch-size", "1", "--device", "cpu"],
+        [python, *command, "--run-dir", str(run), "--batch-size", "1", "--device", "cpu"],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(python)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written:") == 1

@@ -64,7 +64,7 @@ exit 0
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> dict[str, str]:
+def cluster(python: Path, tmp_path: Path) -> dict[str, str]:
     """The environment of a batch job on two nodes of one process, with `srun` and `scontrol` that stand for Slurm's."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         command = tmp_path / "bin" / name
@@ -79,7 +79,8 @@ def cluster(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_NUM_NODES": "2",
         "PROCESSES_PER_NODE": "1",
     }
-    commands = {"TORCHRUN": f"{sys.executable} -m torch.distributed.run", "NOTES": str(tmp_path / "notes")}
+    commands = {"TORCHRUN": f"{python} -m torch.distributed.run", "NOTES": str(tmp_path / "notes")}
+    commands["PYTHON_EXEC"] = str(python)  # what torchrun runs
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     return os.environ | job | commands | {"PATH": path, "OMP_NUM_THREADS": "1"}
 
@@ -141,9 +142,9 @@ TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 LAUNCH = [TORCHRUN, "--standalone", "--nproc-per-node", "2"]
 
 
-def torchrun(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+def torchrun(command: list[str], folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     """A command of torchrun, as typed, to its end."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
 
 
@@ -171,7 +172,7 @@ def test_command_as_the_readme_types_it_trains_and_goes_on(arguments: Arguments,
     assert files() == before
 
 
-def test_restart_by_torchrun_goes_on_by_itself(arguments: Arguments, tmp_path: Path) -> None:
+def test_restart_by_torchrun_goes_on_by_itself(python: Path, arguments: Arguments, tmp_path: Path) -> None:
     """One node, two processes, one killed: the second start goes on from the checkpoint of the first.
 
     With --resume-from too: the restart does not go back to that file.
@@ -180,8 +181,9 @@ def test_restart_by_torchrun_goes_on_by_itself(arguments: Arguments, tmp_path: P
     run, options = tmp_path / "run", ("--checkpoint-minutes", "0")
     assert main(arguments(tmp_path / "first", "--max-steps", "1")) == 0
     begin = ("--resume-from", str(tmp_path / "first" / "checkpoints" / "last.pt"))
-    command = [*LAUNCH, "--max-restarts", "1", "train.py", *arguments(run, *options, *begin)]
-    job = torchrun(command, tmp_path)
+    command = [str(python), "-m", "torch.distributed.run", *LAUNCH[1:], "--max-restarts", "1"]
+    command += ["train.py", *arguments(run, *options, *begin)]
+    job = torchrun(command, tmp_path, PYTHON_EXEC=str(python))
     assert job.returncode == 0, job.stderr
     assert "going on after step 1 " in job.stderr
     assert "going on after step 2 " in job.stderr and "done after step 10" in job.stderr
