@@ -9,7 +9,7 @@ import hashlib
 import os
 import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, own_bytes, timed
+from benchmarks.measure import Repeat, Row, interleave, own_bytes, timed
 from benchmarks.processes import own_process
 from benchmarks.results import Table
 from dali_pipelines import EpochOrder, draw
@@ -67,12 +67,9 @@ def reading(shards: ShardSet) -> list[Row]:
     """A row for each of `ORDERS`, with the bytes that came from the disk for each byte used."""
     from_disk: dict[str, list[float]] = {name: [] for name in ORDERS}
     shards.close()  # pages that are mapped stay in the cache
-    works = {name: partial(read, shards.path, *order, from_disk[name]) for name, order in ORDERS.items()}
+    rows = interleave({name: partial(read, shards.path, *order, from_disk[name]) for name, order in ORDERS.items()})
     used = "{:.2f} × the bytes used came from the disk"
-    return [
-        replace(row, peak_bytes=0, note=used.format(np.median(from_disk[name][1:])))
-        for name, row in interleave(works).items()
-    ]
+    return [replace(row, note=used.format(np.median(from_disk[name][1:]))) for name, row in rows.items()]
 
 
 def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool, from_disk: list[float]) -> Repeat:
@@ -94,10 +91,15 @@ def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool
                 images += len(ids)
             return images
 
-        repeat = timed(work)
+        repeat = timed_only(work)
     blocks = resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before
     from_disk.append(512 * blocks / touched)
     return repeat
+
+
+def timed_only(work: Callable[[], int]) -> Repeat:
+    """Measures a work but for its peak memory, of which mapped files are a part."""
+    return replace(timed(work), peak_bytes=0)
 
 
 def batches(shards: ShardSet, sequence: bool, window: int | None, hints: bool) -> Iterator[np.ndarray]:
@@ -124,23 +126,19 @@ def size(quick: bool) -> list[Row]:
     rows: dict[str, list[Row]] = {}
     samples = [shards * SAMPLES_PER_SHARD for shards in SHARDS]
     with tempfile.TemporaryDirectory(prefix="simulated-", dir=data.WORK) as folder:
-        for number, shards in enumerate(SHARDS):
-            split = simulate(Path(folder) / str(number) / "train", shards, SAMPLES_PER_SHARD)
-            repeats = 1 if quick and number == len(SHARDS) - 1 else MINIMUM_REPEATS
+        for shards in SHARDS:
+            split = simulate(Path(folder) / str(shards) / "train", shards, SAMPLES_PER_SHARD)
             with own_process(__name__) as process:  # so that what it holds of its own is for this split
-                measured = process.submit(SimulatedEpochs(split, STEPS[quick]).measure, repeats).result()
+                measured = process.submit(SimulatedEpochs(split, STEPS[quick]).measure).result()
             for name, row in measured.items():
-                rows.setdefault(name, []).append(replace(row, name=f"{name}: {samples[number]:,} samples"))
+                rows.setdefault(name, []).append(replace(row, name=f"{name}: {shards * SAMPLES_PER_SHARD:,} samples"))
     return [row for group in rows.values() for row in with_growth(group, samples)]
 
 
 def with_growth(rows: list[Row], samples: list[int]) -> list[Row]:
-    """The rows of one operation, each with its time and memory in words, the last with their growth."""
-    seconds = [float(str(row.details["cpu_seconds"])) for row in rows]
-    notes = [
-        f"{1e3 * spent:.3g} ms, {float(str(row.details['memory_bytes'])) / 1e6:+.1f} MB" + ", once" * (row.repeats == 1)
-        for row, spent in zip(rows, seconds)
-    ]
+    """The rows of one operation, each with its time before its memory, the last with the growth of time."""
+    seconds = [float(np.median([repeat.cpu_seconds for repeat in row.repeats])) for row in rows]
+    notes = [f"{1e3 * spent:.3g} ms, {row.note}" for row, spent in zip(rows, seconds)]
     notes[-1] += f"; time ∝ samples^{exponent(samples, seconds):.2f}"
     return [replace(row, note=note) for row, note in zip(rows, notes)]
 
@@ -187,24 +185,15 @@ class SimulatedEpochs:
         colors |= {"eigenvalues": np.ones(3), "eigenvectors": np.eye(3)}
         self._statistics = Statistics(mean_image=np.zeros((256, 256, 3)), images=1, **colors)
 
-    def measure(self, repeats: int) -> dict[str, Row]:
-        """A row of each operation, after a warm-up if there are several, with memory taken by the end of the first."""
+    def measure(self) -> dict[str, Row]:
+        """A row of each operation, with the memory that was taken by its end when each was done once, to warm up."""
         works = {"open": self.open, "order": self.order, "step through": self.step}
-        before, memory = own_bytes(), dict[str, int]()
-
-        def once(name: str) -> Repeat:
-            repeat = timed(works[name])
-            memory.setdefault(name, own_bytes() - before)  # once: what gives memory back makes the next ask anew
-            if name == "step through":
-                self._shards.close()
-            return repeat
-
-        rows = interleave({name: partial(once, name) for name in works}, repeats, int(repeats > 1))
-        costs = {name: row.images / row.rate().median for name, row in rows.items()}
-        return {
-            name: replace(row, peak_bytes=0, details={"cpu_seconds": costs[name], "memory_bytes": memory[name]})
-            for name, row in rows.items()
-        }
+        before, taken = own_bytes(), {}
+        for name, work in works.items():
+            work()
+            taken[name] = own_bytes() - before
+        rows = interleave({name: partial(timed_only, work) for name, work in works.items()}, warm_ups=0)
+        return {name: replace(row, note=f"{taken[name] / 1e6:+.1f} MB") for name, row in rows.items()}
 
     def open(self) -> int:
         """Opens the split and looks one label of each shard up."""

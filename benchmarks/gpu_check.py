@@ -7,7 +7,6 @@ runs over gloo, in small sizes: a rehearsal. Exit status: 0 all is well, 1 a par
 """
 
 import dataclasses
-import json
 import logging
 import sys
 import time
@@ -21,8 +20,8 @@ import torch
 from benchmarks import data
 from benchmarks.gpu_parts import FULL_SIZE, PARTS, Finding, Node
 from benchmarks.processes import FIRST_STEP, own_process
-from benchmarks.results import write
-from benchmarks.scaling import WARM_UP
+from benchmarks.results import write_both
+from benchmarks.scaling import SPARE
 from common.command_line import flag, option, parse_config
 from common.errors import UserError, run_command
 
@@ -99,17 +98,14 @@ def run(config: CheckConfig) -> int:
     node = Node(shards=Path(), raw=Path())
     if not small:
         node = dataclasses.replace(node, gpus=gpus, processes=gpus, **FULL_SIZE)
-    samples = max(LOADED if node.gpus else 0, node.batch * node.processes * (node.steps + WARM_UP))
+    samples = max(LOADED if node.gpus else 0, node.batch * node.processes * (node.steps + SPARE))
     shards, raw = data.shards(samples), data.shards(samples // 4, encoding="raw")
     node = dataclasses.replace(node, shards=shards.path.parent, raw=raw.path.parent)
     findings = check(node, config.minutes)
     options = fastest(findings)
     parts = {name: dataclasses.asdict(finding) for name, finding in findings.items()}
     document = {"device": config.device, "gpus": node.gpus, "fastest": options, "parts": parts}
-    write(config.out / "gpu_check.json", json.dumps(document, indent=1, default=str) + "\n")
-    text = page(node, findings, options)
-    write(config.out / "gpu_check.md", text)
-    sys.stdout.write(text)
+    write_both(config.out / "gpu_check", document, page(node, findings, options))
     return int(any(finding.state in ("failed", "differs") for finding in findings.values()))
 
 

@@ -3,11 +3,11 @@
 Enters: a `Node`. Leaves: a `Finding`. On the CPU the same code compares the CPU with itself, in small sizes.
 """
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -16,19 +16,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nvidia import dali
 from torch import Tensor
 
-from benchmarks.measure import cores, interleave, timed
+from benchmarks.measure import CLOCKS, Row, interleave, timed
 from benchmarks.results import machine
 from benchmarks.scaling import launch, layout_name, train_timed
-from benchmarks.step import Stepping, SteppingJob
+from benchmarks.step import Stepping, synthetic_batch
 from dali_pipelines import DataConfig
 from model import ModelConfig
 from model.checkpoint import load_checkpoint
-from model.response_norm import response_norm, spatial_norm
+from model.response_norm import missing_for_triton, response_norm, spatial_norm
 from sharding import ShardSet
+from sharding.options import CORES
 from training.config import TrainConfig
 from training.mesh import Mesh, close_mesh
 from training.pairs import PairedLoader
@@ -39,9 +41,8 @@ IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
 # The largest difference that is still rounding: in gray levels, or relative to the largest value.
 PIXELS_SAME, PIXELS_MEAN, NORMS, LOSS, ROUGH_LOSS = 1e-2, 1.0, 1e-4, 1e-3, 0.1
 GRADIENTS = {"float32": 1e-3, "tf32": 5e-2, "bfloat16": 0.5}
-# Ways to decode: name → (--decode, options of `DataConfig`)
-DECODERS: dict[str, tuple[str, dict[str, Any]]]
-DECODERS = {"cpu": ("cpu", {}), "cpu, whole DALI graph": ("cpu", {"fused": False})}
+Decoders = dict[str, tuple[str, dict[str, Any]]]  # name → (--decode, options of `DataConfig`)
+DECODERS: Decoders = {"cpu": ("cpu", {}), "cpu, whole DALI graph": ("cpu", {"fused": False})}
 # How GPUs are measured; the defaults of `Node` take seconds on a CPU.
 FULL_SIZE: dict[str, Any] = {"device": "cuda", "width": 1.0, "batch": 128, "steps": 12, "repeats": 5}
 FULL_SIZE |= {"precisions": ("float32", "tf32", "bfloat16"), "compiled": (False, True)}
@@ -70,13 +71,18 @@ class Node:
     repeats: int = 1
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     compiled: tuple[bool, ...] = (False,)
-    decoders: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=lambda: DECODERS)
+    decoders: Decoders = field(default_factory=lambda: DECODERS)
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def threads(self) -> int:
         """Cores for each process."""
-        return max(1, cores() // self.processes)
+        return max(1, CORES // self.processes)
+
+    def config(self, **options: Any) -> TrainConfig:
+        """train.py's options here, for one process; `options` beyond these or in their place."""
+        sizes = {"width": self.width, "batch_size": self.batch, "threads": self.threads, "device": self.device}
+        return TrainConfig(**{"shards": self.shards, "run_dir": Path(), **sizes, **options})
 
     @contextmanager
     def loader(self, folder: Path, device: str, decode: str, options: dict[str, Any]) -> Iterator[PairedLoader]:
@@ -106,31 +112,29 @@ class Finding:
         if not difference <= limit:
             self.state = "differs"
 
-    def add_rate(self, name: str, work: Callable[[], int], repeats: int, options: dict[str, Any]) -> None:
-        """Note the median images/s of `work`, which returns its images, after a warm-up; `options`: train.py's."""
-        row = interleave({name: partial(timed, work)}, repeats)[name]
-        wall, cpu = row.rate("images_per_second").median, row.rate().median
-        self.figures[name] = {"images_per_second": wall, "images_per_cpu_second": cpu, "options": options}
-        self.lines.append(f"{name}: {wall:,.0f} images/s, {cpu:,.0f} per CPU-second")
+    def add_rate(self, row: Row, options: dict[str, Any], more: str = "") -> None:
+        """Note a row's median rates; `options`: train.py's."""
+        wall, cpu = (float(np.median(row.rate(clock))) for clock in CLOCKS)
+        self.figures[row.name] = {"images_per_second": wall, "images_per_cpu_second": cpu, "options": options}
+        self.lines.append(f"{row.name}: {wall:,.0f} images/s, {cpu:,.0f} per CPU-second{more}")
 
 
 def environment(node: Node) -> Finding:
-    """Driver, CUDA, DALI, compiler, topology."""
+    """Driver, CUDA, DALI, what the compiler lacks, topology."""
     here: dict[str, Any] = {
         "machine": machine(),
         "torch_cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "dali": dali.__version__,
-        "gpus": [torch.cuda.get_device_name(number) for number in range(node.gpus)],
-        "compiler": next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
-        "python_headers": (Path(sysconfig.get_path("include")) / "Python.h").exists(),
+        "missing for --compile": " and ".join(missing_for_triton()) or "nothing",
     }
+    lines = [f"{name}: {value}" for name, value in here.items() if name != "machine"]
+    here["gpus"] = [torch.cuda.get_device_name(number) for number in range(node.gpus)]
     smi = shutil.which("nvidia-smi")
     queries = {"driver": "--query-gpu=name,driver_version,memory.total --format=csv", "topology": "topo -m"}
     for name, arguments in queries.items():
         ran = subprocess.run([smi, *arguments.split()], capture_output=True, text=True, check=False) if smi else None
         here[name] = (ran.stdout + ran.stderr).strip() if ran else "no nvidia-smi"
-    lines = [f"{name}: {here[name]}" for name in ("torch_cuda", "cudnn", "dali", "compiler", "python_headers")]
     return Finding(lines=lines, figures=here)
 
 
@@ -182,13 +186,10 @@ def step(node: Node) -> Finding:
 
 
 def _first_step(node: Node, device: Any, precision: Any) -> tuple[float, dict[str, Tensor]]:
-    n = min(node.batch, 16)
-    config = TrainConfig(shards=Path(), run_dir=Path(), device=device, precision=precision)
+    n, config = min(node.batch, 16), node.config(device=device, precision=precision)
     set_up_torch(config)
     network = ParallelNetwork(ModelConfig(width=node.width), config, Mesh(device=torch.device(device)))
-    images = 60 * torch.randn(n, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    batch = [part.to(device) for part in (images, torch.arange(n), torch.arange(n))]
-    totals = network.step(*batch, step=0, samples=n)
+    totals = network.step(*synthetic_batch(n, network.mesh.device), step=0, samples=n)
     gradients = {name: p.grad.float().cpu() for name, p in network.net.named_parameters() if p.grad is not None}
     return float(totals[0]) / n, gradients
 
@@ -200,7 +201,7 @@ def loading(node: Node) -> Finding:
         is_raw = name not in ways
         with node.loader(node.raw if is_raw else node.shards, node.device, decode, options) as loader:
             chosen = {"decode": decode} if node.gpus and not is_raw else {}
-            finding.add_rate(name, partial(_epoch, loader), node.repeats, chosen)
+            finding.add_rate(_measure(name, partial(_epoch, loader), node), chosen)
     return finding
 
 
@@ -211,16 +212,17 @@ def _epoch(loader: PairedLoader) -> int:
     return images
 
 
+def _measure(name: str, work: Callable[[], int], node: Node) -> Row:
+    return interleave({name: partial(timed, work)}, node.repeats)[name]
+
+
 def stepping(node: Node) -> Finding:
     """How fast is a training step on one synthetic batch, at each precision, compiled or not?"""
     finding = Finding()
-    for compiled in node.compiled:
-        for precision in node.precisions:
-            options: dict[str, Any] = {"precision": precision, "compile": compiled}
-            set_up_torch(TrainConfig(shards=Path(), run_dir=Path(), **options))
-            sizes: dict[str, Any] = {"width": node.width, "batch": node.batch, "steps": node.steps}
-            job = SteppingJob(**sizes, threads=node.threads, options=options)
-            finding.add_rate(precision + ", compiled" * compiled, Stepping(job).work, node.repeats, options)
+    for compiled, precision in itertools.product(node.compiled, node.precisions):
+        options: dict[str, Any] = {"precision": precision, "compile": compiled}
+        work = Stepping(node.config(**options), steps=node.steps).work
+        finding.add_rate(_measure(precision + ", compiled" * compiled, work, node), options)
     finding.lines += [] if True in node.compiled else ["compiled: left out of the small run"]
     return finding
 
@@ -231,15 +233,17 @@ def together(node: Node) -> Finding:
     layouts = {(1, 1), (most, 2 - most % 2)} | ({(most, 1)} if node.gpus else set())
     for processes, pair in sorted(layouts):
         options = {**node.options, "model_parallel": str(pair)}
-        sizes = {"width": node.width, "batch_size": node.batch * processes, "threads": node.threads}
-        where = {"shards": node.shards, "device": node.device}
-        repeat = train_timed(processes, "loaded", node.steps, {**sizes, **where, **options})
-        rate, wait = repeat.images / repeat.seconds, sum(repeat.waits_seconds) / repeat.seconds
-        name, hours = layout_name(processes, pair), IMAGENET_IMAGES / rate / 3600
-        finding.figures[name] = {"images_per_second": rate, "data_wait": wait, "epoch_hours": hours, "options": options}
-        finding.lines.append(
-            f"{name}: {rate:,.0f} images/s, {wait:.0%} of the time waiting for data; "
-            f"an epoch of ImageNet {hours:.2f} h, {EPOCHS} epochs {EPOCHS * hours:.1f} h"
+        config = node.config(batch_size=node.batch * processes, **options)
+        repeat = train_timed(processes, "loaded", node.steps, config)
+        wait, hours = (
+            sum(repeat.waits_seconds) / repeat.seconds,
+            IMAGENET_IMAGES / repeat.images * repeat.seconds / 3600,
+        )
+        finding.add_rate(
+            Row(name=layout_name(processes, pair), repeats=[repeat]),
+            options,
+            f", {wait:.0%} of the time waiting for data; an epoch of ImageNet {hours:.2f} h, "
+            f"{EPOCHS} epochs {EPOCHS * hours:.1f} h",
         )
     return finding
 
@@ -271,13 +275,12 @@ def resume(node: Node) -> Finding:
 
 def _train(node: Node, folder: Path, steps: int, processes: int = 1) -> list[float]:
     """The losses of the first steps of the run in `folder`, by one network on one process or two; it goes on there."""
-    options: dict[str, Any] = {"shards": node.shards, "run_dir": folder, "device": node.device, "max_steps": steps}
-    options |= {"width": 1 / 16, "batch_size": 8, "model_parallel": str(processes), "threads": node.threads}
-    options |= {"precision": "float32", "deterministic": True}
+    sizes = {"width": 1 / 16, "batch_size": 8, "model_parallel": str(processes), "max_steps": steps}
+    config = node.config(run_dir=folder, precision="float32", deterministic=True, **sizes)
     if processes == 1:
-        train(TrainConfig(**options))
+        train(config)
     else:
-        launch(processes, _train_rank, TrainConfig(**options))
+        launch(processes, _train_rank, config)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from benchmarks import data
 from benchmarks.loader_work import RECIPE, SEED, Job, MeasuredLoader, difference_note
 from benchmarks.measure import Repeat, Row, interleave
@@ -65,8 +67,7 @@ LOADERS = (
     SIMPLEJPEG,
     Entry("webdataset + simplejpeg", "peers:webdataset", "worker processes; shuffles locally", compared=True),
     FFCV,
-    Entry("SPDL (FFmpeg)", "peers:spdl", "threads", {"decoder": "ffmpeg"}, compared=True),
-    Entry("SPDL + simplejpeg", "peers:spdl", "threads", {"decoder": "simplejpeg"}, compared=True),
+    Entry("SPDL + simplejpeg", "peers:spdl", "threads", compared=True),
     Entry(DALI, "peers:dali_tutorial", "shuffles locally, no position to resume from", compared=True, ahead=3),
 )
 PEERS = "benchmarks.peers"  # what the fork server imports
@@ -99,18 +100,18 @@ def run(quick: bool) -> Table:
         made[PYTHON].result()
         rows = {entry.name: unmeasured(entry, processes[entry.name], made[entry.name]) for entry in LOADERS}
         able = [name for name in processes if name == PYTHON or not rows[name].missing]
-        works = {name: partial(held, processes[name], "repeat") for name in able}
-        measured = interleave(works, limit=LIMIT.name, ours=OURS.name)
-    rows |= {
-        name: replace(measured[name], note=row.note, details=row.details) for name, row in rows.items() if name in able
-    }
+        measured = interleave({name: partial(held, processes[name], "repeat") for name in able})
+    rows |= {name: replace(rows.get(name, row), repeats=row.repeats) for name, row in measured.items()}
     others = {"of libjpeg-turbo's limit": LIMIT, "× FFCV": FFCV, "× torch's DataLoader with simplejpeg": SIMPLEJPEG}
     beside = {text: [rows[entry.name]] for text, entry in others.items()}
+    rows[PYTHON] = replace(rows[PYTHON], note=python_note(rows[PYTHON]))
     return Table(
         title="Loaders: images per CPU-second for the same work",
-        rows=[*rows.values(), as_ceiling(measured[PYTHON])],
+        rows=list(rows.values()),
         data_set=data.describe(jpeg),
         operations=OPERATIONS,
+        limit=rows[LIMIT.name],
+        ours=rows[OURS.name],
         headlines=[rows[OURS.name].headline("float32 batches from the loader", beside)],
     )
 
@@ -124,7 +125,7 @@ def write_files(shards: ShardSet, folder: Path) -> None:
 
 def unmeasured(entry: Entry, process: ProcessPoolExecutor, made: Future[None]) -> Row:
     """A loader's row without figures: how its pixels compare, or why it cannot run here."""
-    row = Row(name=entry.name, details={"loader": f"benchmarks.{entry.loader}", "options": entry.options})
+    row = Row(name=entry.name)
     try:
         made.result()
         compared = difference_note(*held(process, "difference")) if entry.compared else ""
@@ -147,7 +148,7 @@ class PythonTime:
         self._loader, self._epochs = Loader(ShardSet.open(split), config), itertools.count()
 
     def repeat(self) -> Repeat:
-        """One epoch; both clocks are the CPU time of Python."""
+        """One epoch; its `seconds` are the CPU time of Python."""
         place_pictures, compiled_seconds = cpu_producer.place_pictures, 0.0
 
         def timed(*arguments: Any) -> None:
@@ -161,13 +162,12 @@ class PythonTime:
             start = time.process_time()
             images = sum(len(batch.ids) for batch in self._loader.epoch(next(self._epochs)))
             seconds = time.process_time() - start - compiled_seconds
-        return Repeat(images=images, seconds=seconds, cpu_seconds=seconds)
+        return Repeat(images=images, seconds=seconds, cpu_seconds=0)
 
 
-def as_ceiling(row: Row) -> Row:
-    """The row of `PythonTime`: images/s that one process cannot pass on any number of cores, and no rate of work."""
-    note = (
-        f"{1e6 / row.rate().median:.1f} µs of Python a sample: CPU time of an epoch (uint8, one decoding thread) but "
-        "for that inside the compiled pass, which holds no GIL; an upper bound"
+def python_note(row: Row) -> str:
+    """What the table says of the row of `PythonTime`: no process passes its images/s, on any number of cores."""
+    return (
+        f"{1e6 / np.median(row.rate('seconds')):.1f} µs of Python a sample: CPU time of an epoch (uint8, one decoding "
+        "thread) but for that inside the compiled pass, which holds no GIL; an upper bound"
     )
-    return replace(row, note=note, images_per_cpu_second=None, to_limit=None, to_ours=None)

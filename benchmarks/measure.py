@@ -1,31 +1,34 @@
-"""Interleaved repeats → rows of medians and spreads: what every benchmark here measures with.
+"""Interleaved repeats → rows with their rates and ratios: what every benchmark here measures with.
 
-Enters: works, each a function that does one repeat of it and returns what it measured.
-Leaves: rows (images/s, images per CPU-second, ratios, peak memory, p99 wait for a batch).
+Enters: works, each a function that does one repeat of it and returns what it measured. Leaves: a row for each.
 
 Each work is done once to warm up; then all take turns, so that a noisy neighbor disturbs all of them
 alike. CPU time counts this process, its threads and its children, living or gone.
 """
 
 import ctypes
-import math
 import os
 import resource
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 MINIMUM_REPEATS = 5
-Clock = Literal["images_per_second", "images_per_cpu_second"]
+Clock = Literal["seconds", "cpu_seconds"]
+CLOCKS: tuple[Clock, ...] = ("seconds", "cpu_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """One repeat of a work: `images` done in `seconds` wall and `cpu_seconds` of CPU, all processes summed."""
+    """One repeat of a work: `images` done in `seconds` wall and `cpu_seconds` of CPU, all processes summed.
+
+    cpu_seconds is 0 where it is not what the work costs.
+    """
 
     images: int
     seconds: float
@@ -38,93 +41,40 @@ Work = Callable[[], Repeat]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Median, lowest and highest of the repeats, and each one's value."""
-
-    median: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(median=statistics.median(values), low=min(values), high=max(values), values=tuple(values))
-
-    def over(self, *others: "Spread") -> "Spread":
-        """Round by round: the ratio to the lowest of the others'."""
-        return Spread.of([value / min(rest) for value, *rest in zip(self.values, *(other.values for other in others))])
-
-    def __str__(self) -> str:
-        """`median (low–high)` with digits that fit the size."""
-        digits = 0 if self.median >= 100 else 1 if self.median >= 10 else 2
-        return f"{self.median:.{digits}f} ({self.low:.{digits}f}–{self.high:.{digits}f})"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a work gave, or in `missing` why it was not done.
-
-    Ratios are medians of the ratios of repeats made side by side, per CPU-second.
-    """
+    """The repeats of a work, or in `missing` why it was not done."""
 
     name: str
+    repeats: Sequence[Repeat] = ()
     note: str = ""
     missing: str = ""
-    repeats: int = 0
-    images: int = 0
-    images_per_second: Spread | None = None
-    images_per_cpu_second: Spread | None = None
-    to_limit: Spread | None = None
-    to_ours: Spread | None = None
-    peak_bytes: int = 0
-    wait_p99_seconds: float | None = None
-    details: dict[str, object] = field(default_factory=dict)
 
-    def rate(self, clock: Clock = "images_per_cpu_second") -> Spread:
-        """The row's rate on a clock. Raises ValueError for a row that was not measured."""
-        spread: Spread | None = getattr(self, clock)
-        if spread is None:
+    def rate(self, clock: Clock = "cpu_seconds") -> np.ndarray:
+        """Images per second of a clock, repeat by repeat. Raises ValueError for a row that was not measured."""
+        if not self.repeats:
             raise ValueError(f"{self.name} was not measured: {self.missing}")
-        return spread
+        return np.array([repeat.images / getattr(repeat, clock) for repeat in self.repeats])
 
-    def headline(self, what: str, beside: dict[str, list["Row"]], clock: Clock = "images_per_cpu_second") -> dict:
+    def over(self, *others: "Row", clock: Clock = "cpu_seconds") -> np.ndarray:
+        """Its rate as a ratio to the lowest of the others', each of repeats made side by side."""
+        return self.rate(clock) / np.min([other.rate(clock) for other in others], axis=0)
+
+    def headline(self, what: str, beside: dict[str, list["Row"]], clock: Clock = "cpu_seconds") -> dict[str, object]:
         """A figure for the README: images/s, and the ratio to the slowest of those rows that were measured."""
-        measured = {text: [row.rate(clock) for row in rows if row.repeats] for text, rows in beside.items()}
-        ratios = {text: self.rate(clock).over(*rates).median for text, rates in measured.items() if rates}
-        return {"what": what, "images_per_second": self.rate("images_per_second").median, "beside": ratios}
-
-    def measured(self, repeats: Sequence[Repeat]) -> "Row":
-        """This row with what the repeats gave, without ratios."""
-        waits = sorted(wait for repeat in repeats for wait in repeat.waits_seconds)
-        return replace(
-            self,
-            repeats=len(repeats),
-            images=repeats[0].images,
-            images_per_second=Spread.of([repeat.images / repeat.seconds for repeat in repeats]),
-            images_per_cpu_second=Spread.of([repeat.images / repeat.cpu_seconds for repeat in repeats]),
-            peak_bytes=max(repeat.peak_bytes for repeat in repeats),
-            wait_p99_seconds=waits[math.ceil(0.99 * len(waits)) - 1] if waits else None,
-        )
+        measured = {text: [row for row in rows if row.repeats] for text, rows in beside.items()}
+        ratios = {text: float(np.median(self.over(*rows, clock=clock))) for text, rows in measured.items() if rows}
+        return {"what": what, "images_per_second": float(np.median(self.rate("seconds"))), "beside": ratios}
 
 
-def interleave(
-    works: Mapping[str, Work], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1, *, limit: str = "", ours: str = ""
-) -> dict[str, Row]:
-    """Does all works (one repeat each) to warm up, then in turn `repeats` times. A row for each, by name, same order.
-
-    limit, ours: names of the rows that the others are divided by.
-    """
+def interleave(works: Mapping[str, Work], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1) -> dict[str, Row]:
+    """Does all works (one repeat each) to warm up, then in turn `repeats` times. Rows by name, in the works' order."""
     measured: dict[str, list[Repeat]] = {name: [] for name in works}
     for round_number in range(-warm_ups, repeats):
         for name, work in works.items():
             repeat = work()
             if round_number >= 0:
                 measured[name].append(repeat)
-    rows = {name: Row(name=name).measured(repeats) for name, repeats in measured.items()}
-    for name, row in rows.items():
-        to_limit, to_ours = (row.rate().over(rows[base].rate()) if base else None for base in (limit, ours))
-        rows[name] = replace(row, to_limit=to_limit, to_ours=to_ours)
-    return rows
+    return {name: Row(name=name, repeats=repeats) for name, repeats in measured.items()}
 
 
 def timed(work: Callable[[], int]) -> Repeat:
@@ -152,15 +102,12 @@ def timed(work: Callable[[], int]) -> Repeat:
     return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=max(*peaks, peak_bytes()))
 
 
-def descendants(of: int | None = None) -> list[int]:
-    """Process ids of the living children of a process (this one), their children included (Linux /proc)."""
-    found, queue = [], [of or os.getpid()]
-    while queue:
-        parent = queue.pop()
-        threads = [path.name for path in Path(f"/proc/{parent}/task").glob("*")]
-        children = [int(pid) for thread in threads for pid in _proc(parent, f"task/{thread}/children").split()]
-        found += children
-        queue += children
+def family(root: int | None = None) -> list[int]:
+    """Process ids of a process (this one) and its living children, their children included (Linux /proc)."""
+    found = [root or os.getpid()]
+    for parent in found:  # grows meanwhile
+        for thread in Path(f"/proc/{parent}/task").glob("*"):
+            found += map(int, _proc(parent, f"task/{thread.name}/children").split())
     return found
 
 
@@ -177,11 +124,6 @@ def _status_bytes(pid: int, key: str) -> int:
     return int(lines[key].split()[0]) * 1024 if key in lines else 0
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def doubling(most: int) -> list[int]:
     """1, 2, 4, … below `most`, and `most`."""
     return sorted({most, *(2**power for power in range(10) if 2**power < most)})
@@ -190,19 +132,19 @@ def doubling(most: int) -> list[int]:
 def cpu_seconds() -> float:
     """CPU seconds, user and system, of this process, its ended children and its living descendants."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    living = (_proc(pid, "stat").rpartition(")")[2].split()[11:15] for pid in descendants())
+    living = (_proc(pid, "stat").rpartition(")")[2].split()[11:15] for pid in family()[1:])
     ticks = sum(int(value) for fields in living for value in fields)  # with what their own ended children took
     return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak_bytes() -> int:
     """Peak resident memory: the sum over this process and its living descendants of each one's own peak."""
-    return sum(_status_bytes(pid, "VmHWM") for pid in (os.getpid(), *descendants()))
+    return sum(_status_bytes(pid, "VmHWM") for pid in family())
 
 
 def forget_peaks() -> None:
     """Sets the kernel's peak of resident memory, of this process and its children, to what it is now."""
-    for pid in (os.getpid(), *descendants()):
+    for pid in family():
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

@@ -7,7 +7,7 @@
     ours, lanczos / raw
     N workers        the whole command on the photographs, several times over: listing, order, estimate, workers
 
-Leaves `<out>/pack.{json,md,png}`; the JSON also has bytes a picture and the ratio to the seed.
+Leaves `<out>/pack.{json,md,png}`.
 """
 
 import shutil
@@ -19,10 +19,11 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.data import photographs, repeat
-from benchmarks.measure import Repeat, cores, doubling, interleave, timed
+from benchmarks.measure import Repeat, doubling, interleave, timed
 from benchmarks.results import Table
 from sharding import PackOptions, pack
 from sharding.job import PartTask, join_parts, pack_part
+from sharding.options import CORES
 from sharding.pack_index import Sample
 from sharding.record import Encoding, Resample
 
@@ -44,25 +45,20 @@ def run(quick: bool) -> Table:
     with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
         work = Path(name)
         source = repeat(files, times * len(files), work / "repeated")
-        folders = {name: work / str(number) for number, name in enumerate(("the seed's way", *OURS))}
-        works = {"the seed's way": partial(seed, files, folders["the seed's way"])}
-        works |= {name: partial(ours, files, folders[name], *options) for name, options in OURS.items()}
-        for workers in doubling(cores()):
+        works = {"the seed's way": partial(seed, files, work / "seed")}
+        works |= {name: partial(ours, files, work / "ours", *options) for name, options in OURS.items()}
+        for workers in doubling(CORES):
             works[f"{workers} worker{'s' * (workers > 1)}"] = partial(command, source, work / "command", workers)
-        rows = interleave(works, repeats, ours="ours")
-        theirs = rows["the seed's way"] = replace(rows["the seed's way"], note="quality 75")
-        ratios = {name: round(row.rate().over(theirs.rate()).median, 3) for name, row in rows.items()}
-        return Table(
-            title="Packing photographs into shards",
-            rows=list(rows.values()),
-            data_set={"pictures": what, "used": len(files)},
-            operations=OPERATIONS,
-            headlines=[rows["ours"].headline("packing photographs, one process", {"× the seed's way": [theirs]})],
-            extra={
-                "bytes_a_picture": {name: mean_bytes(folder) for name, folder in folders.items()},
-                "times_the_seeds_images_per_cpu_second": ratios,
-            },
-        )
+        rows = interleave(works, repeats)
+    theirs = rows["the seed's way"] = replace(rows["the seed's way"], note="quality 75")
+    return Table(
+        title="Packing photographs into shards",
+        rows=list(rows.values()),
+        data_set={"pictures": what, "used": len(files)},
+        operations=OPERATIONS,
+        ours=rows["ours"],
+        headlines=[rows["ours"].headline("packing photographs, one process", {"× the seed's way": [theirs]})],
+    )
 
 
 def seed(files: tuple[Path, ...], folder: Path) -> Repeat:
@@ -106,11 +102,3 @@ def command(source: Path, out: Path, workers: int) -> Repeat:
         return pictures
 
     return timed(packing)
-
-
-def mean_bytes(folder: Path) -> float:
-    """Bytes a picture of what a case wrote: pictures alone, without what tar adds."""
-    sizes = [file.stat().st_size for file in folder.glob("*.JPEG")]
-    for index in folder.glob("*.idx"):
-        sizes += [int(line.split()[2]) for line in index.read_text().splitlines()[1:]]
-    return sum(sizes) / len(sizes)

@@ -154,23 +154,12 @@ def webdataset(job: Job) -> Epoch:
 
 
 def spdl(job: Job) -> Epoch:
-    """SPDL: a thread pipeline (`spdl.pipeline`) with its own FFmpeg decoder (`spdl.io`), or simplejpeg in its place.
+    """SPDL: a thread pipeline (`spdl.pipeline`), with simplejpeg.
 
     Each thread makes a whole batch into buffers that are used in turn, so nothing is copied or allocated anew.
-    FFmpeg's conversion to RGB takes chroma as nearest neighbors where libjpeg-turbo interpolates: its pixels differ.
-    SPDL finds FFmpeg's shared libraries when it first decodes; without them it raises RuntimeError.
     """
-    import spdl.io
     from spdl.pipeline import PipelineBuilder
 
-    def ffmpeg(encoded: bytes, buffer: np.ndarray) -> np.ndarray:
-        return spdl.io.to_numpy(spdl.io.load_image(encoded))
-
-    decode = {"ffmpeg": ffmpeg, "simplejpeg": turbo}[job.options["decoder"]]
-    try:
-        decode(job.read(0), np.empty((IMAGE, IMAGE, 3), np.uint8))
-    except RuntimeError as error:
-        raise RuntimeError(f"no FFmpeg for SPDL (Debian: apt-get install ffmpeg): {error}") from error
     free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
     for _ in range(job.workers + AHEAD + 2):
         free.put(np.empty((job.batch_size, CROP, CROP, 3), np.float32))
@@ -178,7 +167,7 @@ def spdl(job: Job) -> Epoch:
 
     def make(ids: list[int]) -> tuple[np.ndarray, list[int]]:
         images = free.get()
-        job.normalize(map(job.read, ids), job.rows[ids], images, decode)
+        job.normalize(map(job.read, ids), job.rows[ids], images, turbo)
         return images, ids
 
     def epoch() -> Iterator[Batch]:
@@ -194,25 +183,17 @@ def spdl(job: Job) -> Epoch:
 
 
 @pipeline_def
-def _dali_graph(job: Job, drawn: bool) -> tuple[Any, Any]:
+def _dali_graph(job: Job, shuffled: bool) -> tuple[Any, Any]:
     names = job.shards.shard_names
     read: Any = fn.readers.webdataset(
         paths=[str(job.split / name) for name in names],
         index_paths=[str((job.split / name).with_suffix(".idx")) for name in names],
         ext=["jpg", "cls"],
-        random_shuffle=drawn,
+        random_shuffle=shuffled,
         name="reader",
     )
     encoded, labels = read
-    if drawn:
-        left, top = fn.random.uniform(range=[0.0, 1.0]), fn.random.uniform(range=[0.0, 1.0])
-        mirror = fn.random.coin_flip()
-        colors = job.shards.statistics
-        root = (colors.eigenvectors * (0.1 * colors.eigenvalues / 255)).astype(np.float32)
-        noise = fn.random.normal(shape=[3]) * types.Constant(root)
-        offset = fn.reductions.sum(noise, axes=[1])
-    else:
-        left, top, mirror, offset = fn.external_source(source=_dali_rows(job), num_outputs=4)
+    left, top, mirror, offset = fn.external_source(source=_dali_rows(job), num_outputs=4)
     where: Any = {"crop": (CROP, CROP), "crop_pos_x": left, "crop_pos_y": top}
     crop = fn.flip(fn.decoders.image_crop(encoded, **where), horizontal=mirror)
     mean = fn.flip(fn.crop(types.Constant(job.mean_image), **where), horizontal=mirror)
@@ -231,19 +212,19 @@ def dali_tutorial(job: Job) -> Epoch:
     """DALI as its tutorials write it: `fn.readers.webdataset`, the fused decoder, operators, `DALIGenericIterator`.
 
     The reader's shuffle is local, its order has no ids (-1 here), and its position cannot be read or set. So the first
-    epoch reads in order and takes crops and colors from the job's rows, for its pixels to be compared; those after it,
-    which are timed, draw their own.
+    epoch reads in order, for its pixels to be compared; those after it, which are timed, are shuffled.
     """
     sizes = {"batch_size": job.batch_size, "num_threads": job.workers, "device_id": None, "seed": 0}
     ends: Any = {"reader_name": "reader", "auto_reset": True, "last_batch_policy": LastBatchPolicy.DROP}
-    in_order, shuffled = (
-        DALIGenericIterator(_dali_graph(job, drawn, **sizes), ["images", "labels"], **ends) for drawn in (False, True)
+    in_order, in_any_order = (
+        DALIGenericIterator(_dali_graph(job, shuffled, **sizes), ["images", "labels"], **ends)
+        for shuffled in (False, True)
     )
     epochs = itertools.count()
 
     def epoch() -> Iterator[Batch]:
         is_first = next(epochs) == 0
-        laps = [in_order] if is_first else [shuffled] * DALI_LAPS
+        laps = [in_order] if is_first else [in_any_order] * DALI_LAPS
         for number, (batch,) in enumerate(itertools.chain(*laps)):
             places = torch.arange(number * job.batch_size, (number + 1) * job.batch_size)
             yield batch["images"].permute(0, 3, 1, 2), places if is_first else torch.full_like(places, -1)

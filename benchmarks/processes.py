@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.measure import descendants
+from benchmarks.measure import family
 from sharding.executor import end_with_parent
 
 FIRST_STEP = "torch._dynamo"  # what torch imports at its first training step: a second
@@ -39,7 +39,7 @@ def own_process(*modules: str) -> Iterator[ProcessPoolExecutor]:
         try:
             yield process
         finally:
-            for pid in (*descendants(process_id.result()), process_id.result()):
+            for pid in family(process_id.result()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -8,7 +8,6 @@ replaced whole:
 <!-- benchmark: headline --> … <!-- end -->    the headline figures of all of them, in `README.md`
 """
 
-import dataclasses
 import datetime
 import json
 import os
@@ -17,14 +16,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Row, cores
+import numpy as np
+
+from benchmarks.measure import Row
 from common.files import write_atomically
+from sharding.options import CORES
 
 LOGARITHMIC_FROM = 30  # times the smallest bar, above which a linear axis would show it as nothing
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +41,8 @@ _MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 class Table:
     """What a benchmark found: its rows, and what a reader needs to repeat or doubt them.
 
-    headlines: figures for the README, by `Row.headline`. remarks: lines below the table. extra: more keys of the JSON.
+    limit, ours: rows that all are compared with. headlines: figures for the README, by `Row.headline`. remarks: lines
+    below the table.
     """
 
     title: str
@@ -47,9 +50,10 @@ class Table:
     data_set: dict[str, object]
     operations: str
     cache: str = "page cache warm"
+    limit: Row | None = None
+    ours: Row | None = None
     headlines: Sequence[dict] = ()
     remarks: Sequence[str] = ()
-    extra: dict[str, object] = field(default_factory=dict)
 
     def publish(self, name: str, quick: bool, out: Path) -> None:
         """Writes the three files of benchmark `name` into `out` and prints the table."""
@@ -64,14 +68,51 @@ class Table:
             "cache": self.cache,
             "operations": self.operations,
             "headlines": list(self.headlines),
-            "rows": [dataclasses.asdict(row) for row in self.rows],
-            **self.extra,
+            "rows": [figures(row, self.limit, self.ours) for row in self.rows],
+            "remarks": list(self.remarks),
         }
-        text = markdown(document, self.rows, self.remarks)
-        write(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
-        write(out / f"{name}.md", text)
-        plot(self.title, [row for row in self.rows if row.images_per_cpu_second], out / f"{name}.png")
-        sys.stdout.write(text)
+        write_both(out / name, document, markdown(document))
+        plot(document, out / f"{name}.png")
+
+
+def figures(row: Row, limit: Row | None, ours: Row | None) -> dict[str, Any]:
+    """A row of the JSON; None for what was not measured."""
+    by_cpu = any(repeat.cpu_seconds for repeat in row.repeats)
+    waits = [wait for repeat in row.repeats for wait in repeat.waits_seconds]
+    return {
+        "name": row.name,
+        "note": row.note,
+        "missing": row.missing,
+        "repeats": len(row.repeats),
+        "images": max((repeat.images for repeat in row.repeats), default=0),
+        "images_per_second": spread(row.rate("seconds")) if row.repeats else None,
+        "images_per_cpu_second": spread(row.rate()) if by_cpu else None,
+        "to_limit": spread(row.over(limit)) if by_cpu and limit else None,
+        "to_ours": spread(row.over(ours)) if by_cpu and ours else None,
+        "peak_bytes": max((repeat.peak_bytes for repeat in row.repeats), default=0),
+        "wait_p99_seconds": float(np.quantile(waits, 0.99, method="inverted_cdf")) if waits else None,
+    }
+
+
+def spread(values: np.ndarray) -> dict[str, Any]:
+    """Median, lowest and highest of the repeats' values, and each of them."""
+    low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
+    return {"median": median, "low": low, "high": high, "values": values.tolist()}
+
+
+def in_words(figure: dict[str, Any] | None) -> str:
+    """A spread as `median (low–high)` with digits that fit the size; nothing for nothing."""
+    if figure is None:
+        return ""
+    digits = 0 if figure["median"] >= 100 else 1 if figure["median"] >= 10 else 2
+    return f"{figure['median']:.{digits}f} ({figure['low']:.{digits}f}–{figure['high']:.{digits}f})"
+
+
+def write_both(path: Path, document: dict[str, Any], text: str) -> None:
+    """Writes `<path>.json` and `<path>.md`, and prints the text."""
+    write(path.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
+    write(path.with_suffix(".md"), text)
+    sys.stdout.write(text)
 
 
 def write(path: Path, text: str) -> None:
@@ -86,7 +127,7 @@ def machine() -> dict[str, object]:
     installed = {found.metadata["Name"].lower(): found.version for found in metadata.distributions()}
     return {
         "processor": (processors or ["?"])[0],
-        "cores": cores(),
+        "cores": CORES,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -107,48 +148,48 @@ def commit() -> str:
     return "unknown" if head.returncode else head.stdout.strip() + "+changes" * bool(differs)
 
 
-def markdown(document: dict[str, Any], rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
+def markdown(document: dict[str, Any]) -> str:
     """The table as Markdown, below two lines that say when, where and on what it was measured, above the remarks."""
-    where, repeats = document["machine"], max((row.repeats for row in rows), default=0)
+    where, rows = document["machine"], document["rows"]
+    ratios = {"of the limit": "to_limit", "of ours": "to_ours"}
     columns = {
-        "": [row.name for row in rows],
-        "images/s": [str(row.images_per_second or "") for row in rows],
-        "images per CPU-second": [str(row.images_per_cpu_second or "") for row in rows],
-        "of the limit": [f"{row.to_limit.median:.2f}" if row.to_limit else "" for row in rows],
-        "of ours": [f"{row.to_ours.median:.2f}" if row.to_ours else "" for row in rows],
-        "peak MB": [f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "" for row in rows],
-        "p99 wait ms": ["" if row.wait_p99_seconds is None else f"{1e3 * row.wait_p99_seconds:.1f}" for row in rows],
-        "note": ["; ".join(part for part in (row.note, row.missing) if part) for row in rows],
+        "": [row["name"] for row in rows],
+        "images/s": [in_words(row["images_per_second"]) for row in rows],
+        "images per CPU-second": [in_words(row["images_per_cpu_second"]) for row in rows],
+        **{head: [f"{row[key]['median']:.2f}" if row[key] else "" for row in rows] for head, key in ratios.items()},
+        "peak MB": [f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] else "" for row in rows],
+        "p99 wait ms": ["" if (wait := row["wait_p99_seconds"]) is None else f"{1e3 * wait:.1f}" for row in rows],
+        "note": ["; ".join(filter(None, (row["note"], row["missing"]))) for row in rows],
     }
     columns = {head: cells for head, cells in columns.items() if any(cells) or not head}
     lines = [
         f"### {document['title']}\n",
         f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
-        f"{document['cache']}; median (lowest–highest) of {repeats} interleaved repeats"
+        f"{document['cache']}; median (lowest–highest) of {max(row['repeats'] for row in rows)} interleaved repeats"
         f"{', quick run' if document['quick'] else ''}. `{document['command']}`\n",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(cells) + " |" for cells in zip(*columns.values())),
+        *(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *zip(*columns.values()))),
+        *[""] * bool(document["remarks"]),
+        *(f"- {remark}" for remark in document["remarks"]),
     ]
-    return "\n".join([*lines, *[""] * bool(remarks), *(f"- {remark}" for remark in remarks)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def plot(title: str, rows: Sequence[Row], path: Path) -> None:
+def plot(document: dict[str, Any], path: Path) -> None:
     """Horizontal bars of the rows' images per CPU-second, with the spread as a whisker."""
     from matplotlib.figure import Figure  # 0.3 s to import, and only a benchmark's end needs it
 
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
-    axes, rates = figure.subplots(), [row.rate() for row in rows]
-    medians = [rate.median for rate in rates]
-    whiskers = [[rate.median - rate.low for rate in rates], [rate.high - rate.median for rate in rates]]
+    rates = {row["name"]: row["images_per_cpu_second"] for row in document["rows"] if row["images_per_cpu_second"]}
+    low, medians, high = (np.array([rate[key] for rate in rates.values()]) for key in ("low", "median", "high"))
+    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rates)), layout="constrained")
+    axes = figure.subplots()
     style: dict[str, Any] = {"color": "#4477aa", "ecolor": "#222222", "capsize": 2}
-    bars = axes.barh([row.name for row in rows], medians, xerr=whiskers, **style)
+    bars = axes.barh(list(rates), medians, xerr=(medians - low, high - medians), **style)
     axes.bar_label(bars, [f"{median:,.{0 if median >= 100 else 2}f}" for median in medians], padding=6, fontsize=8)
-    if medians and max(medians) > LOGARITHMIC_FROM * min(medians):
+    if max(medians) > LOGARITHMIC_FROM * min(medians):
         axes.set_xscale("log")
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set(title=title, xlabel="images per CPU-second")
+    axes.set(title=document["title"], xlabel="images per CPU-second")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

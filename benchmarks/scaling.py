@@ -16,24 +16,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, cores, doubling, interleave, peak_bytes
+from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, doubling, interleave, peak_bytes
 from benchmarks.processes import FIRST_STEP, fork_server
 from benchmarks.results import Table
 from common.errors import UserError
 from dali_pipelines import Batch
+from sharding.options import CORES
 from training.config import TrainConfig
 from training.mesh import close_mesh
-from training.pairs import PairedLoader
 from training.trainer import Trainer
 
 Batches = Literal["synthetic", "loaded"]
 BATCHES: tuple[Batches, ...] = ("synthetic", "loaded")
 WARM_UP = 4  # steps that do not count: compilers and allocators settle, and what the loader had ready is used up
+SPARE = WARM_UP + 4  # steps of an epoch beyond those that count: at the end the loader still reads ahead
 # images a step and process, width, steps of a repeat, repeats
 SETTINGS = {False: (32, 0.5, 4, MINIMUM_REPEATS), True: (4, 0.0625, 2, 1)}
 GPU_SETTINGS = (128, 1.0, 30, MINIMUM_REPEATS)
@@ -52,38 +54,37 @@ def layout_name(processes: int, pair: int) -> str:
 def run(quick: bool) -> Table:
     """Measure all layouts on both kinds of batches."""
     gpus = torch.cuda.device_count()
-    most = gpus or min(2, cores())
+    most = gpus or min(2, CORES)
     batch, width, steps, repeats = GPU_SETTINGS if gpus and not quick else SETTINGS[quick]
-    measured: dict[str, list[Repeat]] = {}
-    with data.shards((steps + WARM_UP) * batch * most) as shards:
+    with data.shards((steps + SPARE) * batch * most) as shards:
 
-        def repeat(name: str, processes: int, pair: int, batches: Batches) -> Repeat:
-            sizes = {"batch_size": batch * processes, "width": width, "threads": max(1, cores() // processes)}
-            options = {"shards": shards.path.parent, "model_parallel": str(pair), **sizes}
-            measured.setdefault(name, []).append(train_timed(processes, batches, steps, options))
-            return measured[name][-1]
+        def repeat(processes: int, pair: int, batches: Batches) -> Repeat:
+            sizes: Any = {"batch_size": batch * processes, "width": width, "threads": max(1, CORES // processes)}
+            sizes["model_parallel"] = str(pair)
+            config = TrainConfig(shards=shards.path.parent, run_dir=Path(), **sizes)
+            return train_timed(processes, batches, steps, config)
 
         cases = {
             f"{layout_name(*layout)}, {batches}": (*layout, batches) for batches in BATCHES for layout in layouts(most)
         }
-        rows = interleave({name: partial(repeat, name, *case) for name, case in cases.items()}, repeats, warm_ups=0)
-        for name, (processes, _, batches) in cases.items():
-            rows[name] = beside_one(rows[name], processes, rows[f"1 process, {batches}"], measured[name])
+        rows = interleave({name: partial(repeat, *case) for name, case in cases.items()}, repeats, warm_ups=0)
         return Table(
             title=f"Training on 1 to {most} processes, {batch} images a step and process, width {width:g}",
-            rows=list(rows.values()),
+            rows=[
+                beside_one(rows[name], processes, rows[f"1 process, {batches}"])
+                for name, (processes, _, batches) in cases.items()
+            ],
             data_set=data.describe(shards),
             operations="train.py's trainer under torchrun's agent: batch in, step, sums over all ranks, log; each "
             f"repeat is a start of its own, of which the first {WARM_UP} steps do not count, nor does the checkpoint",
         )
 
 
-def beside_one(row: Row, processes: int, one: Row, repeats: list[Repeat]) -> Row:
+def beside_one(row: Row, processes: int, one: Row) -> Row:
     """The row with its efficiency beside one process, and the share of time that rank 0 waited for data."""
-    efficiency = row.rate("images_per_second").over(one.rate("images_per_second")).median / processes
-    waited = sum(sum(repeat.waits_seconds) for repeat in repeats) / sum(repeat.seconds for repeat in repeats)
-    note = f"efficiency {efficiency:.2f}; {waited:.0%} of the time waiting for data"
-    return replace(row, note=note, details={"processes": processes, "efficiency": efficiency, "data_wait": waited})
+    efficiency = np.median(row.over(one, clock="seconds")) / processes
+    waited = sum(sum(repeat.waits_seconds) for repeat in row.repeats) / sum(repeat.seconds for repeat in row.repeats)
+    return replace(row, note=f"efficiency {efficiency:.2f}; {waited:.0%} of the time waiting for data")
 
 
 def launch(processes: int, rank: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -103,10 +104,12 @@ def launch(processes: int, rank: Callable[..., Any], *arguments: Any) -> list[An
     return [by_rank[number] for number in range(processes)]
 
 
-def train_timed(processes: int, batches: Batches, steps: int, options: dict[str, Any]) -> Repeat:
-    """So many steps of training with `options` of train.py on so many processes, with rank 0's waits for each batch."""
+def train_timed(processes: int, batches: Batches, steps: int, config: TrainConfig) -> Repeat:
+    """So many steps of training by `config` on so many processes, with rank 0's waits for each batch."""
     with tempfile.TemporaryDirectory(prefix="timed-training-") as name:
-        config = TrainConfig(run_dir=Path(name) / "run", epochs=1, keep_every=0, quiet=True, **options)
+        config = replace(
+            config, run_dir=Path(name) / "run", epochs=1, max_steps=WARM_UP + steps, keep_every=0, quiet=True
+        )
         ranks = launch(processes, time_rank, config, steps, batches == "synthetic")
     return Repeat(
         images=ranks[0].images,
@@ -117,48 +120,38 @@ def train_timed(processes: int, batches: Batches, steps: int, options: dict[str,
     )
 
 
-class RecordedLoader:
-    """A rank's loader in one endless epoch, of which `steps` are asked for; it keeps sizes and waits of the batches.
-
-    synthetic: the first batch, again and again.
-    """
-
-    def __init__(self, loader: PairedLoader, steps: int, synthetic: bool) -> None:
-        self._loader, self._synthetic, self.steps_per_epoch, self.damaged_images = loader, synthetic, steps, 0
-        self.images, self.waits_seconds = list[int](), list[float]()
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches."""
-        batches = itertools.chain.from_iterable(map(self._loader.epoch, itertools.count()))
-        first = [replace(next(batches), wait_seconds=0.0)] if self._synthetic else []
-        for batch in itertools.cycle(first) if first else batches:
-            self.images.append(batch.samples)
-            self.waits_seconds.append(batch.wait_seconds)
-            yield batch
-
-
 def time_rank(config: TrainConfig, steps: int, synthetic: bool) -> Repeat:
-    """A rank's part: trains by `config` for `steps` steps after those that warm up, with the clocks of this process."""
+    """A rank's part: trains by `config`, with the clocks of this process for `steps` steps after those that warm up.
+
+    synthetic: the loader's first batch, again and again.
+    """
     clocks: list[tuple[float, float]] = []
+    waits_seconds: list[float] = []
     with contextlib.ExitStack() as stack:
         trainer = Trainer(config, stack)
-        loader = RecordedLoader(trainer.loader, WARM_UP + steps, synthetic)
+        loaded = trainer.loader.epoch
+
+        def recorded(epoch: int, start_step: int = 0) -> Iterator[Batch]:
+            batches = loaded(epoch, start_step)
+            for batch in itertools.repeat(replace(next(batches), wait_seconds=0.0)) if synthetic else batches:
+                waits_seconds.append(batch.wait_seconds)
+                yield batch
 
         def look_at_clocks() -> None:
-            if len(loader.images) in (WARM_UP, WARM_UP + steps):
+            if trainer.state.step in (WARM_UP, WARM_UP + steps):
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 clocks.append((time.perf_counter(), time.process_time()))
 
-        trainer.loader, trainer.last_step = loader, WARM_UP + steps  # type: ignore[assignment]
+        trainer.loader.epoch = recorded  # type: ignore[method-assign]
         trainer.step_done = look_at_clocks
         trainer.run()
     close_mesh()
     (start, cpu_start), (end, cpu_end) = clocks
     return Repeat(
-        images=sum(loader.images[WARM_UP:]),
+        images=steps * config.batch_size,
         seconds=end - start,
         cpu_seconds=cpu_end - cpu_start,
         peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes(),
-        waits_seconds=tuple(loader.waits_seconds[WARM_UP:]),
+        waits_seconds=tuple(waits_seconds[WARM_UP:]),
     )

@@ -1,17 +1,11 @@
 """The training step: what do the response norms and the loader cost? `python -m benchmarks step [--quick]`.
 
-    norms      forward, backward and update with our response norms, with PyTorch's, with none; with
-               the C library's handling of memory as it is, and with freed memory kept, as train.py has it
-    together   the loader alone, the step alone on synthetic data, and the step on the loader's batches
-
-Each case has its own process, so that peak memory is its own; the cases of a group take turns. The file's `ratios` hold
-ours ÷ PyTorch's, ours ÷ none, and together ÷ the slower of loader and step, each from repeats made side by side: by
-wall time (`images_per_second`) and by CPU time (`images_per_cpu_second`).
+train.py's forward, backward and update with our response norms, with PyTorch's, with none, on one synthetic batch again
+and again; the loader alone; and both together. Each case has its own process, so that peak memory is its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,41 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Clock, Repeat, Row, Spread, cores, interleave, timed
+from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, timed
 from benchmarks.processes import FIRST_STEP, held, hold, own_process
-from benchmarks.results import Table
-from dali_pipelines import DataConfig, Loader
-from dali_pipelines.augmentation import RecipeName
+from benchmarks.results import Table, in_words, spread
+from dali_pipelines import DataConfig
 from model import AlexNet, ModelConfig
-from sharding import ShardSet
+from sharding.options import CORES
 from training.config import TrainConfig
 from training.mesh import Mesh
-from training.step import ParallelNetwork, keep_freed_memory
+from training.step import ParallelNetwork, set_up_torch
+from training.trainer import make_loader, open_data
 
-SETTINGS = {False: (1.0, 128, 2, MINIMUM_REPEATS), True: (1 / 16, 8, 2, 1)}  # width, batch, batches together, repeats
-CLOCKS: tuple[Clock, ...] = ("images_per_second", "images_per_cpu_second")
-RECIPE: RecipeName = "paper"  # its norms are those that PyTorch has; a second recipe would double the time
-
-
-@dataclass(frozen=True, kw_only=True)
-class SteppingJob:
-    """What one repeat does: `steps` training steps, or one epoch of `shards`, or the loader's part of it alone.
-
-    norm: `ours`, `pytorch` or `none`. shards: where batches come from; None for one synthetic batch, the same again and
-    again. network: False to take the batches and drop them. keep_memory: as train.py does; False for the C library's
-    default. options: of `TrainConfig`.
-    """
-
-    recipe: RecipeName = "original"
-    norm: str = "ours"
-    width: float = 1.0
-    batch: int = 128
-    steps: int = 1
-    shards: Path | None = None
-    network: bool = True
-    keep_memory: bool = True
-    threads: int = 2
-    options: dict[str, Any] = field(default_factory=dict)
+SETTINGS = {False: (1.0, 128, MINIMUM_REPEATS), True: (1 / 16, 8, 1)}  # width, batch, repeats
+STEPS = 2  # of a repeat
+CASES: dict[str, tuple[str | None, bool]] = {  # the norms, None for no network; whether the loader makes the batches
+    "our norms": ("ours", False),
+    "PyTorch's norms": ("pytorch", False),
+    "no norms": ("none", False),
+    "loader alone": (None, True),
+    "loader and step together": ("ours", True),
+}
 
 
 class PyTorchNorm(nn.Module):
@@ -78,105 +57,96 @@ def replace_norms(net: AlexNet, norm: str) -> None:
         net.norm1, net.norm2 = PyTorchNorm(net.recipe.norm_scale), PyTorchNorm(net.recipe.norm_scale)
 
 
-class Stepping:
-    """The network and the batches of a job, on the GPU where there is one."""
+def synthetic_batch(samples: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Images float32 [samples, 3, 224, 224], channels-last, of standard deviation 60, labels and ids, on the device."""
+    images = 60 * torch.randn(samples, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(samples, device=device)
+    return images.contiguous(memory_format=torch.channels_last).to(device), numbers % 1000, numbers
 
-    def __init__(self, job: SteppingJob) -> None:
-        torch.set_num_threads(job.threads)
-        if job.keep_memory:
-            keep_freed_memory()
-        self._job = job
-        self._device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        self._loader, classes = None, 1000
-        if job.shards:
-            shards = ShardSet.open(job.shards)
-            classes = len(shards.classes)
-            settings = DataConfig(recipe=job.recipe, batch_size=job.batch, device=str(self._device))
-            self._loader = Loader(shards, settings)
+
+class Stepping:
+    """Steps of training by `config`, on the GPU where there is one: `repeat` measures what `work` does once.
+
+    norm: `ours`, `pytorch` or `none`; None for no network: batches are taken and dropped. steps: on one synthetic
+    batch, the same again and again; 0 for an epoch of config.shards.
+    """
+
+    def __init__(self, config: TrainConfig, norm: str | None = "ours", steps: int = 0) -> None:
+        mesh = Mesh(device=torch.device(set_up_torch(config)))
+        self._steps, self._network = steps, None
+        if steps:
+            self._synthetic = synthetic_batch(config.batch_size, mesh.device)
         else:
-            images = 60 * torch.randn(job.batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-            numbers = torch.arange(job.batch)
-            batch = (images.contiguous(memory_format=torch.channels_last), numbers % classes, numbers)
-            self._synthetic = tuple(part.to(self._device) for part in batch)
-        if job.network:
-            config = TrainConfig(shards=Path(), run_dir=Path(), recipe=job.recipe, width=job.width, **job.options)
-            model = ModelConfig(recipe=job.recipe, classes=classes, width=job.width)
-            self._network = ParallelNetwork(model, config, Mesh(device=self._device))
+            shards, _ = open_data(config)
+            options = DataConfig(recipe=config.recipe, batch_size=config.batch_size)
+            self._loader = make_loader(shards, options, mesh, shards.statistics, config.decode)
+        if norm:
+            self._network = ParallelNetwork(ModelConfig(recipe=config.recipe, width=config.width), config, mesh)
             assert isinstance(self._network.net, AlexNet)
-            replace_norms(self._network.net, job.norm)
+            replace_norms(self._network.net, norm)
 
     def repeat(self) -> Repeat:
-        """Measures the job once; the loader's read-ahead begins after the clock."""
+        """Measures the work once; the loader's read-ahead begins after the clock."""
         return timed(self.work)
 
     def work(self) -> int:
-        """The job once; returns the images that were done."""
+        """The steps once; returns the images that were done."""
         images = 0
         for step, (pixels, labels, ids) in enumerate(self._batches()):
-            if self._job.network:
+            if self._network:
                 self._network.step(pixels, labels, ids, step=step, samples=len(labels))
             images += len(labels)
-        if self._device.type == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         return images
 
-    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
-        if self._loader is None:
-            yield from [self._synthetic] * self._job.steps
-            return
-        for batch in self._loader.epoch(0):
-            yield batch.images, batch.labels.to(self._device), batch.ids.to(self._device)
+    def _batches(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        if self._steps:
+            return [self._synthetic] * self._steps
+        return ((batch.images, batch.labels, batch.ids) for batch in self._loader.epoch(0))
 
 
-def measure(cases: dict[str, SteppingJob], repeats: int) -> dict[str, Row]:
-    """Rows, by name, of cases that take turns."""
+def measure(config: TrainConfig, repeats: int) -> dict[str, Row]:
+    """A row for each of `CASES`, which take turns."""
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(own_process(__name__, FIRST_STEP)) for name in cases}
-        for made in [processes[name].submit(hold, Stepping, job) for name, job in cases.items()]:
-            made.result()
+        processes = {name: stack.enter_context(own_process(__name__, FIRST_STEP)) for name in CASES}
+        made = [
+            processes[name].submit(hold, Stepping, config, norm, 0 if is_loaded else STEPS)
+            for name, (norm, is_loaded) in CASES.items()
+        ]
+        for future in made:
+            future.result()
         return interleave({name: partial(held, process, "repeat") for name, process in processes.items()}, repeats)
 
 
-def ratio(row: Row, *others: Row) -> list[Spread]:
-    """Of a row's rate to the lowest of the others', round by round, on both clocks."""
-    return [row.rate(clock).over(*(other.rate(clock) for other in others)) for clock in CLOCKS]
-
-
 def run(quick: bool) -> Table:
-    """Measure both groups."""
-    width, batch, batches, repeats = SETTINGS[quick]
-    base = SteppingJob(recipe=RECIPE, width=width, batch=batch, threads=cores())
-    with data.shards(batch * batches) as shards:
-        loading = replace(base, shards=shards.path)
-        group = {"loader alone": replace(loading, network=False), "step alone": replace(base, steps=batches)}
-        rows = measure(norm_cases(base), repeats)
-        rows |= measure(group | {"loader and step together": loading}, repeats)
-        ours, theirs, without, kept, *alone, together = rows.values()
-        ratios = {
-            "ours to PyTorch's": ratio(ours, theirs),
-            "ours to none": ratio(ours, without),
-            "memory kept to not": ratio(kept, ours),
-            "together to the slower of the two": ratio(together, *alone),
+    """Measures all cases, and says what norms and loader cost by both clocks."""
+    width, batch, repeats = SETTINGS[quick]
+    with data.shards(batch * STEPS) as shards:
+        sizes: dict[str, Any] = {"recipe": "paper", "width": width, "batch_size": batch, "threads": CORES}
+        config = TrainConfig(shards=shards.path.parent, run_dir=Path(), **sizes)  # whose norms PyTorch has
+        rows = measure(config, repeats)
+        ours, theirs, without, loader, together = rows.values()
+        ratios: dict[str, tuple[Row, list[Row]]] = {
+            "ours to PyTorch's": (ours, [theirs]),
+            "ours to none": (ours, [without]),
+            "together to the slower of the two": (together, [ours, loader]),
         }
-        slower = {"of the slower of the two alone": alone}
+        slower = {"of the slower of the two alone": [ours, loader]}
         return Table(
             title=f"Training step, batch {batch}, width {width:g}",
             rows=list(rows.values()),
             data_set=data.describe(shards),
-            operations=f"train.py's forward, backward and update in float32 with dropout, recipe {RECIPE}, the "
-            f"response norms as named; one synthetic batch of {batch}, or an epoch of {batches} batches decoded and "
-            f"augmented; {base.threads} threads",
+            operations="train.py's forward, backward and update in float32 with dropout, recipe paper, the response "
+            f"norms as named; one synthetic batch of {batch}, {STEPS} times, or as many decoded and augmented; "
+            f"{CORES} threads",
             headlines=[
                 ours.headline("training steps", {"× the same with PyTorch's response norms": [theirs]}),
-                together.headline("loader and training step together", slower, "images_per_second"),
+                together.headline("loader and training step together", slower, "seconds"),
             ],
-            remarks=[f"{name}: {wall} by wall time, {cpu} by CPU time" for name, (wall, cpu) in ratios.items()],
-            extra={"ratios": {name: dict(zip(CLOCKS, map(asdict, both))) for name, both in ratios.items()}},
+            remarks=[
+                f"{name}: {in_words(spread(row.over(*others, clock='seconds')))} by wall time, "
+                f"{in_words(spread(row.over(*others)))} by CPU time"
+                for name, (row, others) in ratios.items()
+            ],
         )
-
-
-def norm_cases(job: SteppingJob) -> dict[str, SteppingJob]:
-    """Our response norms, PyTorch's and none, with the C library's memory; and ours with freed memory kept."""
-    norms = {"our norms": "ours", "PyTorch's norms": "pytorch", "no norms": "none"}
-    cases = {name: replace(job, norm=norm, keep_memory=False) for name, norm in norms.items()}
-    return cases | {"our norms, memory kept": job}

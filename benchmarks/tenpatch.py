@@ -20,15 +20,14 @@ import torch
 from PIL import Image
 
 from benchmarks.data import describe, shards
-from benchmarks.measure import cores, interleave, timed
+from benchmarks.measure import interleave, timed
 from benchmarks.processes import fork_server
 from benchmarks.results import Table
-from dali_pipelines import DataConfig, Loader
-from dali_pipelines.augmentation import CROP, VIEW_OFFSETS, VIEWS, RecipeName
+from dali_pipelines.augmentation import CROP, VIEWS, RecipeName
 from evaluation.ten_patch import evaluate
 from evaluation.views import Classifier, infer
 from model import AlexNet, ModelConfig
-from sharding import ShardSet
+from sharding.options import CORES
 
 RECIPE: RecipeName = "paper"
 SEED = 0
@@ -46,7 +45,7 @@ def run(quick: bool) -> Table:
         encoded = [view.tobytes() for view in data.images(np.arange(images))]
         parts = [encoded[start : start + batch] for start in range(0, images, batch)]
         member = Classifier(network, data.statistics, RECIPE, torch.device("cpu"))
-        with fork_server(__name__).Pool(cores(), start_worker, (config, data.statistics.mean_image)) as pool:
+        with fork_server(__name__).Pool(CORES, start_worker, (config, data.statistics.mean_image)) as pool:
             cases: dict[str, Callable[[], int]] = {
                 "network alone, plain": partial(network_alone, network, images, batch),
                 "network alone, a pass a core": partial(network_alone, partial(infer, network), images, batch),
@@ -54,17 +53,19 @@ def run(quick: bool) -> Table:
                 # The pool gets encoded images, as it would file names.
                 "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, parts)),
             }
-            works = {name: partial(timed, work) for name, work in cases.items()}
-            rows = interleave(works, repeats, limit="network alone, plain", ours="ours")
-        beside = {"of the network alone": [rows["network alone, plain"]], "× the seed's way": [rows["the seed's way"]]}
+            rows = interleave({name: partial(timed, work) for name, work in cases.items()}, repeats)
+        limit, _, ours, theirs = rows.values()
         return Table(
             title="Ten-patch evaluation",
             rows=list(rows.values()),
             data_set=describe(data),
             operations="decode, ten 224×224 views, minus the mean image, network in float32, average, score; "
-            f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views; {cores()} processes",
-            headlines=[rows["ours"].headline("ten-patch evaluation", beside)],
-            extra={"gray_levels_apart_from_the_seed": gray_levels_apart(data, parts[0])},
+            f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views; {CORES} processes",
+            limit=limit,
+            ours=ours,
+            headlines=[
+                ours.headline("ten-patch evaluation", {"of the network alone": [limit], "× the seed's way": [theirs]})
+            ],
         )
 
 
@@ -75,20 +76,6 @@ def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, 
         for _ in range(images // batch):
             forward(views)
     return images // batch * batch
-
-
-def gray_levels_apart(data: ShardSet, encoded: list[bytes]) -> dict[str, float]:
-    """Mean and largest difference between our views of the first images and the seed's, in gray levels.
-
-    The decoders may differ by a few levels here and there; a view cut in the wrong place differs by tens on average.
-    """
-    config = DataConfig(recipe=RECIPE, batch_size=len(encoded), training=False, views=VIEWS)
-    mean = torch.from_numpy(data.statistics.mean_image.astype(np.float32)).permute(2, 0, 1)
-    order = [VIEW_OFFSETS.index(corner) + mirrored * len(CORNERS) for corner in CORNERS for mirrored in (1, 0)]
-    with Loader(data, config) as loader:
-        own = next(iter(loader.epoch(0))).images.unflatten(0, (-1, VIEWS))[:, order]
-        apart = (own - torch.stack([ten_views(content, mean) for content in encoded])).abs()
-    return {"mean": float(apart.mean()), "largest": float(apart.max())}
 
 
 def start_worker(config: ModelConfig, mean_image: np.ndarray) -> None:

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.measure import Repeat, Row, Spread, cpu_seconds, interleave, own_bytes, timed
-from benchmarks.results import Table
+from benchmarks.measure import Repeat, Row, cpu_seconds, interleave, own_bytes, timed
+from benchmarks.results import Table, figures, in_words, spread
 
 
 def counted(calls: list[str], name: str, images: int, cpus: list[float]) -> Callable[[], Repeat]:
@@ -25,14 +26,23 @@ def counted(calls: list[str], name: str, images: int, cpus: list[float]) -> Call
 def test_works_take_turns_and_ratios_pair_the_rounds() -> None:
     calls: list[str] = []
     works = {"a": counted(calls, "a", 10, [9, 1, 2, 4]), "b": counted(calls, "b", 5, [9, 1, 4, 4])}
-    rows = interleave(works, repeats=3, limit="a")
+    rows = interleave(works, repeats=3)
     assert calls == ["a", "b"] * 4
     a, b = rows.values()
     assert (a.name, b.name, list(rows)) == ("a", "b", ["a", "b"])
-    assert a.images_per_cpu_second == Spread.of([10.0, 5.0, 2.5])  # the warm-up does not count
-    assert b.to_limit == Spread.of([0.5, 0.25, 0.5])  # 5/10, 1.25/5, 1.25/2.5
-    assert a.images_per_second == Spread.of([5.0] * 3)
-    assert b.to_ours is None and b.wait_p99_seconds == 4 and b.peak_bytes == 7
+    assert a.rate().tolist() == [10.0, 5.0, 2.5]  # the warm-up does not count
+    assert a.rate("seconds").tolist() == [5.0] * 3
+    found = figures(b, limit=a, ours=None)
+    assert found["to_limit"] == {"median": 0.5, "low": 0.25, "high": 0.5, "values": [0.5, 0.25, 0.5]}  # 5/10, 1.25/5 …
+    assert found["to_ours"] is None and found["wait_p99_seconds"] == 4 and found["peak_bytes"] == 7
+    assert (found["repeats"], found["images"], found["images_per_second"]["median"]) == (3, 5, 2.5)
+
+
+def test_a_work_without_cpu_seconds_has_no_rate_by_them_and_no_ratio() -> None:
+    row = Row(name="ceiling", repeats=[Repeat(images=6, seconds=2, cpu_seconds=0)])
+    found = figures(row, limit=row, ours=row)
+    assert found["images_per_second"]["values"] == [3.0]
+    assert found["images_per_cpu_second"] is found["to_limit"] is found["to_ours"] is None
 
 
 def test_cpu_of_a_living_and_of_an_ended_child_counts() -> None:
@@ -56,16 +66,18 @@ def test_peak_memory_is_that_of_the_work_alone_with_its_children() -> None:
 
 
 def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fast = Row(name="fast", repeats=5, images=9, images_per_cpu_second=Spread.of([1200, 1234.4, 1300]))
+    repeats = [Repeat(images=12344, seconds=100, cpu_seconds=12344 / rate) for rate in (1200, 1234.4, 1300)]
+    fast = Row(name="fast", repeats=repeats)
     rows = [fast, Row(name="absent", missing="not installed")]
     data_set: dict[str, object] = {"samples": 3}
     table = Table(title="A title", rows=rows, data_set=data_set, operations="decode", remarks=["a remark"])
     table.publish("loader", True, tmp_path)
     document = json.loads((tmp_path / "loader.json").read_text())
     assert document["rows"][0]["images_per_cpu_second"]["median"] == 1234.4
+    assert document["remarks"] == ["a remark"]
     assert document["machine"]["versions"]["numpy"] and document["data_set"] == {"samples": 3}
     text = (tmp_path / "loader.md").read_text()
-    assert "| fast | 1234 (1200–1300) |  |" in text and "| absent |  | not installed |" in text
+    assert "| fast | 123 (123–123) | 1234 (1200–1300) |  |" in text and "| absent |  |  | not installed |" in text
     assert text.endswith("|\n\n- a remark\n")
     assert capsys.readouterr().out == text
     assert (tmp_path / "loader.png").read_bytes()[:4] == b"\x89PNG"
@@ -89,9 +101,13 @@ def test_what_benchmarks_write_is_no_change_of_the_commit(tmp_path: Path, monkey
 
 
 def test_a_ratio_is_to_the_lowest_of_the_others_round_by_round() -> None:
-    ours, fast, slow = Spread.of([10, 5, 2.5]), Spread.of([40, 40, 40]), Spread.of([20, 10, 5])
-    assert ours.over(fast, slow) == Spread.of([0.5, 0.5, 0.5])
-    assert ours.over(fast) == Spread.of([0.25, 0.125, 0.0625])
+    def row(*rates: float) -> Row:
+        return Row(name="", repeats=[Repeat(images=20, seconds=10 / rate, cpu_seconds=20 / rate) for rate in rates])
+
+    ours, fast, slow = row(10, 5, 2.5), row(40, 40, 40), row(20, 10, 5)
+    assert ours.over(fast, slow).tolist() == [0.5, 0.5, 0.5]
+    assert ours.over(fast).tolist() == [0.25, 0.125, 0.0625]
+    assert ours.over(fast, clock="seconds").tolist() == [0.25, 0.125, 0.0625]
 
 
 def test_memory_that_was_freed_before_is_not_there_to_be_taken_again() -> None:
@@ -105,7 +121,7 @@ def test_memory_that_was_freed_before_is_not_there_to_be_taken_again() -> None:
 
 def test_a_headline_is_beside_the_slowest_of_those_that_were_measured() -> None:
     ours, fast, slow = (
-        Row(name=str(rate)).measured([Repeat(images=rate, seconds=1, cpu_seconds=2)]) for rate in (9, 30, 10)
+        Row(name=str(rate), repeats=[Repeat(images=rate, seconds=1, cpu_seconds=2)]) for rate in (9, 30, 10)
     )
     absent = Row(name="peer", missing="not installed")
     assert ours.headline("what", {"of both": [fast, slow, absent], "× peer": [absent]}) == {
@@ -118,5 +134,5 @@ def test_a_headline_is_beside_the_slowest_of_those_that_were_measured() -> None:
 
 
 def test_spread_keeps_three_figures() -> None:
-    values = [Spread.of([m]) for m in (1234.5, 12.345, 0.62345)]
-    assert [str(value) for value in values] == ["1234 (1234–1234)", "12.3 (12.3–12.3)", "0.62 (0.62–0.62)"]
+    values = [in_words(spread(np.array([m]))) for m in (1234.5, 12.345, 0.62345)]
+    assert values == ["1234 (1234–1234)", "12.3 (12.3–12.3)", "0.62 (0.62–0.62)"]

@@ -34,7 +34,7 @@ from sharding import PackOptions, ShardSet, pack
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("loaders")]  # a fork server of their own
 
 SAMPLES, BATCH = 40, 8
-INEXACT = 4.0  # mean gray levels that another DCT or chroma filter may cost
+INEXACT = 4.0  # mean gray levels that another DCT may cost
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,13 +95,10 @@ COMPARED = [entry for entry in LOADERS if entry.compared and not entry.raw and e
 def test_pixels_are_those_of_numpy_or_the_row_says_why_not(entry: Entry, started: Start) -> None:
     process, row = started(entry)
     if row.missing:
-        assert entry.loader == "peers:spdl", row.missing
-        advice = "make bench-peers" in row.missing, "apt-get install ffmpeg" in row.missing
-        assert advice == ((True, False) if importlib.util.find_spec("spdl") is None else (False, True))
+        assert entry.loader == "peers:spdl" and importlib.util.find_spec("spdl") is None, row.missing
+        assert "make bench-peers" in row.missing
         return
-    difference = re.match(r"PIXELS DIFFER by (\d\.\d\d) gray levels", row.note)
-    assert "FFmpeg" in entry.name if difference else row.note.startswith("same pixels")
-    assert not difference or float(difference[1]) < INEXACT
+    assert row.note.startswith("same pixels")
     repeat = held(process, "repeat")
     assert repeat.images > 0 and repeat.images % BATCH == 0
     assert len(repeat.waits_seconds) == repeat.images // BATCH
@@ -193,7 +190,7 @@ def test_python_time_is_a_part_of_the_epochs_cpu_time_and_leaves_the_loader_as_i
     start = time.process_time()
     repeat = python.repeat()
     spent = time.process_time() - start
-    assert repeat.images == SAMPLES and 0 < repeat.cpu_seconds < spent
+    assert repeat.images == SAMPLES and 0 < repeat.seconds < spent and repeat.cpu_seconds == 0
     assert cpu_producer.place_pictures is place_pictures
 
 

@@ -1,15 +1,18 @@
 """Scaling: train.py's own trainer is what is timed, and efficiency is beside one process."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import data, scaling
-from benchmarks.measure import Repeat, Row, Spread
+from benchmarks.measure import Repeat, Row
 from benchmarks.scaling import beside_one, layouts, train_timed
 from common.errors import UserError
+from training.config import TrainConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
 
@@ -28,11 +31,11 @@ def test_processes_double_up_to_the_most(most: int, expected: list[tuple[int, in
 
 
 def test_efficiency_and_wait() -> None:
-    def row(*rates: float) -> Row:
-        return Row(name="", images_per_second=Spread.of(rates))
+    def row(*rates: int) -> Row:
+        waits = {"waits_seconds": (0.0, 0.25, 0.25)}
+        return Row(name="", repeats=[Repeat(images=2 * rate, seconds=2, cpu_seconds=1, **waits) for rate in rates])
 
-    repeats = [Repeat(images=9, seconds=2, cpu_seconds=1, waits_seconds=(0.0, 0.25, 0.25))] * 2
-    found = beside_one(row(30, 45), 4, row(10, 10), repeats)
+    found = beside_one(row(30, 45), 4, row(10, 10))
     assert found.note == "efficiency 0.94; 25% of the time waiting for data"
 
 
@@ -48,7 +51,7 @@ def test_quick_run_publishes_one_process_and_a_pair(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "BATCHES", ("loaded",))
-    monkeypatch.setattr(scaling, "cores", lambda: 1)
+    monkeypatch.setattr(scaling, "CORES", 2)
     monkeypatch.setattr(scaling, "layouts", lambda most: [(1, 1), (2, 2)])
     scaling.run(quick=True).publish("scaling", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "scaling.json").read_text())
@@ -56,14 +59,14 @@ def test_quick_run_publishes_one_process_and_a_pair(
     assert list(rows) == ["1 process, loaded", "2 processes in pairs, loaded"]
     assert [row["images"] for row in rows.values()] == [8, 16]  # two steps of four images a process
     assert all(row["images_per_cpu_second"]["median"] > 0 and row["peak_bytes"] > 1e8 for row in rows.values())
-    assert rows["1 process, loaded"]["details"]["efficiency"] == 1.0
-    assert all(0 <= row["details"]["data_wait"] < 1 for row in rows.values())
+    assert rows["1 process, loaded"]["note"].startswith("efficiency 1.00; ")
+    assert all(re.search(r"; \d{1,2}% of the time waiting for data$", row["note"]) for row in rows.values())
 
 
 def test_synthetic_batches_are_not_waited_for_and_what_fails_is_named(work: Path) -> None:
-    options = {"batch_size": 4, "width": 1 / 16, "threads": 1}
     with data.shards(48) as shards:
-        repeat = train_timed(1, "synthetic", 1, options | {"shards": shards.path.parent})
+        config = TrainConfig(shards=shards.path.parent, run_dir=Path(), batch_size=4, width=1 / 16, threads=1)
+        repeat = train_timed(1, "synthetic", 1, config)
     assert repeat.images == 4 and repeat.waits_seconds == (0.0,) and repeat.cpu_seconds > 0
     with pytest.raises(UserError, match=r"rank 0 of 1: .*/nowhere has no train/"):
-        train_timed(1, "synthetic", 1, options | {"shards": Path("/nowhere")})
+        train_timed(1, "synthetic", 1, replace(config, shards=Path("/nowhere")))

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks import data, tenpatch
+from dali_pipelines import DataConfig, Loader
+from dali_pipelines.augmentation import VIEW_OFFSETS, VIEWS
 from model import AlexNet, ModelConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("benchmarks")]  # one fork server for all of them
@@ -20,7 +22,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "WORK", tmp_path_factory.mktemp("work"))
-        patch.setattr(tenpatch, "cores", lambda: 1)
+        patch.setattr(tenpatch, "CORES", 1)
         tenpatch.run(quick=True).publish("tenpatch", True, out)
     return out
 
@@ -32,10 +34,20 @@ def test_all_cases_do_the_same_images(written: Path) -> None:
     assert [row["images"] for row in document["rows"]] == [12] * 4
     assert all(row["images_per_second"]["median"] > 0 for row in document["rows"])
     assert document["rows"][0]["to_limit"]["median"] == document["rows"][2]["to_ours"]["median"] == 1
-    apart = document["gray_levels_apart_from_the_seed"]
-    assert apart["mean"] < 0.5 and apart["largest"] < 40  # two JPEG decoders, the same views
     assert (written / "tenpatch.png").stat().st_size > 1000
     assert "| the seed's way |" in (written / "tenpatch.md").read_text()
+
+
+def test_our_views_are_the_seeds() -> None:
+    """The decoders may differ by a few gray levels here and there; a view cut in the wrong place by tens on average."""
+    config = DataConfig(recipe="paper", batch_size=4, training=False, views=VIEWS)
+    order = [VIEW_OFFSETS.index(corner) + mirrored * 5 for corner in tenpatch.CORNERS for mirrored in (1, 0)]
+    with data.shards(12) as shards, Loader(shards, config) as loader:
+        mean = torch.from_numpy(shards.statistics.mean_image.astype(np.float32)).permute(2, 0, 1)
+        ours = next(iter(loader.epoch(0))).images.unflatten(0, (-1, VIEWS))[:, order]
+        encoded = [view.tobytes() for view in shards.images(range(4))]
+        apart = (ours - torch.stack([tenpatch.ten_views(content, mean) for content in encoded])).abs()
+    assert apart.mean() < 0.5 and apart.max() < 40
 
 
 def test_the_seeds_way_is_ten_views_and_the_mean_of_logits() -> None:
