@@ -84,11 +84,15 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample, encoding: En
     """Pack one shard as a worker does."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "job").mkdir(parents=True)
-    samples = [Sample(file.stem, file.name, "", str(file), 0, -1) for file in files]
+    samples = [Sample(file.stem, file.name, 0, str(file), 0, -1) for file in files]
     options = PackOptions(source=folder, out=folder, resample=resample, encoding=encoding)
-    tar, labels = folder / "train-000000.tar", [0] * len(samples)
-    task = PartTask(tar=tar, part=0, samples=samples, labels=labels, options=options)
-    return timed(lambda: join_parts(tar, [task.path], pack_part(task), encoding).samples)
+    task = PartTask(tar=folder / "train-000000.tar", part=0, samples=samples, options=options)
+
+    def work() -> int:
+        pack_part(task)
+        return join_parts(task.tar, [task.path], encoding).samples
+
+    return timed(work)
 
 
 def command(source: Path, out: Path, workers: int) -> Repeat:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -102,39 +101,22 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
             raise ShardError(f"{error.filename}: not found on a worker; {where}") from None
 
 
-class PlainBar:
-    """A bar in lines of their own, for files and pipes: counts, rate and time left. It stands in for tqdm's."""
+class PlainBar(tqdm):
+    """A bar for files and pipes: each time that tqdm would draw it, and when it ends, it is a line of its own."""
 
-    def __init__(self, total: int, what: str, done: int) -> None:
-        self._total, self._what, self._n, self._count = total, what, done, 0
-        self._begun = self._said = time.monotonic()
-
-    def __enter__(self) -> "PlainBar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._write()
-
-    def update(self, images: int) -> None:
-        """Count `images` more; a line every half minute."""
-        self._n += images
-        self._count += images
-        if time.monotonic() - self._said >= _LINE_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        self._said = time.monotonic()
-        rate = self._count / max(self._said - self._begun, 1e-9)
-        left = f", {(self._total - self._n) / rate:,.0f} s left" if rate and self._n < self._total else ""
-        sys.stderr.write(f"{self._what}: {self._n:,} of {self._total:,} images, {rate:,.0f} image/s{left}\n")
-        sys.stderr.flush()
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if self.n > self.initial:
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
 
 
-def progress_bar(total: int, what: str, done: int = 0, quiet: bool = False) -> Any:
+def progress_bar(total: int, what: str, done: int = 0, quiet: bool = False) -> tqdm:
     """A bar over `total` images of which `done` are done, named `what`, for a `with` statement; none if `quiet`.
 
     On a terminal it is tqdm's, elsewhere one plain line every half minute, and one when it ends.
     """
+    bar: dict[str, Any] = {"total": total, "initial": done, "unit": "image", "desc": what, "disable": quiet}
     if quiet or sys.stderr.isatty():
-        return tqdm(total=total, initial=done, unit="image", desc=what, mininterval=0.5, disable=quiet)
-    return PlainBar(total, what, done)
+        return tqdm(mininterval=0.5, **bar)
+    line = "{desc}: {n:,} of {total:,} images, {rate_noinv_fmt}, {remaining} left"
+    return PlainBar(mininterval=_LINE_SECONDS, miniters=1, smoothing=0, leave=False, bar_format=line, **bar)

@@ -96,10 +96,11 @@ def refuse_packed(folder: Path) -> None:
         raise ShardError(f"{folder}: is a packed split, not a source; give the folder of the original pictures")
 
 
-def open_kaggle(root: Path, folder: Path, split: Split) -> Source:
-    """Kaggle's Data/CLS-LOC/<split>, which is `folder`; LOC_*.csv|txt lie in `root`, which holds Data, or above it."""
+def open_kaggle(folder: Path, split: Split) -> Source:
+    """Kaggle's Data/CLS-LOC/<split>, which is `folder`; LOC_*.csv|txt lie in the folder that holds Data, or above."""
     if split == "test":
         raise ShardError(f"{folder}: Kaggle's test pictures have no labels; only train and val can be packed")
+    root = folder.parents[2]
     tables = {name: root / name if (root / name).is_file() else root.parent / name for name in (_MAPPING, _SOLUTION)}
     words = _read_table(tables[_MAPPING], " ") if tables[_MAPPING].is_file() else {}
     if split == "train":

@@ -12,6 +12,7 @@ import json
 import shutil
 import sqlite3
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
@@ -39,31 +40,17 @@ _SMALLEST_PART, _LARGEST_PART, _PARTS_PER_SLOT = 32, 512, 8
 
 @dataclass(frozen=True)
 class PartTask:
-    """What packing one part of the shard `tar` needs; travels to the worker. `labels` are those of `samples`."""
+    """What packing one part of the shard `tar` needs; travels to the worker."""
 
     tar: Path
     part: int
     samples: list[Sample]
-    labels: list[int]
     options: PackOptions
 
     @property
     def path(self) -> Path:
         """The file of this part's members; what a task that was cut off leaves there goes with the job's folder."""
         return self.tar.parent / "job" / f"{self.tar.name}.{self.part:06d}.part"
-
-
-@dataclass(frozen=True)
-class Packed:
-    """What packing a part or all of a shard gave: its samples in order, and what was rejected."""
-
-    entries: list[Entry]
-    rejects: list[dict[str, str]]
-
-    @classmethod
-    def joined(cls, parts: list["Packed"]) -> "Packed":
-        """That of a shard, from its parts in order."""
-        return cls([row for part in parts for row in part.entries], [row for part in parts for row in part.rejects])
 
 
 @dataclass(frozen=True)
@@ -79,55 +66,59 @@ def part_samples(samples: int, slots: int) -> int:
     return min(max(_SMALLEST_PART, ceil_div(samples, _PARTS_PER_SLOT * slots)), _LARGEST_PART)
 
 
-def pack_part(task: PartTask) -> Packed:
-    """Pack one part of a shard into `task.path`, whole or not at all. Calling it again gives the same bytes.
+def pack_part(task: PartTask) -> int:
+    """Pack one part of a shard into `task.path`, whole or not at all; returns how many pictures it was given.
 
-    A cluster may run a task again while the first run still lives, so each writes files of its own.
-
-    Every written picture is decoded again, and those pixels are summed for the statistics, in a file beside it. Raises
-    OSError for a full disk or a source that cannot be read.
+    Calling it again gives the same bytes. A cluster may run a task again while the first run still lives, so each
+    writes files of its own. Every written picture is decoded again, and those pixels are summed for the statistics, in
+    a file beside it, with what was packed and rejected. Raises OSError for a full disk or a source that cannot be read.
     """
-    packed, sums = Packed([], []), Sums()
+    entries, rejects, sums = list[Entry](), list[dict[str, str]](), Sums()
     own_path = task.path.with_name(f"{task.path.name}.{uuid.uuid4().hex}.part")
     with own_path.open("wb") as file:
-        for sample, label in zip(task.samples, task.labels, strict=True):
+        for sample in task.samples:
             try:
                 picture = pack_picture(sample.read(), sums, task.options)
             except RejectedImage as error:
-                packed.rejects.append({"source": sample.source, "reason": str(error)})
+                rejects.append({"source": sample.source, "reason": str(error)})
                 continue
-            file.write(sample_members(sample.key, picture, label, task.options.encoding))
-            packed.entries.append(Entry(sample.key, len(picture), label))
-    with sums_path(own_path).open("wb") as file:  # 1.6 MB, which would weigh on the main process of a large cluster
-        np.savez(file, **vars(sums))
+            file.write(sample_members(sample.key, picture, sample.label, task.options.encoding))
+            entries.append(Entry(sample.key, len(picture), sample.label))
+    with sums_path(own_path).open("wb") as file:
+        np.savez(file, note=json.dumps([entries, rejects]), **vars(sums))
     sums_path(own_path).replace(sums_path(task.path))
     own_path.replace(task.path)
-    return packed
+    return len(task.samples)
 
 
 def sums_path(part: Path) -> Path:
-    """Where the sums over the pictures of a part lie."""
+    """Where the sums over the pictures of a part lie, and what they are."""
     return part.with_suffix(".sums.part")
 
 
-def join_parts(tar: Path, parts: list[Path], packed: Packed, encoding: Encoding) -> ShardNote:
+def join_parts(tar: Path, parts: list[Path], encoding: Encoding) -> ShardNote:
     """Make the shard of the files of its parts: tar, index, and what the job keeps of it last.
 
     The parts stay, so that it can be called again if the worker that joins them dies.
     """
+    entries, rejects, sums = list[Entry](), list[dict[str, str]](), Sums()
     with write_atomically(tar) as file:
         for path in parts:
             with path.open("rb") as members:
                 shutil.copyfileobj(members, file, 1 << 20)
+            with np.load(sums_path(path)) as arrays:
+                packed, rejected = json.loads(str(arrays["note"]))
+            entries += [Entry(*row) for row in packed]
+            rejects += rejected
+            sums.merge(Sums.load(sums_path(path)))
         file.write(tar_end(file.tell()))
-    index = index_text(packed.entries, SUFFIX[encoding]).encode()
+    index = index_text(entries, SUFFIX[encoding]).encode()
     with write_atomically(tar.with_suffix(".idx")) as file:
         file.write(index)
-    sums = Sums.merged(Sums.load(sums_path(path)) for path in parts)
     index_sha256 = hashlib.sha256(index).hexdigest()
-    note = ShardNote(tar.name, len(packed.entries), tar.stat().st_size, file_sha256(tar), index_sha256, packed.rejects)
+    note = ShardNote(tar.name, len(entries), tar.stat().st_size, file_sha256(tar), index_sha256, rejects)
     with write_atomically(note_path(tar)) as file:
-        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(packed.entries), **vars(sums))
+        np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(entries), **vars(sums))
     return note
 
 
@@ -198,31 +189,28 @@ def run_tasks(
     `bar` counts pictures. On the first failure, or with more than `max_rejects` pictures rejected, no other task
     begins; finished shards stay. Raises ShardError or OSError.
     """
-    pending: dict[Future[Any], tuple[list[PartTask], int | None]] = {}  # a shard's parts; which one, None: the shard
-    packed: dict[Path, dict[int, Packed]] = {}
+    pending: dict[Future[Any], list[PartTask]] = {}  # all parts of the shard that it is for
+    packed = Counter[Path]()  # how many parts of a shard are
 
     def collect() -> None:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            (parts, number), result = pending.pop(future), future.result()
+            parts, result = pending.pop(future), future.result()
             tar, files = parts[0].tar, [part.path for part in parts]
-            if number is None:
+            if isinstance(result, ShardNote):
                 notes.append(result)
                 for file in (*files, *map(sums_path, files)):
                     file.unlink()
                 check_rejects(notes, max_rejects, tar.parent)
                 continue
-            bar.update(len(result.entries) + len(result.rejects))
-            of_shard = packed.setdefault(tar, {})
-            of_shard[number] = result
-            if len(of_shard) == len(parts):
-                del packed[tar]
-                whole = Packed.joined([of_shard[part.part] for part in parts])
-                pending[executor.submit(join_parts, tar, files, whole, parts[0].options.encoding)] = (parts, None)
+            bar.update(result)
+            packed[tar] += 1
+            if packed[tar] == len(parts):
+                pending[executor.submit(join_parts, tar, files, parts[0].options.encoding)] = parts
 
     try:
         for parts in shards:
             for part in parts:
-                pending[executor.submit(pack_part, part)] = (parts, part.part)
+                pending[executor.submit(pack_part, part)] = parts
                 while len(pending) >= 2 * slots:
                     collect()
         while pending:

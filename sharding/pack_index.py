@@ -21,14 +21,14 @@ _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ELOOP)
 
 
 class Sample(NamedTuple):
-    """One picture to pack: its key, class and where its bytes are (`size` −1: the whole file).
+    """One picture to pack: its key, label and where its bytes are (`size` −1: the whole file).
 
     `state` is that of the file when it was listed (`file_state`), "" if it cannot change: a file of the spool.
     """
 
     key: str
     source: str
-    wnid: str
+    label: int
     file: str
     offset: int
     size: int
@@ -134,18 +134,18 @@ class PackIndex:
             digest.update(f"{row[0]} {row[1]}\n".encode())
         return digest.hexdigest()
 
-    def shards(self, samples_per_shard: int) -> Iterator[list[Sample]]:
-        """The samples of each shard in turn."""
+    def shards(self, samples_per_shard: int, labels: dict[str, int]) -> Iterator[list[Sample]]:
+        """The samples of each shard in turn; `labels` tells that of each wnid."""
         query = (
             f"SELECT {_COLUMNS}, position FROM samples WHERE (position, key) > (?, ?) ORDER BY position, key LIMIT ?"
         )
         position, key = -1, ""
         while rows := self._database.execute(query, (position, key, samples_per_shard)).fetchall():
-            yield [_sample(row[:-1]) for row in rows]
+            yield [_sample(row[:-1], labels[row[2]]) for row in rows]
             position, key = rows[-1][-1], rows[-1][0]
 
     def spread(self, count: int) -> Iterator[Sample]:
-        """At most `count` samples, evenly spread over the packing order."""
+        """At most `count` samples, evenly spread over the packing order; they have no label."""
         last = self._row("SELECT max(position) FROM samples")[0]
         query = f"SELECT {_COLUMNS} FROM samples WHERE position >= ? ORDER BY position, key LIMIT 1"
         rows = (self._row(query, last * number // count) for number in range(count))
@@ -158,8 +158,9 @@ class PackIndex:
             self._spool.close()
 
 
-def _sample(row: tuple[str, str, str, bytes, int, int, str]) -> Sample:
-    return Sample(*row[:3], os.fsdecode(row[3]), *row[4:])
+def _sample(row: Any, label: int = -1) -> Sample:
+    key, source, _, file, *where = row
+    return Sample(key, source, label, os.fsdecode(file), *where)
 
 
 def shuffled_position(seed: int, key: str) -> int:

@@ -207,13 +207,10 @@ class SplitPacking:
         options, finished = self.options, {note.name for note in notes}
 
         def shards(size: int) -> Iterator[list[PartTask]]:
-            for tar, samples in zip(tars, index.shards(options.samples_per_shard), strict=True):
+            for tar, samples in zip(tars, index.shards(options.samples_per_shard, labels), strict=True):
                 if tar.name not in finished:
-                    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
-                    yield [
-                        PartTask(tar, part, those, [labels[one.wnid] for one in those], options)
-                        for part, those in enumerate(parts)
-                    ]
+                    starts = enumerate(range(0, len(samples), size))
+                    yield [PartTask(tar, part, samples[start : start + size], options) for part, start in starts]
 
         done = _pictures(notes)
         job.check_rejects(notes, options.max_rejects, self.work)
@@ -232,7 +229,9 @@ class SplitPacking:
             what = f"all pictures of split {self.split} were rejected ({len(rejects)}); {first}"
             raise ShardError(f"{self.options.source}: {what}; mend them, remove {self.work} and begin anew")
         if self.split == "train":
-            sums = Sums.merged(Sums.load(note_path(self.work / note.name)) for note in notes)
+            sums = Sums()
+            for note in notes:
+                sums.merge(Sums.load(note_path(self.work / note.name)))
             sums.finish().save(self.work / "statistics.npz")
         for note in notes:
             if not note.samples:  # every picture of it was rejected; DALI refuses an empty index

@@ -189,10 +189,9 @@ def _shrink(rows: np.ndarray, shape: tuple[int, int], down: np.ndarray, across: 
     result = np.empty((SIDE, SIDE * 3), np.uint8)
     scale = 1.0 / (height * width)
     for y in range(SIDE):
-        first, last, weight = down[y, 0], down[y, 1], down[y, 2]
-        left = height
+        left, weight = height, down[y, 2]
         summed[:] = 0
-        for j in range(first, last + 1):
+        for j in range(down[y, 0], down[y, 1] + 1):
             row, share = rows[j, start:stop], np.uint32(weight)
             for k in range(summed.size):
                 summed[k] += share * np.uint32(row[k])
@@ -200,26 +199,16 @@ def _shrink(rows: np.ndarray, shape: tuple[int, int], down: np.ndarray, across: 
             weight = min(left, shape[0])
         for k in range(summed.size):
             column[k] = summed[k]
-        _sum_across(column, across, width, shape[1], total)
+        total[:] = 0.0
+        for x in range(SIDE):
+            left, weight = width, across[x, 2]
+            at = np.uint64(3 * across[x, 0] - start)  # unsigned: signed indices cost a test for wrapping
+            for _ in range(across[x, 0], across[x, 1] + 1):
+                for channel in range(3):
+                    total[3 * x + channel] += weight * column[at + np.uint64(channel)]
+                at += np.uint64(3)
+                left -= weight
+                weight = min(left, shape[1])
         for k in range(total.size):
             result[y, k] = np.uint8(np.int32(total[k] * scale + 0.5))
     return result
-
-
-@numba.njit(cache=True, nogil=True)
-def _sum_across(column: np.ndarray, across: np.ndarray, old: int, new: int, total: np.ndarray) -> None:
-    """Sum float64 columns (r, g, b from source pixel across[0, 0] on) over one output row's areas → float64 [256·3]."""
-    for x in range(SIDE):
-        first, last, weight = across[x, 0], across[x, 1], across[x, 2]
-        k, left = np.uint64(3 * (first - across[0, 0])), old  # unsigned: signed indices cost a test for wrapping
-        red = green = blue = 0.0
-        for _ in range(first, last + 1):
-            red += weight * column[k]
-            green += weight * column[k + np.uint64(1)]
-            blue += weight * column[k + np.uint64(2)]
-            k += np.uint64(3)
-            left -= weight
-            weight = min(left, new)
-        total[3 * x] = red
-        total[3 * x + 1] = green
-        total[3 * x + 2] = blue

@@ -2,7 +2,6 @@
 
 import struct
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from zipfile import BadZipFile
@@ -25,7 +24,7 @@ _SHAPES = {
 
 @numba.njit(cache=True, nogil=True)
 def _add(pixels: np.ndarray, by_position: np.ndarray, products: np.ndarray) -> None:
-    """Add one picture, uint8 [65536·3], to int64 [65536·3] by position and int64 [6] products (rr gg bb rg rb gb)."""
+    """Add one picture, uint8 [65536·3], to int64 [65536·3] by position and int64 [9] products of channels."""
     for k in range(pixels.size):
         by_position[k] += pixels[k]
     rr = gg = bb = rg = rb = gb = np.int64(0)
@@ -37,7 +36,7 @@ def _add(pixels: np.ndarray, by_position: np.ndarray, products: np.ndarray) -> N
         rg += red * green
         rb += red * blue
         gb += green * blue
-    for k, value in enumerate((rr, gg, bb, rg, rb, gb)):
+    for k, value in enumerate((rr, rg, rb, rg, gg, gb, rb, gb, bb)):
         products[k] += value
 
 
@@ -45,18 +44,18 @@ def _add(pixels: np.ndarray, by_position: np.ndarray, products: np.ndarray) -> N
 class Sums:
     """Integer sums over pictures of uint8 [256, 256, 3]: exact up to 10^14 pictures.
 
-    `by_position` int64 [256, 256, 3]; `products` int64 [6]: Σ of rr, gg, bb, rg, rb, gb over pictures and positions.
+    `by_position` int64 [256, 256, 3]; `products` int64 [3, 3]: Σ of channel × channel over pictures and positions.
     """
 
     images: int = 0
     by_position: np.ndarray = field(default_factory=lambda: np.zeros((_SIDE, _SIDE, 3), np.int64))
-    products: np.ndarray = field(default_factory=lambda: np.zeros(6, np.int64))
+    products: np.ndarray = field(default_factory=lambda: np.zeros((3, 3), np.int64))
 
     def add(self, pixels: np.ndarray) -> None:
         """Count one picture, uint8 [256, 256, 3]."""
         if pixels.shape != (_SIDE, _SIDE, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"{pixels.dtype} {pixels.shape}: expected uint8 (256, 256, 3)")
-        _add(np.ascontiguousarray(pixels).reshape(-1), self.by_position.reshape(-1), self.products)
+        _add(np.ascontiguousarray(pixels).reshape(-1), self.by_position.reshape(-1), self.products.reshape(-1))
         self.images += 1
 
     def merge(self, other: "Sums") -> None:
@@ -64,14 +63,6 @@ class Sums:
         self.images += other.images
         self.by_position += other.by_position
         self.products += other.products
-
-    @classmethod
-    def merged(cls, parts: Iterable["Sums"]) -> "Sums":
-        """The sums over the pictures of all `parts`."""
-        total = cls()
-        for part in parts:
-            total.merge(part)
-        return total
 
     @classmethod
     def load(cls, path: Path) -> "Sums":
@@ -84,9 +75,7 @@ class Sums:
         if not self.images:
             raise ShardError("no pictures: their statistics are not defined")
         count = self.images * _SIDE * _SIDE
-        total = [int(value) for value in self.by_position.sum(axis=(0, 1))]
-        rr, gg, bb, rg, rb, gb = (int(value) for value in self.products)
-        second = [[rr, rg, rb], [rg, gg, gb], [rb, gb, bb]]
+        total, second = self.by_position.sum(axis=(0, 1)).tolist(), self.products.tolist()
         covariance = np.array(
             [[(count * second[i][j] - total[i] * total[j]) / count**2 for j in range(3)] for i in range(3)]
         )

@@ -15,7 +15,7 @@ import numpy as np
 from webdataset import tariterators
 
 from sharding.executor import open_executor, progress_bar
-from sharding.manifest import Manifest, file_sha256
+from sharding.manifest import Manifest, ShardInfo, file_sha256
 from sharding.pictures import decode_stored
 from sharding.record import RejectedImage, ShardError
 from sharding.shard import SUFFIX, TABLE, Entry, index_text, open_table, rows_of
@@ -54,24 +54,23 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
         manifest = Manifest.load(folder / "manifest.json")
     except ShardError as error:
         return [str(error)]
-    named, faults = {shard.name for shard in manifest.shards}, []
-    faults += [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in named]
+    named, rows = {shard.name for shard in manifest.shards}, None
+    faults = [f"{path}: not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in named]
     try:
-        if (folder / TABLE).exists():
-            open_table(folder, manifest)
+        rows = open_table(folder, manifest) if (folder / TABLE).exists() else None
     except ShardError as error:
         faults.append(str(error))
-    for name in sorted(name for name in manifest.checksums if not name.endswith(".idx")):
+    for name in sorted(manifest.checksums):
         if not (folder / name).is_file():
             faults.append(f"{folder / name}: missing, though the manifest names it")
         elif file_sha256(folder / name) != manifest.checksums[name]:
             faults.append(f"{folder / name}: its SHA-256 is not the manifest's")
-    sums, broken = Sums(), False
-    with (
-        open_executor(workers) as (executor, _),
-        progress_bar(manifest.samples, f"verify {folder.name}") as bar,
-    ):
-        futures = {executor.submit(check_shard, folder, at): shard for at, shard in enumerate(manifest.shards)}
+    sums, broken, start, futures = Sums(), False, 0, {}
+    with open_executor(workers) as (executor, _), progress_bar(manifest.samples, f"verify {folder.name}") as bar:
+        for shard in manifest.shards:
+            of_shard = None if rows is None else rows[start : start + shard.samples]
+            futures[executor.submit(check_shard, folder, manifest, shard, of_shard)] = shard
+            start += shard.samples
         for future in concurrent.futures.as_completed(futures):
             shard_faults, shard_sums = future.result()
             faults += shard_faults
@@ -98,13 +97,12 @@ def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> li
     return [f"{path}: {name} is not that of the pictures; pack the split again" for name in differing]
 
 
-def check_shard(folder: Path, number: int) -> tuple[list[str], Sums]:
-    """Read one shard with `webdataset`, from end to end; index, table and manifest must say what is found there.
+def check_shard(folder: Path, manifest: Manifest, shard: ShardInfo, rows: np.ndarray | None) -> tuple[list[str], Sums]:
+    """Read one shard with `webdataset`, from end to end; manifest, index and its `rows` of the table must say the same.
 
     Returns each fault in words, and the sums over the shard's pictures.
     """
-    manifest = Manifest.load(folder / "manifest.json")
-    shard, suffix, labels = manifest.shards[number], SUFFIX[manifest.encoding], {row.label for row in manifest.classes}
+    suffix, labels = SUFFIX[manifest.encoding], {row.label for row in manifest.classes}
     tar, faults, sums, entries, unknown = folder / shard.name, list[str](), Sums(), list[Entry](), False
     try:
         if tar.stat().st_size != shard.bytes or file_sha256(tar) != shard.sha256:
@@ -126,37 +124,22 @@ def check_shard(folder: Path, number: int) -> tuple[list[str], Sums]:
     if len(entries) != shard.samples:
         faults.append(f"{tar}: {len(entries)} samples, {shard.samples} in the manifest")
     if not unknown:  # else the sizes of labels are not known
-        index_sha256 = manifest.checksums.get(f"{tar.stem}.idx")
-        faults += _index_faults(tar.with_suffix(".idx"), index_sha256, index_text(entries, suffix))
-        faults += _table_faults(folder, manifest, number, entries)
+        faults += _index_faults(tar.with_suffix(".idx"), index_text(entries, suffix))
+        if rows is not None and len(rows) == len(entries):
+            for at in np.flatnonzero(rows != rows_of(entries))[:1]:
+                what = f"sample {entries[at].key} of {shard.name}: start, bytes, label {rows[at]} are not the tar's"
+                faults.append(f"{folder / TABLE}: {what}")
     return faults, sums
 
 
-def _index_faults(path: Path, sha256: str | None, expected: str) -> Iterator[str]:
+def _index_faults(path: Path, expected: str) -> Iterator[str]:
     """The first line of the index that is not what `wds2idx` would print for the samples of the tar."""
     if not path.is_file():
         yield f"{path}: missing; make it with `wds2idx {path.with_suffix('.tar')} {path}`"
         return
-    if sha256 not in (None, file_sha256(path)):
-        yield f"{path}: its SHA-256 is not the manifest's"
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     pairs = [*enumerate(zip_longest(lines, expected.splitlines()), 1)]
     for number, (line, by_tar) in pairs[1:] + pairs[:1]:  # the count, which stands first, tells least
         if line != by_tar:
             yield f"{path}: line {number} is {line!r}, by the tar {by_tar!r}; make the index anew with wds2idx"
             return
-
-
-def _table_faults(folder: Path, manifest: Manifest, number: int, entries: list[Entry]) -> Iterator[str]:
-    """The first sample of which the table says another thing than the tar; nothing if they are not as many."""
-    shard, start = manifest.shards[number], sum(shard.samples for shard in manifest.shards[:number])
-    try:
-        rows = open_table(folder, manifest)[start : start + shard.samples] if (folder / TABLE).exists() else None
-    except ShardError:  # told once, of the split
-        return
-    if rows is None or len(rows) != len(entries):
-        return
-    differing = np.flatnonzero(rows != rows_of(entries))
-    if differing.size:
-        key, row = entries[differing[0]].key, rows[differing[0]]
-        yield f"{folder / TABLE}: sample {key} of {shard.name}: start, bytes, label {row} are not the tar's"

@@ -244,6 +244,7 @@ def test_a_packed_split_is_no_source(pack: Pack, tmp_path: Path) -> None:
         (["backup.tar", "a/1.jpg"], "backup.tar and a may both hold the train split"),
         (["backup.tar", "a_1.jpg"], "backup.tar and a_1.jpg may both"),
         (["train.tar", "train/a/1.jpg"], "train.tar and train may both"),
+        (["train/backup.tar", "train/a/1.jpg"], "backup.tar and a may both"),
         (["train.tar", "train-0.parquet"], "train-0.parquet and train.tar may both"),
         (["rows.parquet", "a/1.jpg"], "rows.parquet and a may both"),
     ],

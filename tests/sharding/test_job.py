@@ -8,7 +8,6 @@ import pytest
 
 from sharding import PackOptions, pack
 from sharding.job import (
-    Packed,
     PartTask,
     ShardNote,
     commit_split,
@@ -26,17 +25,17 @@ def tasks(source: Path, folder: Path, size: int) -> list[PartTask]:
     """The 24 pictures of the training split, and one that is none, as one shard in parts of `size` samples."""
     paths = sorted((source / "train").glob("*/*.JPEG"))
     paths.insert(7, source / "broken.JPEG")
-    samples = [Sample(f"k{number:02d}", path.name, "", str(path), 0, -1) for number, path in enumerate(paths)]
+    samples = [Sample(f"k{number:02d}", path.name, 0, str(path), 0, -1) for number, path in enumerate(paths)]
     (folder / "job").mkdir(parents=True)
     options = PackOptions(source=source, out=folder)
     return [
-        PartTask(tar=folder / "x.tar", part=part, labels=[0] * len(cut), samples=cut, options=options)
+        PartTask(tar=folder / "x.tar", part=part, samples=cut, options=options)
         for part, cut in enumerate(samples[start : start + size] for start in range(0, len(samples), size))
     ]
 
 
-def join(parts: list[PartTask], packed: list[Packed]) -> ShardNote:
-    return join_parts(parts[0].tar, [part.path for part in parts], Packed.joined(packed), "jpeg")
+def join(parts: list[PartTask]) -> ShardNote:
+    return join_parts(parts[0].tar, [part.path for part in parts], "jpeg")
 
 
 @pytest.fixture
@@ -55,7 +54,8 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> None:
     (task,) = tasks(source, tmp_path / "one", 25)
-    note = join([task], [pack_part(task)])
+    assert pack_part(task) == 25
+    note = join([task])
     assert note.samples == 24 and [reject["source"] for reject in note.rejects] == ["broken.JPEG"]
     assert finished_note(task.tar) == note
     whole = results(tmp_path / "one")
@@ -64,12 +64,12 @@ def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> N
     for size in (1, 4, 24):
         folder = tmp_path / str(size)
         parts = tasks(source, folder, size)
-        packed = [pack_part(part) for part in reversed(parts)][::-1]  # in any order
-        assert join(parts, packed) == note and results(folder) == whole
+        assert sum(pack_part(part) for part in reversed(parts)) == 25  # in any order
+        assert join(parts) == note and results(folder) == whole
         assert sum(Sums.load(sums_path(part.path)).images for part in parts) == 24
         (folder / "x.tar").write_bytes(b"a worker died while it joined them")
         assert finished_note(folder / "x.tar") is None
-        assert join(parts, packed) == note and results(folder) == whole  # by another worker, once more
+        assert join(parts) == note and results(folder) == whole  # by another worker, once more
 
 
 @pytest.mark.parametrize(

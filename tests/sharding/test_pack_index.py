@@ -12,6 +12,8 @@ from sharding import RejectedImage, ShardError
 from sharding.pack_index import PackIndex, Sample, shuffled_position
 from sharding.record import Record
 
+LABELS = {f"n{number:08d}": number for number in range(7)}
+
 
 def records(count: int, spool: bool = False) -> Iterator[Record]:
     for number in range(count):
@@ -26,13 +28,15 @@ def filled(count: int, seed: int | None) -> PackIndex:
 
 
 def test_without_a_seed_the_order_is_the_sources() -> None:
-    shards = list(filled(25, None).shards(10))
+    shards = list(filled(25, None).shards(10, LABELS))
     assert [len(shard) for shard in shards] == [10, 10, 5]
-    assert [sample.file for shard in shards for sample in shard] == [f"/src/{number}" for number in range(25)]
+    samples = [sample for shard in shards for sample in shard]
+    assert [sample.file for sample in samples] == [f"/src/{number}" for number in range(25)]
+    assert [sample.label for sample in samples] == [number % 7 for number in range(25)]
 
 
 def test_with_a_seed_it_is_that_of_the_keyed_hashes() -> None:
-    found = [sample.key for shard in filled(200, 3).shards(64) for sample in shard]
+    found = [sample.key for shard in filled(200, 3).shards(64, LABELS) for sample in shard]
     keys = [record.name[:-5] for record in records(200)]
 
     def position(key: str) -> int:
@@ -46,7 +50,7 @@ def test_with_a_seed_it_is_that_of_the_keyed_hashes() -> None:
 def test_whatever_order_the_source_has() -> None:
     pack_index = PackIndex(None, 1)
     pack_index.fill(reversed(list(records(100))))
-    assert list(pack_index.shards(30)) == list(filled(100, 1).shards(30))
+    assert list(pack_index.shards(30, LABELS)) == list(filled(100, 1).shards(30, LABELS))
     assert pack_index.digest() == filled(100, 1).digest() != filled(100, 2).digest()
 
 
@@ -54,8 +58,8 @@ def test_whatever_order_the_source_has() -> None:
 @pytest.mark.parametrize("count", [1, 5, 24, 1000])
 def test_the_probe_is_spread_over_the_index(count: int, seed: int | None) -> None:
     pack_index = filled(count, seed)
-    order = [sample for shard in pack_index.shards(count) for sample in shard]
-    places = [order.index(sample) for sample in pack_index.spread(10)]
+    order = [sample.key for shard in pack_index.shards(count, LABELS) for sample in shard]
+    places = [order.index(sample.key) for sample in pack_index.spread(10)]
     assert 1 <= len(places) <= 10 and places[0] == 0
     assert places == sorted(set(places))
     if count == 1000:
@@ -85,11 +89,11 @@ def test_spooled_pictures_are_read_back_in_packing_order(seed: int | None, tmp_p
     for _ in range(2):  # what a killed job left in the spool is not appended to
         pack_index = PackIndex(tmp_path, seed)
         pack_index.fill(records(300, spool=True))
-        shards = list(pack_index.shards(50))
+        shards = list(pack_index.shards(50, LABELS))
         for shard in shards:
             assert [sample.read() for sample in shard] == [b"%d" % int(sample.source[10:16]) for sample in shard]
         assert [[sample.key for sample in shard] for shard in shards] == [
-            [sample.key for sample in shard] for shard in filled(300, seed).shards(50)
+            [sample.key for sample in shard] for shard in filled(300, seed).shards(50, LABELS)
         ]
         pack_index.close()
         (tmp_path / "pack_index.sqlite").unlink()
@@ -100,9 +104,9 @@ def test_a_picture_that_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
     (tmp_path / "round.jpg").symlink_to("round.jpg")
     for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "round.jpg", "Too many levels of symbolic links")):
         with pytest.raises(RejectedImage, match=f"cannot be read: {reason}"):
-            Sample("a", "a.jpg", "", str(path), 0, -1).read()
+            Sample("a", "a.jpg", 0, str(path), 0, -1).read()
     with pytest.raises(FileNotFoundError):  # it was there when it was listed: the source is changing
-        Sample("a", "a.jpg", "", str(tmp_path / "gone.jpg"), 0, -1).read()
+        Sample("a", "a.jpg", 0, str(tmp_path / "gone.jpg"), 0, -1).read()
 
 
 def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
         pack_index = PackIndex(tmp_path / str(count), 0)
         tracemalloc.start()
         pack_index.fill(records(count))
-        assert sum(len(shard) for shard in pack_index.shards(100)) == count
+        assert sum(len(shard) for shard in pack_index.shards(100, LABELS)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         pack_index.close()

@@ -71,7 +71,7 @@ def test_any_split_and_order_gives_the_same_bits(cuts: list[int], seed: int) -> 
 
 def test_fourteen_million_white_and_black_pictures_do_not_overflow() -> None:
     half = 7_000_000
-    white = Sums(half, np.full((256, 256, 3), 255 * half, np.int64), np.full(6, 255**2 * 65536 * half, np.int64))
+    white = Sums(half, np.full((256, 256, 3), 255 * half, np.int64), np.full((3, 3), 255**2 * 65536 * half, np.int64))
     white.merge(Sums(images=half))
     found = white.finish()
     assert found.images == 14_000_000
