@@ -5,7 +5,8 @@ With s = constant + scale · Σ a² over a neighborhood of 5 channels or of 5×5
     forward   b = a · s^-0.75
     backward  ∂a = ∂b · s^-0.75 − 1.5 · scale · a · Σ t,   t = ∂b · a · s^-1.75,  Σ over the same neighborhood
 
-Both recompute s from a, so that nothing but a is kept for the backward pass. s^-0.75 = r·√r with r = 1/√s: two roots
+A kernel goes forward where `dy`, the output's gradient ∂b, is None: then a stands for ∂b in the first term, which is b.
+Both ways compute s from a, so that nothing but a is kept for the backward pass. s^-0.75 = r·√r with r = 1/√s: two roots
 and a division, where a power costs ten times more. All loops run over flat memory, so that they vectorize at any width.
 Every output is computed alone and in one order: the number of threads changes nothing.
 """
@@ -41,37 +42,25 @@ def _sum_over_channels(values, masks, i):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def channel_forward(x, y, masks, constant, scale, start, stop):  # type: ignore[no-untyped-def]
-    """Fill y[start:stop]; x, y flat [pixels · towers · channels], start a multiple of the channels of a tower."""
-    block = masks.shape[1]
-    squares = np.zeros(block + 4, x.dtype)
-    one = x.dtype.type(1)
-    for base in range(start, stop, block):
-        a, b = x[base : min(base + block, stop)], y[base : min(base + block, stop)]
-        for i in range(a.size):
-            squares[i + 2] = a[i] * a[i]
-        for i in range(a.size):
-            r = one / np.sqrt(constant + scale * _sum_over_channels(squares, masks, i))
-            b[i] = a[i] * (r * np.sqrt(r))
-
-
-@_compiled
-def channel_backward(x, dy, dx, masks, constant, scale, start, stop):  # type: ignore[no-untyped-def]
-    """Fill dx[start:stop] from x and the gradient dy of the output."""
+def channel_norm(x, dy, out, masks, constant, scale, start, stop):  # type: ignore[no-untyped-def]
+    """Fill out[start:stop]; arrays flat [pixels · towers · channels], start a multiple of the channels of a tower."""
     block = masks.shape[1]
     squares, terms = np.zeros(block + 4, x.dtype), np.zeros(block + 4, x.dtype)
     one, slope = x.dtype.type(1), x.dtype.type(1.5) * scale
     for base in range(start, stop, block):
         end = min(base + block, stop)
-        a, db, da = x[base:end], dy[base:end], dx[base:end]
+        a, da = x[base:end], out[base:end]
+        db = a if dy is None else dy[base:end]
         for i in range(a.size):
             squares[i + 2] = a[i] * a[i]
         for i in range(a.size):
             r = one / np.sqrt(constant + scale * _sum_over_channels(squares, masks, i))
             da[i] = db[i] * (r * np.sqrt(r))
-            terms[i + 2] = da[i] * a[i] * (r * r)
-        for i in range(a.size):
-            da[i] -= slope * a[i] * _sum_over_channels(terms, masks, i)
+            if dy is not None:
+                terms[i + 2] = da[i] * a[i] * (r * r)
+        if dy is not None:
+            for i in range(a.size):
+                da[i] -= slope * a[i] * _sum_over_channels(terms, masks, i)
 
 
 @_compiled
@@ -99,54 +88,34 @@ def _add_columns(sums, channels, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _add_squares(rows, row, zeros, channels, sums, out):  # type: ignore[no-untyped-def]
-    """out [W·C] = Σ of squares over the 5×5 pixels around each pixel of `row`."""
-    a, b, c, d, e = _five(rows, row, zeros)
-    inner = sums[2 * channels : 2 * channels + out.size]
-    for i in range(out.size):
-        inner[i] = c[i] * c[i] + (b[i] * b[i] + d[i] * d[i]) + (a[i] * a[i] + e[i] * e[i])
-    _add_columns(sums, channels, out)
-
-
-@_compiled
-def spatial_forward(x, y, channels, constant, scale, start, stop):  # type: ignore[no-untyped-def]
-    """Fill the images y[start:stop]; x, y [n, H, W·C]."""
+def spatial_norm(x, dy, out, channels, constant, scale, start, stop):  # type: ignore[no-untyped-def]
+    """Fill the images out[start:stop]; arrays [n, H, W·C]."""
     zeros, sums_here = np.zeros(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
     column_sums = np.zeros(x.shape[2] + 4 * channels, x.dtype)
-    one = x.dtype.type(1)
-    for image in range(start, stop):
-        for row in range(x.shape[1]):
-            _add_squares(x[image], row, zeros, channels, column_sums, sums_here)
-            a, b = x[image, row], y[image, row]
-            for i in range(a.size):
-                r = one / np.sqrt(constant + scale * sums_here[i])
-                b[i] = a[i] * (r * np.sqrt(r))
-
-
-@_compiled
-def spatial_backward(x, dy, dx, channels, constant, scale, start, stop):  # type: ignore[no-untyped-def]
-    """Fill the images dx[start:stop] from x and the gradient dy of the output."""
-    zeros, sums_here = np.zeros(x.shape[2], x.dtype), np.empty(x.shape[2], x.dtype)
-    column_sums = np.zeros(x.shape[2] + 4 * channels, x.dtype)
+    inner = column_sums[2 * channels : 2 * channels + x.shape[2]]
     terms = np.empty(x.shape[1:], x.dtype)
     one, slope = x.dtype.type(1), x.dtype.type(1.5) * scale
     for image in range(start, stop):
         for row in range(x.shape[1]):
-            _add_squares(x[image], row, zeros, channels, column_sums, sums_here)
-            a, db, da, t = x[image, row], dy[image, row], dx[image, row], terms[row]
-            for i in range(a.size):
+            a, b, c, d, e = _five(x[image], row, zeros)
+            for i in range(c.size):
+                inner[i] = c[i] * c[i] + (b[i] * b[i] + d[i] * d[i]) + (a[i] * a[i] + e[i] * e[i])
+            _add_columns(column_sums, channels, sums_here)
+            da, t = out[image, row], terms[row]
+            db = c if dy is None else dy[image, row]
+            for i in range(c.size):
                 r = one / np.sqrt(constant + scale * sums_here[i])
                 da[i] = db[i] * (r * np.sqrt(r))
-                t[i] = da[i] * a[i] * (r * r)
-        for row in range(x.shape[1]):
-            top, above, here, below, bottom = _five(terms, row, zeros)
-            inner = column_sums[2 * channels : 2 * channels + here.size]
-            for i in range(here.size):
-                inner[i] = here[i] + (above[i] + below[i]) + (top[i] + bottom[i])
+                if dy is not None:
+                    t[i] = da[i] * c[i] * (r * r)
+        for row in range(0 if dy is None else x.shape[1]):
+            a, b, c, d, e = _five(terms, row, zeros)
+            for i in range(c.size):
+                inner[i] = c[i] + (b[i] + d[i]) + (a[i] + e[i])
             _add_columns(column_sums, channels, sums_here)
-            a, da = x[image, row], dx[image, row]
-            for i in range(a.size):
-                da[i] -= slope * a[i] * sums_here[i]
+            here, da = x[image, row], out[image, row]
+            for i in range(c.size):
+                da[i] -= slope * here[i] * sums_here[i]
 
 
 @functools.cache

@@ -139,31 +139,37 @@ def _spatial_gradient(x: Tensor, dy: Tensor, scale: float, towers: int) -> Tenso
 
 
 class _Norm(NamedTuple):
-    """A norm and its gradient in PyTorch's operations (dynamo counts recompilations by function); its CPU kernels."""
+    """A norm and its gradient in PyTorch's operations (dynamo counts recompilations by function); its CPU kernel."""
 
     plain: Callable[[Tensor, float, int], Tensor]
     gradient: Callable[[Tensor, Tensor, float, int], Tensor]
-    forward: Callable[..., None]
-    backward: Callable[..., None]
+    kernel: Callable[..., None]
+    constant: float
 
 
-CHANNEL_NORM = _Norm(_plain_channel, _channel_gradient, norm_kernels.channel_forward, norm_kernels.channel_backward)
-SPATIAL_NORM = _Norm(_plain_spatial, _spatial_gradient, norm_kernels.spatial_forward, norm_kernels.spatial_backward)
+CHANNEL_NORM = _Norm(_plain_channel, _channel_gradient, norm_kernels.channel_norm, CHANNEL_CONSTANT)
+SPATIAL_NORM = _Norm(_plain_spatial, _spatial_gradient, norm_kernels.spatial_norm, SPATIAL_CONSTANT)
 
 
-def _run(kernel: Callable[..., None], tensors: tuple[Tensor, ...], scale: float, towers: int) -> None:
-    """Run a kernel; tensors [n, C, H, W] in channels_last memory, the last of them is filled."""
-    n, channels, height, width = tensors[0].shape
-    of_pixels = kernel in (SPATIAL_NORM.forward, SPATIAL_NORM.backward)
-    shape = (n, height, width * channels) if of_pixels else (-1,)
-    arrays = [tensor.detach().permute(0, 2, 3, 1).view(shape).numpy() for tensor in tensors]  # never copies
+def _run(norm: _Norm, x: Tensor, dy: Tensor | None, scale: float, towers: int) -> Tensor:
+    """What the kernel makes of x, or of x and the output's gradient; all [n, C, H, W] in channels_last memory."""
+    n, channels, height, width = x.shape
+    shape = (n, height, width * channels) if norm is SPATIAL_NORM else (-1,)
+
+    def array(tensor: Tensor) -> Any:
+        return tensor.detach().permute(0, 2, 3, 1).view(shape).numpy()  # never copies
+
+    out = torch.empty_like(x)
+    arrays = array(x), None if dy is None else array(dy), array(out)
     number = arrays[0].dtype.type
-    if of_pixels:  # each channel is alone: towers play no part
-        norm_kernels.over_threads(kernel, (*arrays, channels, number(SPATIAL_CONSTANT), number(scale)), n)
-        return
-    own = max(1, channels // towers)
-    arguments = (*arrays, norm_kernels.edge_masks(own, arrays[0].dtype), number(CHANNEL_CONSTANT), number(scale))
-    norm_kernels.over_threads(kernel, arguments, arrays[0].size // own, own)
+    numbers = number(norm.constant), number(scale)
+    if norm is SPATIAL_NORM:  # each channel is alone: towers play no part
+        norm_kernels.over_threads(norm.kernel, (*arrays, channels, *numbers), n)
+    else:
+        own = max(1, channels // towers)
+        masks = norm_kernels.edge_masks(own, arrays[0].dtype)
+        norm_kernels.over_threads(norm.kernel, (*arrays, masks, *numbers), x.numel() // own, own)
+    return out
 
 
 class _Fused(torch.autograd.Function):
@@ -171,15 +177,11 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: _Norm, scale: float, towers: int) -> Tensor:
+        on_gpu = implementation(x.device) == "compiled"
+        x = x if on_gpu else x.contiguous(memory_format=torch.channels_last)
         ctx.settings = norm, scale, towers
-        if implementation(x.device) == "compiled":
-            ctx.save_for_backward(x)
-            return _compiled(norm.plain)(x, scale, towers)
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.empty_like(x)
         ctx.save_for_backward(x)
-        _run(norm.forward, (x, y), scale, towers)
-        return y
+        return _compiled(norm.plain)(x, scale, towers) if on_gpu else _run(norm, x, None, scale, towers)
 
     @staticmethod
     @once_differentiable
@@ -188,6 +190,5 @@ class _Fused(torch.autograd.Function):
         norm, scale, towers = ctx.settings
         if implementation(x.device) == "compiled":
             return _compiled(norm.gradient)(x, dy, scale, towers), None, None, None
-        dx = torch.empty_like(x)
-        _run(norm.backward, (x, dy.contiguous(memory_format=torch.channels_last), dx), scale, towers)
-        return dx, None, None, None
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        return _run(norm, x, dy, scale, towers), None, None, None
