@@ -4,8 +4,6 @@
 travelled (to a GPU, or from the other rank of a pair).
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,17 +59,15 @@ class Normalize:
         self._crop_normalize = CropNormalize(statistics, recipe)
         self._mean = torch.from_numpy(statistics.mean_image.astype(np.float32)).to(self._device)
 
-    def __call__(self, images: torch.Tensor, augmentation: Augmentation, noise: bool = True) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """(crop − mean image + color offset) ÷ divisor: float32 [n, 3, 224, 224], channels-last, on the device.
 
-        `augmentation` has n entries, those that the images were cropped and mirrored by. `noise=False` leaves
-        out the color offset and the division. Raises ValueError for images of another type, shape or number.
+        `augmentation` has n entries, those that the images were cropped and mirrored by. Raises ValueError for images
+        of another type, shape or number.
         """
         shape = (len(augmentation), 3, CROP, CROP)
         if images.dtype != torch.uint8 or tuple(images.shape) != shape:
             raise ValueError(f"images {images.dtype} {list(images.shape)}: expected torch.uint8 {list(shape)}")
-        if not noise:
-            augmentation = replace(augmentation, rgb_offset=np.zeros_like(augmentation.rgb_offset), divisor=1.0)
         rows = images.to(self._device, non_blocking=True).permute(0, 2, 3, 1).contiguous()
         by = self.by_compiled_pass if self._device.type == "cpu" else self.by_torch
         return by(rows, augmentation)

@@ -126,13 +126,12 @@ def _neighbor(pixels: np.ndarray, title: str, *, marked: bool) -> Card:
 def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
     """Undo division and mean of a standardized training batch: uint8 [n, 224, 224, 3], clipped to 0..255.
 
-    Crop, mirror and color noise stay. What the recipe makes of black pixels without noise is minus its mean over its
-    divisor, so taking that away leaves pixel plus noise.
+    Crop, mirror and color noise stay: what the recipe makes of black pixels is taken away, but for its color offset.
     """
     augmentation = batch.augmentation
     black = torch.zeros(len(augmentation), 3, *batch.images.shape[2:], dtype=torch.uint8, device=batch.images.device)
-    minus_mean = normalize(black, augmentation, noise=False)
-    seen = (batch.images * augmentation.divisor - minus_mean).clamp(0, 255).round()
+    offset = torch.from_numpy(augmentation.rgb_offset)[:, :, None, None].to(batch.images)
+    seen = ((batch.images - normalize(black, augmentation)) * augmentation.divisor + offset).clamp(0, 255).round()
     return seen.to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
 
 

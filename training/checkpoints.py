@@ -123,7 +123,7 @@ class CheckpointManager:
         self.schedule.load_state_dict(checkpoint["schedule"])
         last = self.path(LAST)
         if source != last:
-            self.network.mesh.on_main_rank(lambda: replace_checkpoint(source, last), CheckpointError, saving=True)
+            self.network.mesh.on_main_rank(lambda: replace_checkpoint(source, last), CheckpointError)
         self.last_valid = last
         return TrainState(epoch=checkpoint["epoch"], step=checkpoint["step"], best=checkpoint["best"])
 
@@ -151,7 +151,7 @@ class CheckpointManager:
             variable = {"model": weights, "optimizer": velocities, "schedule": self.schedule.state_dict()}
             save_checkpoint(self.path(LAST), self.constant | variable | vars(state), *names)
 
-        self.network.mesh.on_main_rank(write, CheckpointError, saving=True)
+        self.network.mesh.on_main_rank(write, CheckpointError)
         self.last_valid, self.saved_at = self.path(LAST), time.monotonic()
 
 
@@ -170,7 +170,7 @@ def find_start(config: TrainConfig, mesh: Mesh) -> Path | None:
             raise RunError(f"{last.parent} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
         return str(last) if last_is_there else None
 
-    path = mesh.on_main_rank(newest, RunError, saving=True)
+    path = mesh.on_main_rank(newest, RunError)
     return None if path is None else Path(path)
 
 

@@ -94,10 +94,8 @@ class Mesh:
         """Whether the flag is set on any rank."""
         return self.sum([float(flag)])[0] > 0
 
-    def on_main_rank(
-        self, work: Callable[[], str | None], error: type[UserError], *, saving: bool = False
-    ) -> str | None:
-        """What `work` returns on rank 0, on all ranks; while it is `saving`, the others wait longer for it.
+    def on_main_rank(self, work: Callable[[], str | None], error: type[UserError]) -> str | None:
+        """What `work`, which may save, returns on rank 0, on all ranks.
 
         If it fails there with a UserError or OSError, all raise `error` with its text.
         """
@@ -107,9 +105,8 @@ class Mesh:
                 outcome = [None, work()]
             except (UserError, OSError) as failure:
                 outcome = [str(failure), None]
-        group = self.saving_group if saving else self.control_group
-        if group is not None:
-            dist.broadcast_object_list(outcome, src=0, group=group)
+        if self.saving_group is not None:
+            dist.broadcast_object_list(outcome, src=0, group=self.saving_group)
         cause, result = outcome
         if cause is not None:
             raise error(cause)
@@ -157,11 +154,10 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
         )
     ranks = torch.arange(world).view(-1, model_world)  # a row for each pair, a column for each tower
 
-    def own_group(members: torch.Tensor, own: int) -> dist.ProcessGroup | None:
-        """Each rank takes part in the making of every group; it gets its own."""
-        if members.shape[1] == 1:
-            return None
-        return [dist.new_group(row, timeout=nccl_timeout) for row in members.tolist()][own]
+    def own_group(members: torch.Tensor) -> dist.ProcessGroup | None:
+        """This rank's of the groups that the rows make, if they have several ranks; all ranks make all groups."""
+        several = members.shape[1] > 1
+        return dist.new_subgroups_by_enumeration(members.tolist(), timeout=nccl_timeout)[0] if several else None
 
     mesh = Mesh(
         rank=rank,
@@ -170,9 +166,9 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
         data_world=world // model_world,
         model_rank=model_rank,
         model_world=model_world,
-        data_group=own_group(ranks.T, model_rank),
-        model_group=own_group(ranks, data_rank),
-        exchange_group=own_group(ranks, data_rank),
+        data_group=own_group(ranks.T),
+        model_group=own_group(ranks),
+        exchange_group=own_group(ranks),
         control_group=dist.new_group(backend="gloo", timeout=timeout),
         saving_group=dist.new_group(backend="gloo", timeout=max(timeout, timedelta(seconds=SAVING_TIMEOUT_SECONDS))),
         device=device,

@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from dali_pipelines import DataConfig, Loader, Normalize
 from model import ModelConfig, make_schedule
@@ -59,28 +60,24 @@ def make_loader(
     return PairedLoader(loader, Normalize(statistics, data.recipe, mesh.device), mesh)
 
 
-class StopSignals:
-    """While entered, SIGTERM, SIGUSR1 and a first Ctrl-C only set `received` to the signal's name.
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[str]]:
+    """Gives a list to which SIGTERM, SIGUSR1 and a first Ctrl-C only add their names; a second Ctrl-C ends the process.
 
     A signal to any rank travels to all by the sum of the next step: all save there, and leave with exit status 0.
     """
+    received: list[str] = []
 
-    def __init__(self) -> None:
-        self.received: str | None = None
-
-    def __enter__(self) -> Self:
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        self._before = {number: signal.signal(number, self.receive) for number in numbers}
-        return self
-
-    def receive(self, number: int, _frame: FrameType | None = None) -> None:
-        """The handler: keep the signal's name; a second Ctrl-C ends the process at once."""
-        self.received = signal.Signals(number).name
+    def receive(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -98,7 +95,7 @@ class Trainer:
         def lock_folder() -> None:
             stack.callback(RunLock(config.run_dir).close)
 
-        mesh.on_main_rank(lock_folder, RunError, saving=True)
+        mesh.on_main_rank(lock_folder, RunError)
         source = find_start(config, mesh)
         self.config, self.mesh, self.state = config, mesh, TrainState()
         self.schedule = make_schedule(
@@ -116,7 +113,7 @@ class Trainer:
         if source is not None:
             self.state = self.checkpoints.load(source, read_matching(source, config, description["dataset"]))
         self.network.distribute()
-        self.signals = stack.enter_context(StopSignals())  # not before: until here there is nothing to save
+        self.signals = stack.enter_context(stop_signals())  # not before: until here there is nothing to save
 
         def open_loader(shards: ShardSet, data: DataConfig) -> PairedLoader:
             loader = make_loader(shards, data, mesh, train_set.statistics, config.decode)
@@ -176,7 +173,7 @@ class Trainer:
         One sum over all ranks carries that step's figures, and who asks to stop or save: so all do the same.
         """
         ready = self.progress.pop_ready()
-        stop, save = self.signals.received is not None, self.checkpoints.is_due()
+        stop, save = bool(self.signals), self.checkpoints.is_due()
         stops, saves, *sums = self.mesh.sum([float(stop), float(save), *self.progress.own_sums(ready)])
         if ready is not None:
             self.progress.report(ready, sums)
@@ -214,7 +211,7 @@ class Trainer:
         """Scores of the center crop over all ranks; None if stopped."""
         scores = Scores(self.network.net.config.classes)
         for batch in loader.epoch(0):
-            if self.mesh.any(self.signals.received is not None):
+            if self.mesh.any(bool(self.signals)):
                 return None
             if len(batch.labels):
                 logits = self.network.logits(batch.images)

@@ -52,7 +52,8 @@ def test_without_noise_it_only_subtracts_the_mean(way: str, recipe: RecipeName, 
     ids = np.arange(32, 48)
     choice = draw(recipe, 3, 0, ids, ids * 32, statistics)
     crops = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (16, 3, 224, 224), np.uint8))
-    images = Normalize(statistics, recipe, "cpu")(crops, choice, noise=False).numpy()
+    choice = replace(choice, rgb_offset=np.zeros_like(choice.rgb_offset), divisor=1.0)
+    images = Normalize(statistics, recipe, "cpu")(crops, choice).numpy()
     assert 0 < choice.mirror.sum() < 16
     for i in range(16):
         mean = statistics.mean_image[16:240, 16:240]

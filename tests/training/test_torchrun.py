@@ -20,11 +20,11 @@ SCRIPT = ROOT / "scripts" / "train.slurm"
 
 # A train.py for the test: the first start kills a rank in step 3; the second one sends what Slurm sends, in step 6.
 TRAIN = f"""
-import os, signal, sys, threading
+import contextlib, os, signal, sys, time
 sys.path[0] = {str(ROOT)!r}
 import train
 from training.progress import Progress
-from training.trainer import StopSignals
+from training import trainer
 add, restarted = Progress.add, os.path.exists("killed")
 def add_and_signal(self, step):
     add(self, step)
@@ -33,13 +33,18 @@ def add_and_signal(self, step):
         os.kill(os.getpid(), signal.SIGKILL)
     if restarted and step.step == 6 and os.environ["RANK"] == "0":
         os.kill(int(os.environ["SRUN_PID"]), signal.SIGUSR1)
-        assert arrived.wait(60)
+        end = time.monotonic() + 60
+        while not received:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 Progress.add = add_and_signal
-receive, arrived = StopSignals.receive, threading.Event()
-def receive_and_set(self, number, frame):
-    receive(self, number, frame)
-    arrived.set()
-StopSignals.receive = receive_and_set
+stop_signals = trainer.stop_signals
+@contextlib.contextmanager
+def watched_signals():
+    global received
+    with stop_signals() as received:
+        yield received
+trainer.stop_signals = watched_signals
 sys.exit(train.main())
 """
 # srun: two nodes on this machine; a signal goes to both, as from Slurm, and the worse exit status comes back.
