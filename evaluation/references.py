@@ -1,14 +1,13 @@
 """The published errors that a run is judged by, what each part is said to be worth, and whose class table is whose.
 
-The figures stand in `published_errors.csv`, `part_worths.csv` and `published_curve.csv`, with their sources.
+The figures stand in `published.toml` and `published_curve.csv`, with their sources.
 """
 
-import csv
 import hashlib
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Reference:
     split: str
     top1_error: float
     top5_error: float
-    log_loss: float | None
+    log_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +41,9 @@ class PartWorth:
 
     part: str
     source: str
-    top1: float | None
-    top5: float | None
-    about: str | None
+    top1: float | None = None
+    top5: float | None = None
+    about: str | None = None
 
     def in_points(self) -> tuple[str, str]:
         """Top-1 and top-5, as `about +1.00`, in percentage points; empty where no figure was published."""
@@ -53,22 +52,9 @@ class PartWorth:
         return top1, top5
 
 
-def _table(name: str) -> list[dict[str, Any]]:
-    """The rows of a table beside this file: numbers as such, an empty field as None. Lines with a # are notes."""
-
-    def value(text: str) -> int | float | str | None:
-        try:
-            return int(text) if text.isdigit() else float(text)
-        except ValueError:
-            return text or None
-
-    with Path(__file__).with_name(name).open(newline="", encoding="utf-8") as lines:
-        rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-        return [{column: value(text) for column, text in row.items()} for row in rows]
-
-
-REFERENCES = tuple(Reference(**row) for row in _table("published_errors.csv"))
-PART_WORTHS = tuple(PartWorth(**row) for row in _table("part_worths.csv"))
+_PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+REFERENCES = tuple(Reference(**row) for row in _PUBLISHED["errors"])
+PART_WORTHS = tuple(PartWorth(**row) for row in _PUBLISHED["parts"])
 
 
 def worth_of(part: str) -> list[PartWorth]:
@@ -109,5 +95,6 @@ def published_curve() -> dict[str, np.ndarray]:
 
     `epoch` counts epochs done; errors are fractions; `images_per_second` comes from the times between epochs.
     """
-    rows = _table("published_curve.csv")
-    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+    path = Path(__file__).with_name("published_curve.csv")
+    curve = np.genfromtxt(path, delimiter=",", names=True, skip_header=3)  # three lines of notes
+    return {name: curve[name] for name in curve.dtype.names or ()}

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from common import ceil_div
 from dali_pipelines import Normalize
@@ -83,13 +84,11 @@ def cut(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
 
     `augmentation` has v entries for each picture, picture by picture.
     """
-    views = len(augmentation) // len(pixels)
-    crops = np.empty((len(augmentation), 3, CROP, CROP), np.uint8)
-    for index, crop in enumerate(crops):
-        top, left = int(augmentation.crop_y[index]), int(augmentation.crop_x[index])
-        window = pixels[index // views, top : top + CROP, left : left + CROP]
-        crop[:] = (window[:, ::-1] if augmentation.mirror[index] else window).transpose(2, 0, 1)
-    return crops
+    pictures = np.arange(len(pixels)).repeat(len(augmentation) // len(pixels))
+    windows = np.moveaxis(sliding_window_view(pixels, (CROP, CROP), axis=(1, 2)), 3, -1)
+    crops = windows[pictures, augmentation.crop_y, augmentation.crop_x]
+    crops[augmentation.mirror] = crops[augmentation.mirror, :, ::-1]
+    return crops.transpose(0, 3, 1, 2)
 
 
 class Classifier:

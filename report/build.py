@@ -82,7 +82,7 @@ def run_facts(run: TrainedRun, evaluation: Evaluation) -> list[tuple[str, str]]:
         speeds = metrics.training.get("images_per_second", np.zeros(1))
         if np.nanmin(speeds) > 0:
             speed = f"{np.nanmedian(speeds):,.0f} images/s"
-            seconds = round(float(np.nansum(np.diff(metrics.steps, prepend=0) * batch_size / speeds)))
+            seconds = round(float(np.nansum(np.diff(metrics.training["step"], prepend=0) * batch_size / speeds)))
             time = str(datetime.timedelta(seconds=seconds))
     except EvaluationError as error:
         speed = f"unknown: {error}"

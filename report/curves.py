@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,38 +43,31 @@ SEED_NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """What a run logged. Every array float64; `training` columns [lines], `validation` columns [epochs validated].
+class Metrics(NamedTuple):
+    """Training and validation as float64 [lines] by column: `step`, `epoch` and those of `COLUMNS` that a line has.
 
-    `epochs` [lines] and `validation_epochs` count epochs done (the end of the first epoch is 1.0). A column that no
-    line has is absent, a value that a line lacks is NaN. `notes` are sentences on what was left out or is odd.
+    `epoch` counts epochs done (the end of the first is 1.0); what a line lacks is NaN. `notes`: what is odd, in words.
     """
 
-    steps: np.ndarray
-    epochs: np.ndarray
-    training: dict[str, np.ndarray]
-    validation_epochs: np.ndarray
-    validation: dict[str, np.ndarray]
-    notes: list[str] = field(default_factory=list)
+    training: Mapping[str, np.ndarray]
+    validation: Mapping[str, np.ndarray]
+    notes: Sequence[str] = ()
 
 
 def read_metrics(run: TrainedRun) -> Metrics:
-    """What the run logged. Raises EvaluationError."""
-    steps = run.state["dataset"]["samples"] // run.state["train_config"]["batch_size"]
-    return load_metrics(run.path / "metrics.jsonl", max(steps, 1))
-
-
-def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
-    """Read a run's `metrics.jsonl`.
+    """What a run logged in its `metrics.jsonl`.
 
     A torn last line (the run is going on, or was killed) is left out with a note. Raises EvaluationError when the file
     is absent, has no training line, or has another kind of line elsewhere.
     """
+    path = run.path / "metrics.jsonl"
+    steps_per_epoch = max(run.state["dataset"]["samples"] // run.state["train_config"]["batch_size"], 1)
     if not path.is_file():
         raise EvaluationError(f"{path}: no such file; has train.py run in this folder?")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    records, notes = [], []
+    trained: list[dict[str, Any]] = []
+    validated: list[dict[str, Any]] = []
+    notes = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -88,27 +80,28 @@ def load_metrics(path: Path, steps_per_epoch: int) -> Metrics:
                 break
             message = f"expected a line that train.py writes, got {line[:80]!r} ({error})"
             raise EvaluationError(f"{path}:{number}: {message}") from None
-        records.append(record)
-    trained = [record for record in records if "validation" not in record]
-    validated = [record for record in records if "validation" in record]
+        (validated if "validation" in record else trained).append(figures | {"step": record["step"]})
     if not trained:
         raise EvaluationError(f"{path}: no training step is logged there yet")
-    steps = np.array([record["step"] for record in trained], np.float64)
-    if (np.diff(steps) <= 0).any():
+    training = _columns(trained, steps_per_epoch)
+    if (np.diff(training["step"]) <= 0).any():
         notes.append("Steps do not always rise in metrics.jsonl: more than one training may have written there.")
-    return Metrics(
-        steps=steps,
-        epochs=steps / steps_per_epoch,
-        training=_columns(trained),
-        validation_epochs=np.array([record["step"] / steps_per_epoch for record in validated]),
-        validation=_columns([record["validation"] for record in validated]),
-        notes=notes,
-    )
+    return Metrics(training, _columns(validated, steps_per_epoch), notes)
 
 
-def _columns(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    columns = {name: np.array([record.get(name) for record in records], np.float64) for name in COLUMNS}  # None is NaN
+def _columns(records: list[dict[str, Any]], steps_per_epoch: int) -> dict[str, np.ndarray]:
+    names = ("step", *COLUMNS)
+    columns = {name: np.array([record.get(name) for record in records], np.float64) for name in names}  # None is NaN
+    columns["epoch"] = columns["step"] / steps_per_epoch
     return {name: column for name, column in columns.items() if not np.isnan(column).all()}
+
+
+def published_metrics() -> Metrics:
+    """The seed's training, as `read_metrics` would give it."""
+    curve = published_curve()
+    training = {name.removeprefix("training_"): column for name, column in curve.items()}
+    validated = {name: column for name, column in curve.items() if name.startswith(("epoch", "validation_"))}
+    return Metrics(training, {name.removeprefix("validation_"): column for name, column in validated.items()})
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,8 +117,8 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def curves_section(runs: Sequence[TrainedRun]) -> Section:
     """Curves of one run, the published ones behind them on ImageNet; or of several over each other, a color each."""
-    logged: list[tuple[TrainedRun, str, Metrics]] = []
-    sentences: list[str] = []
+    drawn: list[tuple[str, Metrics, str, str]] = []  # name, what it logged, colors of training and validation
+    legend, sentences = [], []
     for run, color in zip(runs, COLORS):
         try:
             metrics = read_metrics(run)
@@ -133,33 +126,35 @@ def curves_section(runs: Sequence[TrainedRun]) -> Section:
             sentences.append(f"No curves: {error}")
             continue
         sentences += [f"{run.path}: {note}" for note in metrics.notes]
-        logged.append((run, color, metrics))
-    if not logged:
+        drawn.append((run.path.name, metrics, color, color if len(runs) > 1 else "orange"))
+        legend.append((color, str(run.path)))
+    if not drawn:
         return Section("curves", "Training curves", sentences)
-    published = published_curve() if len(runs) == 1 and runs[0].challenge else {}
-    last = max([*(metrics.epochs[-1] for _, _, metrics in logged), *published.get("epoch", [])])
-    charts = []
-    for panel in _shown_panels(logged, sentences):
-        lines = _published_lines(panel, published)
-        for _, color, metrics in logged:
-            lines += _lines(panel, metrics, color, color if len(runs) > 1 else "orange")
-        words = " ".join(_in_words(panel, metrics, run.path.name) for run, _, metrics in logged)
-        drawing = svg(draw_lines(lines, panel.form, last))
-        charts.append(Chart(name=panel.column, title=panel.title, svg=drawing, alternative=words))
+    classes = max(len(run.classes) for run in runs)
+    panels = _shown_panels([metrics for _, metrics, *_ in drawn], classes, sentences)
     caption = "One point is the mean over a run of steps; validation is the center crop at the end of an epoch."
     if len(runs) > 1:
-        legend = [(color, str(run.path)) for run, color, _ in logged]
         caption = f"Solid lines are training, dashed ones validation. {caption}"
     else:
-        legend = [("blue", "training"), ("orange", "validation")] + ([("gray", "the seed")] if published else [])
-    block = Charts(charts=charts, legend=legend, caption=caption + (SEED_NOTE if published else ""))
-    return Section("curves", "Training curves", sentences, [block])
+        legend = [("blue", "training"), ("orange", "validation")]
+        if runs[0].challenge:
+            drawn.insert(0, ("the seed", published_metrics(), "gray", "gray"))
+            legend.append(("gray", "the seed"))
+            caption += SEED_NOTE
+    last = max(metrics.training["epoch"][-1] for _, metrics, *_ in drawn)
+    charts = []
+    for panel in panels:
+        lines = [line for _, metrics, *colors in drawn for line in _lines(panel, metrics, *colors)]
+        words = " ".join(_in_words(panel, metrics, name) for name, metrics, *_ in drawn)
+        drawing = svg(draw_lines(lines, panel.form, last))
+        charts.append(Chart(name=panel.column, title=panel.title, svg=drawing, alternative=words))
+    return Section("curves", "Training curves", sentences, [Charts(charts=charts, legend=legend, caption=caption)])
 
 
-def _shown_panels(logged: list[tuple[TrainedRun, str, Metrics]], sentences: list[str]) -> list[Panel]:
+def _shown_panels(logged: list[Metrics], classes: int, sentences: list[str]) -> list[Panel]:
     """The panels that have something to show; `sentences` gets one for those that do not."""
-    columns = {column for _, _, metrics in logged for column in [*metrics.training, *metrics.validation]}
-    if max(len(run.classes) for run, _, _ in logged) <= 5:
+    columns = {column for metrics in logged for column in [*metrics.training, *metrics.validation]}
+    if classes <= 5:
         columns.discard("top5_error")
         sentences.append("With five classes or fewer the top-5 error is always 0: it has no panel.")
     absent = [panel.title for panel in PANELS if panel.column not in columns]
@@ -169,29 +164,22 @@ def _shown_panels(logged: list[tuple[TrainedRun, str, Metrics]], sentences: list
 
 def _lines(panel: Panel, metrics: Metrics, training: str, validation: str) -> list[Line]:
     lines = []
-    if panel.column in metrics.training:
-        x, y = thinned(metrics.epochs, panel.scale * metrics.training[panel.column])
-        lines.append(Line(x=x, y=y, color=training, steps=panel.column == "rate"))
-    if panel.column in metrics.validation:
-        x, y = metrics.validation_epochs, panel.scale * metrics.validation[panel.column]
-        lines.append(Line(x=x, y=y, color=validation, dashed=validation == training))
+    for columns, color, dashed in (
+        (metrics.training, training, False),
+        (metrics.validation, validation, validation == training),
+    ):
+        if panel.column in columns:
+            x, y = thinned(columns["epoch"], panel.scale * columns[panel.column])
+            lines.append(Line(x=x, y=y, color=color, dashed=dashed, steps=panel.column == "rate"))
     return lines
-
-
-def _published_lines(panel: Panel, published: Mapping[str, np.ndarray]) -> list[Line]:
-    names = {f"training_{panel.column}": False, f"validation_{panel.column}": True, panel.column: False}
-    return [
-        Line(x=published["epoch"], y=published[name], color="gray", dashed=dashed, steps=name == "rate")
-        for name, dashed in names.items()
-        if name in published
-    ]
 
 
 def _in_words(panel: Panel, metrics: Metrics, name: str) -> str:
     """What the panel shows of a run, for those who cannot see it."""
-    phrases = [f"{name}: {panel.title} over {metrics.epochs[-1]:.3g} epochs."]
+    phrases = [f"{name}: {panel.title} over {metrics.training['epoch'][-1]:.3g} epochs."]
     for what, columns in (("Training", metrics.training), ("Validation", metrics.validation)):
         if panel.column in columns:
-            first, last = (WORDS[panel.form].format(panel.scale * columns[panel.column][place]) for place in (0, -1))
+            values = columns[panel.column][np.isfinite(columns[panel.column])]
+            first, last = (WORDS[panel.form].format(panel.scale * values[place]) for place in (0, -1))
             phrases.append(f"{what} from {first} to {last}.")
     return " ".join(phrases)

@@ -103,24 +103,22 @@ def neighbors_section(
         for start in range(0, searched, CHUNK)
     ]
     neighbors = nearest(np.concatenate(features), classifier.features(queries), NEIGHBORS)
-    same, galleries = 0, []
-    for image, label, row in zip(queries, labels, neighbors):
-        cards = [_neighbor(image, f"held out: {names[label]}", marked=False)]
-        for other, other_label in zip(pixels_of(training, row), training.labels(row)):
-            same += int(other_label == label)
-            cards.append(_neighbor(other, names[other_label], marked=bool(other_label != label)))
+    found, galleries = training.labels(neighbors.ravel()).reshape(neighbors.shape), []
+    for image, label, row, theirs in zip(queries, labels, neighbors, found):
+        shown = [(image, f"held out: {names[label]}", False)]
+        shown += zip(pixels_of(training, row), [names[other] for other in theirs], (theirs != label).tolist())
+        cards = [
+            Card(pictures=[picture(pixels, SIDE)], alternative=title, title=title, marked=marked)
+            for pixels, title, marked in shown
+        ]
         galleries.append(Gallery(cards=cards, size="small"))
     sentences = [
-        f"The first image of each row is held out, the others are the training images nearest to it: {same} of "
-        f"{neighbors.size} are of its class; the names of the others are orange.",
+        f"The first image of each row is held out, the others are the training images nearest to it: "
+        f"{(found == labels[:, None]).sum()} of {neighbors.size} are of its class; the names of the others are orange.",
         "Krizhevsky 2012, Figure 4, right: Euclidean distance of fc7's outputs for the center crop, searched among "
         f"{searched:,} of {len(training):,} training images.",
     ]
     return Section("neighbors", "Nearest training images", sentences, galleries)
-
-
-def _neighbor(pixels: np.ndarray, title: str, *, marked: bool) -> Card:
-    return Card(pictures=[picture(pixels, SIDE)], alternative=title, title=title, marked=marked)
 
 
 def with_mean(batch: Batch, normalize: Normalize) -> np.ndarray:
