@@ -27,15 +27,19 @@ def make_network(classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
 
 
-def main() -> None:
-    """Train for some epochs, and save after each step."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_options(description: str) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shards", type=Path, required=True, help="folder with train/, as `make shards` writes it")
-    parser.add_argument("--out", type=Path, required=True, help="file to save to, and to go on from")
+    parser.add_argument("--out", type=Path, required=True, help="what to save to, and to go on from")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64, help="images of a step, over all processes")
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Train for some epochs, and save after each step."""
+    options = parse_options(__doc__.splitlines()[0])
     distributed = torch.distributed.is_torchelastic_launched()
     if distributed:
         torch.distributed.init_process_group("gloo")  # "nccl", and a device each, where there are GPUs

@@ -6,13 +6,10 @@
 Not `prepare(loader)`: the loader divides each batch among the processes itself, and its state goes into the checkpoint.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from own_network import make_network
+from own_network import make_network, parse_options
 
 from dali_pipelines import DataConfig, Loader
 from sharding import ShardSet
@@ -20,13 +17,7 @@ from sharding import ShardSet
 
 def main() -> None:
     """Train for some epochs, and save after each of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", type=Path, required=True, help="folder with train/, as `make shards` writes it")
-    parser.add_argument("--out", type=Path, required=True, help="folder to save to, and to go on from")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=64, help="images of a step, over all processes")
-    options = parser.parse_args()
-
+    options = parse_options(__doc__.splitlines()[0])
     accelerator = Accelerator()
     shards = ShardSet.open(options.shards / "train")
     config = DataConfig(recipe="paper", batch_size=options.batch_size, normalize="imagenet")

@@ -12,7 +12,7 @@ from common.files import write_atomically
 from evaluation.results import AVERAGE, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
 from model.checkpoint import versions
-from report import ReportOptions
+from report.__main__ import ReportOptions
 from report.classes import classes_section, confusions_section, mistakes_section, picture_source
 from report.curves import COLUMNS, curves_section, read_metrics
 from report.errors import NOT_EVALUATED, average_section, baseline_section, compared_section, errors_section

@@ -92,7 +92,7 @@ def svg(figure: Figure) -> str:
 
 
 def picture(pixels: np.ndarray, side: int | None = None) -> str:
-    """A data URI of pixels uint8 [h, w, 3] or, with opacity, 4: a JPEG scaled to `side`×`side`, else an exact PNG."""
+    """A data URI of pixels uint8 [h, w, 3]: a JPEG scaled to `side`×`side`, or an exact PNG."""
     image, target, kind = Image.fromarray(pixels), io.BytesIO(), "jpeg" if side else "png"
     (image.resize((side, side)) if side else image).save(target, kind, quality=85)
     return f"data:image/{kind};base64,{base64.b64encode(target.getvalue()).decode('ascii')}"

@@ -62,7 +62,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Cards in a grid: `large` ones about 250 pixels wide, `small` ones 100, `sheet` as wide as the page."""
+    """Cards in a grid: `large` ones about 250 pixels wide, `small` ones 100, a `sheet` of rows of sixteen pictures."""
 
     cards: list[Card]
     size: Literal["small", "large", "sheet"] = "large"

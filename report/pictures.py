@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
-from common import ceil_div
 from dali_pipelines import Batch, DataConfig, Loader, LoaderError, Normalize
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, pixels_of
@@ -15,7 +14,6 @@ from report.drawing import picture, short_name
 from report.page import Bar, Card, Gallery, Section
 from sharding import ShardSet
 
-COLUMNS, SCALE = 16, 5  # filters in a row; screen pixels for each of a filter
 SHOWN, BEST = 8, 5
 QUERIES, NEIGHBORS, CHUNK = 5, 6, 250
 SHOWN_OF_BATCH, SIDE = 24, 128
@@ -31,25 +29,14 @@ def filter_pictures(weights: np.ndarray) -> np.ndarray:
     return (127.5 + 127.5 * scaled).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def tile(pictures: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [n, h, w, 3], sixteen in a row, as one sheet uint8 [H, W, 4], clear lines of a pixel between."""
-    count, height, width, _ = pictures.shape
-    columns = min(COLUMNS, count)
-    rows = ceil_div(count, columns)
-    cells = np.zeros((rows * columns, height + 1, width + 1, 4), np.uint8)
-    cells[:count, :height, :width] = np.pad(pictures, [(0, 0)] * 3 + [(0, 1)], constant_values=255)
-    grid = cells.reshape(rows, columns, height + 1, width + 1, 4).swapaxes(1, 2)
-    return grid.reshape(rows * (height + 1), columns * (width + 1), 4)[:-1, :-1]
-
-
 def filters_section(run: TrainedRun) -> Section:
     """A sheet for each tower: the first half of conv1's filters is tower A (the paper's GPU 1), the second tower B."""
     weights = run.state["model"]["conv1.weight"].float().numpy()
     towers = ModelConfig(**run.state["model_config"]).towers
     what, cards = f"filters of conv1, {weights.shape[2]}×{weights.shape[3]} pixels in color.", []
     for filters, tower in zip(np.split(filter_pictures(weights), towers), "AB"):
-        sheet = picture(tile(filters).repeat(SCALE, axis=0).repeat(SCALE, axis=1))
-        cards.append(Card(pictures=[sheet], title=f"tower {tower}", alternative=f"{len(filters)} {what}"))
+        uris = [picture(pixels) for pixels in filters]
+        cards.append(Card(pictures=uris, title=f"tower {tower}", alternative=f"{len(filters)} {what}"))
     caption = "Arranged as in Krizhevsky 2012, Figure 3. Gray is a weight of 0; each filter fills its own range."
     return Section("filters", "First-layer filters", blocks=[Gallery(cards=cards, size="sheet", caption=caption)])
 

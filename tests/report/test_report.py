@@ -119,7 +119,7 @@ def test_charts_lie_beside_the_page_and_pictures_inside(reported: tuple[Path, Pa
         content = base64.b64decode((image["src"] or "").partition(",")[2])
         with Image.open(io.BytesIO(content)) as picture:
             assert picture.format in ("JPEG", "PNG") and np.asarray(picture.convert("L")).std() > 1
-    assert len(page.images) >= 2 + 8 + 5 * 7 + 2 * 4  # filters, guesses, neighbors, batches; confusions as they come
+    assert len(page.images) >= 6 + 8 + 5 * 7 + 2 * 4  # filters, guesses, neighbors, batches; confusions as they come
 
 
 def test_the_head_tells_network_speed_time_and_errors(reported: tuple[Path, Page]) -> None:
@@ -199,12 +199,12 @@ def test_missing_splits_and_metrics_are_sentences(copy: Path, shards: Path, tmp_
     assert "No curves: " in said and "metrics.jsonl: no such file" in said
     assert f"Not shown: {elsewhere}: no split 'val' there (it holds train)" in said
     assert said.count("Without pictures: the split that was evaluated is not where --shards says.") == 2
-    assert not page.charts and len(page.images) == 2 + 2 * 4  # filters, batches
+    assert not page.charts and len(page.images) == 6 + 2 * 4  # filters, batches
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     page = page_of(copy, "--shards", str(nothing))
     assert sum(words.startswith("Not shown: ") for words in page.words) == 2
-    assert len(page.images) == 2
+    assert len(page.images) == 6
 
 
 def test_errors_of_another_step_are_marked(run: Path) -> None:

@@ -16,7 +16,7 @@ def test_the_page_is_complete_and_at_most_five_megabytes(thousand: Path) -> None
     assert page.cells[start + 1] == "50" and page.cells[start + 2].endswith("%")
     pictures = [image["alt"] for image in page.images]
     assert sum((alternative or "").startswith("Left an image of ") for alternative in pictures) == 50
-    assert len(page.images) == 2 + 8 + 2 * 50 + 24  # filters, guesses, confusions, mistakes
+    assert len(page.images) == 6 + 8 + 2 * 50 + 24  # filters, guesses, confusions, mistakes
 
 
 def test_no_name_of_a_class_breaks_it(thousand: Path) -> None:
