@@ -32,20 +32,14 @@ FREE = IMAGE - CROP  # what a crop leaves free each way
 
 
 def fed_choices(config: DataConfig) -> int:
-    """How many arrays of choices the graph takes for each batch; the ten views are written into it.
-
-    They are crop_y, crop_x (0..1), mirror, and, for float32, minus the color offset [3], divisor [3].
-    """
+    """Arrays fed with a batch: crop_y, crop_x (0..1), mirror; if float32, −color offset, divisor; of ten views none."""
     if config.views == VIEWS:
         return 0
     return 3 if config.output == "uint8" else 5
 
 
 def batch_graph(config: DataConfig, statistics: Statistics, encoding: str, source: Source, capacity: int) -> Pipeline:
-    """The whole graph, not yet built: batches of up to `capacity` samples, as the recipe wants them.
-
-    It gives uint8 or float32 [n, 224, 224, 3] (`views` 10: [n, 10, 224, 224, 3]).
-    """
+    """The graph, unbuilt: batches [n, 224, 224, 3] (ten views: [n, 10, 224, 224, 3]) of up to `capacity` samples."""
     pipeline = Pipeline(
         batch_size=capacity,
         num_threads=config.threads,
@@ -89,10 +83,7 @@ def batch_graph(config: DataConfig, statistics: Statistics, encoding: str, sourc
 
 
 def _view(images: Node, mean: Node | None, chosen: list[Any], config: DataConfig) -> Node:
-    """The uint8 crop; with a mean image, (crop + color offset) ÷ divisor − the mean's crop ÷ divisor.
-
-    `original` always takes the mean's center as it is.
-    """
+    """The uint8 crop; with a mean image, (crop + color offset) ÷ divisor − the mean's crop (or center) ÷ divisor."""
     crop = partial(fn.crop_mirror_normalize, crop=(CROP, CROP), output_layout="HWC")
     y, x, mirror, *arithmetic = chosen
     if mean is None:

@@ -124,10 +124,7 @@ class Loader:
         return len(self._damaged)
 
     def slice_metadata(self, epoch: int, step: int, rank: int, world: int) -> BatchSpec:
-        """Part `rank` of `world` of a global batch, for ranks that compute with what others decode; decodes nothing.
-
-        Raises ValueError for a step that the epoch does not have.
-        """
+        """Part `rank` of `world` of a global batch; decodes nothing. Raises ValueError for a step outside the epoch."""
         if not 0 <= step < self.steps_per_epoch:
             raise ValueError(f"step {step}: expected 0 to {self.steps_per_epoch - 1}")
         return self._spec(epoch, step, rank, world)

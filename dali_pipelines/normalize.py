@@ -62,8 +62,7 @@ class Normalize:
     def __call__(self, images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         """(crop − mean image + color offset) ÷ divisor: float32 [n, 3, 224, 224], channels-last, on the device.
 
-        `augmentation` has n entries, those that the images were cropped and mirrored by. Raises ValueError for images
-        of another type, shape or number.
+        `augmentation`: what the n images were cropped and mirrored by. ValueError for another type, shape or number.
         """
         shape = (len(augmentation), 3, CROP, CROP)
         if images.dtype != torch.uint8 or tuple(images.shape) != shape:

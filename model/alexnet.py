@@ -151,8 +151,7 @@ class Towers(nn.Module):
     def forward(self, images: Tensor, dropout: DropoutKey | None = None) -> Tensor:
         """Logits [n, classes] of float images [n, 3, 224, 224], which are converted to the weights' dtype.
 
-        dropout: needed in training mode, one id for each image; ignored in evaluation. Raises ValueError without it, or
-        for another shape.
+        dropout: one id for each image; ignored in evaluation. ValueError without it in training, and for other shapes.
         """
         if self.training and dropout is None:
             raise ValueError(

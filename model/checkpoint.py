@@ -56,8 +56,7 @@ def versions() -> dict[str, str]:
 def save_checkpoint(path: Path, state: dict[str, Any], *names: str) -> None:
     """Write `state` (the keys of `KEYS`) so that `path` holds either all of it or what it held before.
 
-    `names`: other names in the folder that it gets first. Raises CheckpointError if the file cannot be written, as on
-    a full disk; then the old file is intact.
+    `names`: other names in the folder, which it gets first. Raises CheckpointError if it cannot, as on a full disk.
     """
     wrong = KEYS.symmetric_difference(state)
     if wrong:
@@ -87,10 +86,7 @@ def replace_checkpoint(source: Path, path: Path) -> None:
 
 
 def finish_save(path: Path) -> bool:
-    """Whether `path` is there; if a kill came between its other names and itself, it is put there.
-
-    What other kills left half-written in its folder is removed.
-    """
+    """Whether `path` is there; it is put there if a kill came just before. What other kills left half-written goes."""
     for part in path.parent.glob("*.part"):
         first_save = not path.is_file() and part.name.startswith(path.name)
         if first_save and any(part.samefile(other) for other in path.parent.glob("*.pt")):

@@ -72,7 +72,6 @@ class DropoutKey:
     def mask(self, layer: int, units: int, first: int = 0) -> Tensor:
         """Whether each unit is kept, bool [n, units] on the ids' device; each is with probability ½.
 
-        layer: a small number that tells layers apart (6 for fc6). units, first: the units first..first+units-1 of the
-        unsplit layer.
+        layer: a number that tells layers apart (6 for fc6). units, first: first..first+units-1 of the unsplit layer.
         """
         return _multiplied(self.sample_keys[:, None] ^ _unit_keys(layer, units, first, self.ids.device)) < 0

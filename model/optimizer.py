@@ -18,8 +18,7 @@ class RecipeSGD(torch.optim.Optimizer):
     Each group holds one parameter, its unsplit `name` (`conv1.weight`), `lr`, `weight_decay` and `rate_scale`; the
     schedule writes `lr`, already scaled. At a rate of 0 neither w nor v changes: momentum does not coast
     (`weights.cu` of the original skips the update). torch.optim.SGD has ε outside v, so that a change of rate acts
-    at once on the whole velocity; here it acts on what is added from then on. State of a parameter: `velocity`, of the
-    same shape. `step` takes no closure.
+    at once on the whole velocity; here it acts on what is added from then on. State of a parameter: `velocity`.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:

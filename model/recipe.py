@@ -1,8 +1,7 @@
 """The two recipes, `paper` and `original`, as data: every number in which their networks and optimizers differ.
 
 A name goes in (`recipe("original")`), a frozen `Recipe` comes out; networks, optimizer and schedule read it.
-Sources: Krizhevsky, Sutskever, Hinton 2012, §3 and §5 (`paper`); `layers-145.cfg` and `layer-params-145-2010.cfg` of
-the released program (`original`).
+Sources: Krizhevsky 2012, §3 and §5; the released program's `layers-145.cfg` and `layer-params-145-2010.cfg`.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ the best k with probability (k - better) / equal, cut to 0..1. An untrained netw
 score has so an error of 1 - k/classes, where taking the first index would flatter or damn it by class order.
 """
 
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +20,6 @@ CONFIDENCE_DEVIATE = 1.959963984540054  # two-sided 95 % point of the standard n
 
 class ScoreError(UserError):
     """What was to be scored cannot be: wrong shapes, labels outside the classes, NaN, or no image at all."""
-
-
-class Figures(TypedDict):
-    """Errors as fractions 0..1, log loss in nats, intervals [low, high] at 95 %."""
-
-    images: int
-    top1_error: float
-    top1_interval: list[float]
-    top5_error: float
-    top5_interval: list[float]
-    log_loss: float
-    log_loss_interval: list[float]
 
 
 class Scores:
@@ -103,10 +91,10 @@ class Scores:
         images, top1, top5, *_ = self._sums.numpy().T.copy()
         return images.round().astype(np.int64), top1, top5
 
-    def figures(self) -> Figures:
-        """Errors, mean log loss and intervals (Wilson's for errors, the normal one for the loss).
+    def figures(self) -> dict[str, Any]:
+        """Errors as fractions 0..1, mean log loss in nats, and of each an interval [low, high] at 95 %.
 
-        Raises ScoreError if nothing has been scored.
+        (Wilson's of the errors, the normal one of the loss.) Raises ScoreError if nothing has been scored.
         """
         images = self.images
         if not images:

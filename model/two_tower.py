@@ -24,10 +24,7 @@ SHARED = "fc8.bias"
 
 
 def exchange_activations(mine: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The other rank's tensor of the same shape and dtype; maps [n, C, H, W] in channels_last memory, as they come.
-
-    Both ranks of the pair must call it.
-    """
+    """The other rank's tensor, of the same shape, dtype and memory format; both ranks of the pair must call it."""
     if not mine.numel():
         return mine.clone()
     maps = mine.ndim == 4
@@ -57,9 +54,8 @@ class _Exchange(torch.autograd.Function):
 class TwoTowerAlexNet(Towers):
     """This rank's tower; its rank in `group`, which has two, is the tower's number.
 
-    Weights: this tower's part of AlexNet(config, seed). Called like AlexNet, by both ranks with the same batch (which
-    may be empty); both get the full logits. Raises ValueError when the group has not two ranks, or the network not two
-    towers.
+    Weights: this tower's part of AlexNet(config, seed). Called like AlexNet, by both ranks with the same batch, which
+    may be empty; both get the full logits. Raises ValueError unless the group has two ranks and the network two towers.
     """
 
     def __init__(self, config: ModelConfig, group: dist.ProcessGroup, seed: int = 0) -> None:

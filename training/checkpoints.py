@@ -1,7 +1,6 @@
 """The state of a run: what this rank holds in, the unsplit checkpoint out, and back on any number of ranks.
 
-`CheckpointManager` writes checkpoints and knows which file they supersede; `find_start` and `read_matching` say which
-one a start goes on from.
+`CheckpointManager` writes checkpoints; `find_start` and `read_matching` say which one a start goes on from.
 """
 
 import json
@@ -115,10 +114,7 @@ class CheckpointManager:
         return f"the last valid checkpoint is {self.last_valid}" if self.last_valid else "there is no checkpoint yet"
 
     def load(self, source: Path, checkpoint: dict[str, Any]) -> TrainState:
-        """Go on from `checkpoint`, read from `source`, which becomes the run's last.pt; called by all ranks.
-
-        The last.pt of before stays as replaced.pt.
-        """
+        """Go on from `checkpoint`, read from `source`, which becomes last.pt, and that replaced.pt; for all ranks."""
         restore(checkpoint, self.network)
         self.schedule.load_state_dict(checkpoint["schedule"])
         last = self.path(LAST)

@@ -54,15 +54,11 @@ class TrainConfig:
     keep_every: int = option("keep the checkpoint of every n-th epoch; 0: of none", 10, least=0)
     log_every: int = option("steps from one line of metrics.jsonl to the next", 1, least=1)
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = option(
-        "tf32: of a GPU's convolutions and matrix products; bfloat16: mixed precision; auto: tf32 on a GPU",
-        "auto",
-        identity=True,
+        "tf32: a GPU's convolutions and matrix products; bfloat16: mixed; auto: tf32 on a GPU", "auto", identity=True
     )
     decode: Literal["gpu", "cpu"] = option("what decodes JPEG for a GPU; cpu: its cores, uint8 crops travel", "gpu")
     compile: bool = option("compile the network (torch.compile)", False)
-    scale_rate: Literal["none", "sqrt", "linear"] = option(
-        "adapt the rates to a batch that is not 128", "none", identity=True
-    )
+    scale_rate: Literal["none", "sqrt", "linear"] = option("how rates follow batch size / 128", "none", identity=True)
     augment: Literal["on", "off"] = option("off: the center crop, no mirror, no color", "on", identity=True)
     ablate: tuple[str, ...] = option(
         f"parts to leave out, to measure what they are worth: {', '.join(ABLATIONS)}", (), metavar="NAME", identity=True
@@ -70,10 +66,7 @@ class TrainConfig:
     deterministic: bool = option("only repeatable algorithms on the GPU, slower", False)
     threads: int | None = option("threads a process computes with; none: torch's choice", None, least=1)
     timeout_seconds: float | None = option(
-        "how long a process waits for the others before it gives up; none: 300 on GPUs, else 60",
-        None,
-        above=0,
-        most=MOST_TIMEOUT_SECONDS,
+        "how long a process waits for others; none: 300 on GPUs, else 60", None, above=0, most=MOST_TIMEOUT_SECONDS
     )
     profile: int | None = option("write a torch.profiler trace of so many steps, after a few to warm up", None, least=1)
     quiet: bool = option("print only warnings and errors", False)
@@ -102,11 +95,6 @@ class TrainConfig:
     def rate_scale(self) -> float:
         """What the recipe's rates are multiplied by for this batch size."""
         return float((self.batch_size / BASE_BATCH_SIZE) ** RATE_EXPONENT[self.scale_rate])
-
-    @property
-    def network_ablations(self) -> tuple[str, ...]:
-        """Those of `ablate` that are parts of the network."""
-        return tuple(name for name in self.ablate if name in NETWORK_ABLATIONS)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, paths as text: for JSON and checkpoints."""

@@ -74,13 +74,12 @@ class Mesh:
 
     def describe(self) -> str:
         """One line: how many processes, how they are laid out, on what."""
+        what, over = f"CPU, {torch.get_num_threads()} threads each", "gloo"
         if self.device.type == "cuda":
-            what = f"{torch.cuda.get_device_name(self.device)}, NCCL"
-        else:
-            what = f"CPU, {torch.get_num_threads()} threads each, gloo"
+            what, over = torch.cuda.get_device_name(self.device), "NCCL"
         if self.world == 1:
-            return f"1 process on {what.rsplit(',', 1)[0]}"
-        return f"{self.world} processes on {what}: data axis {self.data_world}, model axis {self.model_world}"
+            return f"1 process on {what}"
+        return f"{self.world} processes on {what}, {over}: data axis {self.data_world}, model axis {self.model_world}"
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all ranks, in float64."""
@@ -95,10 +94,7 @@ class Mesh:
         return self.sum([float(flag)])[0] > 0
 
     def on_main_rank(self, work: Callable[[], str | None], error: type[UserError]) -> str | None:
-        """What `work`, which may save, returns on rank 0, on all ranks.
-
-        If it fails there with a UserError or OSError, all raise `error` with its text.
-        """
+        """What `work` (it may save) returns on rank 0; all ranks raise `error` where it raises UserError or OSError."""
         outcome: list[str | None] = [None, None]
         if self.is_main:
             try:

@@ -40,10 +40,7 @@ def gather_pair_images(images: torch.Tensor, sizes: Sequence[int], mesh: Mesh) -
 
 
 class PairedLoader:
-    """Wraps a loader of this rank's `decoding_coordinates`.
-
-    It delivers uint8 for a pair, and where the CPU decodes for a GPU: normalized here, on the device; else float32.
-    """
+    """Wraps a loader of `decoding_coordinates`; what it delivers as uint8 is normalized here, on the mesh's device."""
 
     def __init__(self, loader: Loader, normalize: Normalize, mesh: Mesh) -> None:
         self.loader, self.normalize, self.mesh = loader, normalize, mesh

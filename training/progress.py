@@ -10,8 +10,9 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile, schedule
@@ -20,7 +21,6 @@ from tqdm import tqdm
 from common.errors import UserError
 from model.alexnet import Towers
 from model.response_norm import implementation
-from model.scores import Figures
 from training.checkpoints import TrainState
 from training.config import TrainConfig
 from training.mesh import LostRankError, Mesh
@@ -38,18 +38,15 @@ class NotFiniteError(UserError):
 
 @dataclass(frozen=True)
 class Step:
-    """One step that has been queued: the `step`-th, from 1, in `epoch`, from 0.
+    """One step that has been queued."""
 
-    damaged_images: `Loader.damaged_images` of this rank so far. totals: `ParallelNetwork.step`'s.
-    """
-
-    step: int
-    epoch: int
+    step: int  # from 1
+    epoch: int  # from 0
     samples: int
     rate: float
     wait_seconds: float
-    damaged_images: int
-    totals: torch.Tensor
+    damaged_images: int  # of this rank so far
+    totals: torch.Tensor  # what `ParallelNetwork.step` returned
 
 
 class Progress:
@@ -137,7 +134,7 @@ class Progress:
             }
             self.folder.log(line)
 
-    def log_validation(self, step: int, epoch: int, figures: Figures) -> None:
+    def log_validation(self, step: int, epoch: int, figures: Mapping[str, Any]) -> None:
         """Log the scores of an epoch's validation, and say them."""
         if self.folder is None:
             return

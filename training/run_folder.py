@@ -103,10 +103,10 @@ class RunFolder:
         self._metrics: TextIO = (path / METRICS).open("a", encoding="utf-8")
         self._events = SummaryWriter(str(path / TENSORBOARD), purge_step=step + 1)
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.json, whole or not at all."""
-        with write_atomically(self.path / CONFIG) as file:
-            file.write(json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file of JSON, whole or not at all."""
+        with write_atomically(self.path / name) as file:
+            file.write(json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line (with `step`) to metrics.jsonl and its numbers to TensorBoard."""
@@ -121,11 +121,6 @@ class RunFolder:
         """Make what was logged outlast a power cut: before a checkpoint says that these steps are done."""
         os.fsync(self._metrics.fileno())
         self._events.flush()
-
-    def mark_stopped(self, step: int) -> None:
-        """Leave a file that tells a batch script that the run was stopped and wants to go on."""
-        with write_atomically(self.path / STOPPED) as file:
-            file.write(json.dumps({"step": step}).encode() + b"\n")
 
     def close(self) -> None:
         self._metrics.close()

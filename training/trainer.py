@@ -21,11 +21,11 @@ from model.schedule import Schedule
 from model.scores import Scores
 from sharding import ShardError, ShardSet, Statistics
 from training.checkpoints import CheckpointManager, TrainState, as_tensors, find_start, read_matching
-from training.config import TrainConfig
+from training.config import NETWORK_ABLATIONS, TrainConfig
 from training.mesh import Mesh, make_mesh
 from training.pairs import PairedLoader, decoding_coordinates
 from training.progress import NotFiniteError, Progress, Step, log_run_summary, profiling
-from training.run_folder import RunError, RunFolder, RunLock
+from training.run_folder import CONFIG, STOPPED, RunError, RunFolder, RunLock
 from training.step import ParallelNetwork, set_up_torch
 
 logger = logging.getLogger(__name__)
@@ -82,10 +82,7 @@ def stop_signals() -> Iterator[list[str]]:
 
 
 class Trainer:
-    """Everything that a run is made of, at the state that it goes on from; `run` is the loop.
-
-    `stack` closes what must be closed.
-    """
+    """Everything that a run is made of, at the state that it goes on from; `stack` closes it; `run` is the loop."""
 
     def __init__(self, config: TrainConfig, stack: contextlib.ExitStack) -> None:
         device_type = set_up_torch(config)
@@ -102,9 +99,9 @@ class Trainer:
             config.recipe, config.epochs, log=config.schedule, plateau=config.plateau, patience=config.patience
         )
         data = make_data_config(config, self.schedule)
-        model = ModelConfig(
-            recipe=config.recipe, classes=len(train_set.classes), width=config.width, ablate=config.network_ablations
-        )
+        parts = tuple(name for name in config.ablate if name in NETWORK_ABLATIONS)
+        classes = len(train_set.classes)
+        model = ModelConfig(recipe=config.recipe, classes=classes, width=config.width, ablate=parts)
         description = describe_run(config, data, model, train_set)
         self.network = ParallelNetwork(model, config, mesh)
         statistics = as_tensors(asdict(train_set.statistics))
@@ -129,7 +126,7 @@ class Trainer:
         if mesh.is_main:
             folder = RunFolder(config.run_dir, self.state.step, self.state.epoch)
             stack.callback(folder.close)
-            folder.write_config(description)
+            folder.write(CONFIG, description)
             self.checkpoints.before_writing = folder.sync
         self.progress = Progress(mesh, folder, self.state.step, self.last_step, config.log_every)
         stack.callback(self.progress.close)
@@ -262,7 +259,7 @@ def train(config: TrainConfig) -> None:
             raise NotFiniteError(f"{error}; {trainer.checkpoints.hint()}") from error
         folder, step = trainer.progress.folder, trainer.state.step
         if folder is not None and not finished:
-            folder.mark_stopped(step)
+            folder.write(STOPPED, {"step": step})  # tells a batch script that the run wants to go on
     how = "done" if finished else "stopped"
     command = "the same command" + (" without --resume-from" if config.resume_from else "")
     advice = "" if finished else f"; {command} goes on from there"
