@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def test_a_used_loader_in_a_forked_child_says_to_make_it_there(shards: ShardSet)
 
 
 @pytest.mark.slow
-def test_an_epoch_that_a_fork_inherits_says_so_too_and_the_child_ends(split: Path) -> None:
+def test_an_epoch_that_a_fork_inherits_says_so_too_and_the_child_ends(python: Path, split: Path) -> None:
     script = f"""
 import os, sys
 from dali_pipelines import DataConfig, Loader, LoaderError
@@ -120,7 +119,7 @@ if not child:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, timeout=120, env={**os.environ, "PYTHONPATH": "."})
+    done = subprocess.run([python, "-c", script], cwd=root, timeout=120, env={**os.environ, "PYTHONPATH": "."})
     assert done.returncode == 17
 
 
@@ -141,10 +140,11 @@ class OwnLoader(IterableDataset[tuple[list[int], torch.Tensor]]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_loader_made_in_a_worker_of_pytorchs_dataloader_works(split: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+def test_a_loader_made_in_a_worker_of_pytorchs_dataloader_works(split: Path, method: str, workers: int) -> None:
     ids = []
-    for samples, images in DataLoader(OwnLoader(split), batch_size=None, num_workers=2, multiprocessing_context=method):
-        assert np.ptp(images[0].numpy()) == 0 and len(samples) == 2
+    how = {"num_workers": workers, "multiprocessing_context": method}
+    for samples, images in DataLoader(OwnLoader(split), batch_size=None, **how):
+        assert np.ptp(images[0].numpy()) == 0 and len(samples) == CONFIG.batch_size // workers
         ids += samples
     assert sorted(ids) == list(range(SAMPLES))

@@ -1,7 +1,6 @@
 """Errors with fractional ties, log loss, intervals, and sums over batches and ranks."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,11 +183,11 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_every_rank_gets_the_sum(tmp_path: Path) -> None:
+def test_every_rank_gets_the_sum(python: Path, tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    command = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "PYTHON_EXEC": str(python)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     said = [(tmp_path / f"rank.py.{rank}").read_text() for rank in (0, 1)]

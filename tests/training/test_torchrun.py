@@ -153,7 +153,9 @@ def torchrun(command: list[str], folder: Path, **variables: str) -> "subprocess.
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
 
 
-def test_command_as_the_readme_types_it_trains_and_goes_on(arguments: Arguments, tmp_path: Path) -> None:
+def test_command_as_the_readme_types_it_trains_and_goes_on(
+    python: Path, arguments: Arguments, tmp_path: Path
+) -> None:
     """Options of train.py after its name reach train.py, without `--`; the same command goes on; other ones do not.
 
     The first step is one process's. The command that does not go on is not restarted into going on either.
@@ -170,8 +172,8 @@ def test_command_as_the_readme_types_it_trains_and_goes_on(arguments: Arguments,
         return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
 
     before = files()
-    alone = [TORCHRUN, "--standalone", "--max-restarts", "1"]
-    job = torchrun([*alone, "train.py", *arguments(run, "--seed", "7")], ROOT)
+    alone = [str(python), "-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
+    job = torchrun([*alone, "train.py", *arguments(run, "--seed", "7")], ROOT, PYTHON_EXEC=str(python))
     assert job.returncode == 1
     assert job.stderr.count("--seed was 0, is 7") >= 2  # by the start and by the restart
     assert files() == before
