@@ -153,9 +153,7 @@ def torchrun(command: list[str], folder: Path, **variables: str) -> "subprocess.
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
 
 
-def test_command_as_the_readme_types_it_trains_and_goes_on(
-    python: Path, arguments: Arguments, tmp_path: Path
-) -> None:
+def test_command_as_the_readme_types_it_trains_and_goes_on(python: Path, arguments: Arguments, tmp_path: Path) -> None:
     """Options of train.py after its name reach train.py, without `--`; the same command goes on; other ones do not.
 
     The first step is one process's. The command that does not go on is not restarted into going on either.
