@@ -139,13 +139,9 @@ def with_growth(rows: list[Row], samples: list[int]) -> list[Row]:
     """The rows of one operation, each with its time before its memory, the last with the growth of time."""
     seconds = [float(np.median([repeat.cpu_seconds for repeat in row.repeats])) for row in rows]
     notes = [f"{1e3 * spent:.3g} ms, {row.note}" for row, spent in zip(rows, seconds)]
-    notes[-1] += f"; time ∝ samples^{exponent(samples, seconds):.2f}"
+    exponent, _ = np.polyfit(np.log(samples), np.log(seconds), 1)  # by least squares
+    notes[-1] += f"; time ∝ samples^{exponent:.2f}"
     return [replace(row, note=note) for row, note in zip(rows, notes)]
-
-
-def exponent(samples: list[int], values: list[float]) -> float:
-    """k of values ∝ samples^k, by least squares on logarithms."""
-    return float(np.polyfit(np.log(samples), np.log(values), 1)[0])
 
 
 def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:

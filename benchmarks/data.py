@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from sharding import PackOptions, ShardSet, pack, prepare_image
@@ -22,7 +21,7 @@ from sharding.record import Encoding
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "benchmarks"
-CROPS = 300
+PHOTOGRAPHS = 300
 FORMAT = 2  # of packed splits: those of another one are packed again
 
 
@@ -38,30 +37,25 @@ def made_once(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def photographs() -> tuple[tuple[Path, ...], str]:
-    """Files `<wnid>_<id>.JPEG` and the words that say what they are.
+    """300 files `<wnid>_<id>.JPEG`, and the words that say what they are.
 
-    The 300 ImageNet-2010 photographs where they are, else 300 crops of scikit-learn's two photographs.
+    The ImageNet-2010 photographs where they are, else links to scikit-learn's two, of 640×427 pixels.
     """
     folder = Path(os.environ.get("IMAGENET2010", ROOT.parent / "shared" / "imagenet2010")) / "train-photos"
     what = "ImageNet-2010 photographs"
     if not folder.is_dir():
-        folder, what = WORK / "sample-photos", "crops of scikit-learn's two photographs"
-        made_once(folder, cut_sample_photos)
+        folder, what = WORK / "sample-photos", "links to scikit-learn's two photographs"
+        made_once(folder, link_sample_photos)
     files = tuple(sorted(folder.glob("*.JPEG")))
     return files, f"{len(files)} {what}"
 
 
-def cut_sample_photos(folder: Path) -> None:
-    """Writes 300 crops, 300 to 427 pixels a side, quality 95, 4:2:0, of china.jpg and flower.jpg."""
+def link_sample_photos(folder: Path) -> None:
+    """Makes 300 links, in turn to china.jpg and flower.jpg."""
     folder.mkdir()
-    random = np.random.default_rng(0)
-    pictures = load_sample_images().images
-    for number in range(CROPS):
-        pixels = pictures[number % len(pictures)]
-        height, width = random.integers(300, 428, size=2)
-        top, left = random.integers(0, 427 - height + 1), random.integers(0, 640 - width + 1)
-        crop = Image.fromarray(pixels[top : top + height, left : left + width])
-        crop.save(folder / f"n{number % len(pictures):08d}_{number}.JPEG", quality=95, subsampling=2)
+    pictures = load_sample_images().filenames
+    for number in range(PHOTOGRAPHS):
+        (folder / f"n{number % 2:08d}_{number}.JPEG").symlink_to(pictures[number % 2])
 
 
 def repeat(files: Sequence[Path], samples: int, folder: Path) -> Path:
@@ -77,9 +71,9 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
     """A training split of `samples` samples: the photographs, each cut once, repeated in turn."""
     files, what = photographs()
     mark = hashlib.sha256(json.dumps([FORMAT, what, samples, encoding, samples_per_shard]).encode()).hexdigest()[:8]
-    out = WORK / f"{encoding}-{samples}-{mark}"
-    if not (out / "train" / "manifest.json").exists():
-        WORK.mkdir(parents=True, exist_ok=True)
+    folder = WORK / f"{encoding}-{samples}-{mark}"
+
+    def make(out: Path) -> None:
         with tempfile.TemporaryDirectory(dir=WORK, prefix="repeated-") as name:
             cut = [Path(name) / file.name for file in files[:samples]]
             for file, target in zip(files, cut):  # 256×256 as packing makes them, so that packing copies bytes
@@ -87,19 +81,14 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
             source = repeat(cut, samples, Path(name) / "repeated")
             kind: Any = {"split": "train", "encoding": encoding, "samples_per_shard": samples_per_shard}
             pack(PackOptions(source=source, out=out, workers=1, **kind))  # more would start a fork server without torch
-    return ShardSet.open(out / "train")
+
+    made_once(folder, make)
+    return ShardSet.open(folder / "train")
 
 
 def describe(data: ShardSet) -> dict[str, object]:
-    """What a benchmark's file says of its data: pictures, count, mean size, quality, subsampling, repeats."""
-    files, what = photographs()
-    sizes = [view.nbytes for view in data.images(np.arange(min(len(data), CROPS)))]
-    return {
-        "pictures": what,
-        "samples": len(data),
-        "times_repeated": round(len(data) / len(files), 2),
-        "encoding": data.encoding,
-        "mean_kilobytes": round(float(np.mean(sizes)) / 1000, 1),
-        "quality": data.options.get("quality"),
-        "subsampling": "4:2:0",
-    }
+    """What a benchmark's file says of its data: pictures, how many, their mean size, and how they were packed."""
+    sizes = [view.nbytes for view in data.images(range(min(len(data), PHOTOGRAPHS)))]
+    mean_kilobytes = round(float(np.mean(sizes)) / 1000, 1)
+    what = {"pictures": photographs()[1], "samples": len(data), "mean_kilobytes": mean_kilobytes}
+    return {**what, "encoding": data.encoding, "options": data.options}

@@ -9,8 +9,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,18 +24,16 @@ from torch import Tensor
 from benchmarks.measure import CLOCKS, Row, interleave, timed
 from benchmarks.results import machine
 from benchmarks.scaling import launch, layout_name, train_timed
-from benchmarks.step import Stepping, synthetic_batch
-from dali_pipelines import DataConfig
+from benchmarks.step import Stepping, open_loader, synthetic_batch
 from model import ModelConfig
 from model.checkpoint import load_checkpoint
 from model.response_norm import missing_for_triton, response_norm, spatial_norm
-from sharding import ShardSet
 from sharding.options import CORES
 from training.config import TrainConfig
 from training.mesh import Mesh, close_mesh
 from training.pairs import PairedLoader
 from training.step import ParallelNetwork, set_up_torch
-from training.trainer import make_loader, train
+from training.trainer import train
 
 IMAGENET_IMAGES, EPOCHS = 1_281_167, 90
 # The largest difference that is still rounding: in gray levels, or relative to the largest value.
@@ -74,26 +72,11 @@ class Node:
     decoders: Decoders = field(default_factory=lambda: DECODERS)
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def threads(self) -> int:
-        """Cores for each process."""
-        return max(1, CORES // self.processes)
-
     def config(self, **options: Any) -> TrainConfig:
         """train.py's options here, for one process; `options` beyond these or in their place."""
-        sizes = {"width": self.width, "batch_size": self.batch, "threads": self.threads, "device": self.device}
-        return TrainConfig(**{"shards": self.shards, "run_dir": Path(), **sizes, **options})
-
-    @contextmanager
-    def loader(self, folder: Path, device: str, decode: str, options: dict[str, Any]) -> Iterator[PairedLoader]:
-        """The trainer's loader of one process of this node, with its share of the cores."""
-        os.environ["LOCAL_WORLD_SIZE"] = str(self.processes)
-        data = DataConfig(recipe="paper", batch_size=self.batch, **options)
-        with ShardSet.open(folder / "train") as shards:
-            with closing(
-                make_loader(shards, data, Mesh(device=torch.device(device)), shards.statistics, decode)
-            ) as made:
-                yield made
+        sizes = {"width": self.width, "batch_size": self.batch, "threads": max(1, CORES // self.processes)}
+        where = {"shards": self.shards, "run_dir": Path(), "device": self.device}
+        return TrainConfig(**{**where, **sizes, **options})
 
 
 @dataclass(kw_only=True)
@@ -141,16 +124,17 @@ def environment(node: Node) -> Finding:
 def pixels(node: Node) -> Finding:
     """Does each way to decode give the pixels of the CPU's loader?"""
     finding = Finding()
-    reference = _first_images(node, "cpu", "cpu", {})
+    reference = _first_images(node.config(recipe="paper", device="cpu"), {})
     for name, (decode, options) in node.decoders.items():
-        gaps, exact = (_first_images(node, node.device, decode, options) - reference).abs(), decode == "cpu"
+        here = _first_images(node.config(recipe="paper", decode=decode), options)
+        gaps, exact = (here - reference).abs(), decode == "cpu"
         finding.compare(f"{name}, mean", float(gaps.mean()), PIXELS_SAME if exact else PIXELS_MEAN, "gray levels")
         finding.compare(f"{name}, largest", float(gaps.max()), PIXELS_SAME if exact else 255.0, "gray levels")
     return finding
 
 
-def _first_images(node: Node, device: str, decode: str, options: dict[str, Any]) -> Tensor:
-    with node.loader(node.shards, device, decode, options) as loader:
+def _first_images(config: TrainConfig, options: dict[str, Any]) -> Tensor:
+    with closing(open_loader(config, **options)) as loader:
         return next(loader.epoch(0)).images.cpu().clone()
 
 
@@ -196,10 +180,12 @@ def _first_step(node: Node, device: Any, precision: Any) -> tuple[float, dict[st
 
 def loading(node: Node) -> Finding:
     """How many images a second does the loader of one process give, with its share of the cores?"""
+    os.environ["LOCAL_WORLD_SIZE"] = str(node.processes)
     finding, ways = Finding(), node.decoders
     for name, (decode, options) in (*ways.items(), ("raw shards", ways["cpu"])):
         is_raw = name not in ways
-        with node.loader(node.raw if is_raw else node.shards, node.device, decode, options) as loader:
+        config = node.config(shards=node.raw if is_raw else node.shards, recipe="paper", decode=decode)
+        with closing(open_loader(config, **options)) as loader:
             chosen = {"decode": decode} if node.gpus and not is_raw else {}
             finding.add_rate(_measure(name, partial(_epoch, loader), node), chosen)
     return finding

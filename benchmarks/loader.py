@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import data
-from benchmarks.loader_work import RECIPE, SEED, Job, MeasuredLoader, difference_note
+from benchmarks.loader_work import RECIPE, SEED, Job, MeasuredLoader
 from benchmarks.measure import Repeat, Row, interleave
 from benchmarks.processes import held, hold, own_process
 from benchmarks.results import Table
@@ -34,7 +34,7 @@ class Entry:
     """A loader to measure: `module:function` of this package, which may raise ImportError, OSError or RuntimeError.
 
     note: what a reader of the table should know. compared: whether the pixels of its first batch are held against
-    NumPy's. raw: it reads pixels in place of JPEG. ahead: see `MeasuredLoader`.
+    NumPy's. raw: it reads pixels in place of JPEG.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     compared: bool = False
     raw: bool = False
-    ahead: int = 0
 
 
 ONE_THREAD = "limit: libjpeg-turbo (simplejpeg), one thread"
@@ -53,7 +52,14 @@ RAW = Entry("ours, float32, raw shards", "peers:ours", compared=True, raw=True)
 FFCV_RAW = Entry("FFCV, raw mode", "ffcv_peer:ffcv", "threads", compared=True, raw=True)
 SIMPLEJPEG = Entry("torch DataLoader + simplejpeg", "peers:torch_simplejpeg", "worker processes", compared=True)
 FFCV = Entry("FFCV", "ffcv_peer:ffcv", "threads", compared=True)
-DALI = "DALI fn.readers.webdataset, as its tutorials"  # ahead: two batches in its queue, one in the iterator
+DALI = "DALI fn.readers.webdataset, as its tutorials"
+DALI_NOTE = "shuffles locally, no position to resume from; of 64 batches 3 were ready before the clock began"
+PYTHON = Entry(
+    "ours, uint8: ceiling of a process by the GIL",
+    "loader:PythonTime",
+    "of Python a sample: CPU time of an epoch (uint8, one decoding thread) but for that inside the compiled pass, "
+    "which holds no GIL; an upper bound",
+)
 LOADERS = (
     LIMIT,
     OURS,
@@ -68,10 +74,10 @@ LOADERS = (
     Entry("webdataset + simplejpeg", "peers:webdataset", "worker processes; shuffles locally", compared=True),
     FFCV,
     Entry("SPDL + simplejpeg", "peers:spdl", "threads", compared=True),
-    Entry(DALI, "peers:dali_tutorial", "shuffles locally, no position to resume from", compared=True, ahead=3),
+    Entry(DALI, "peers:dali_tutorial", DALI_NOTE, compared=True),
+    PYTHON,
 )
 PEERS = "benchmarks.peers"  # what the fork server imports
-PYTHON = "ours, uint8: ceiling of a process by the GIL"
 
 OPERATIONS = (
     "read a 256×256 JPEG, decode, random 224×224 crop, mirror with p ½, subtract the mean image's same crop, add PCA "
@@ -90,28 +96,30 @@ def run(quick: bool) -> Table:
     raw = data.shards(RAW_SAMPLES[quick], encoding="raw", samples_per_shard=in_shard)
     prepared = jpeg.path.parent / "peers"
     data.made_once(prepared / "files", partial(write_files, jpeg))
-    jpeg_job, raw_job = (partial(Job, split.path, prepared, epochs=samples // len(split)) for split in (jpeg, raw))
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(own_process(PEERS)) for name in (*(e.name for e in LOADERS), PYTHON)}
-        made = {PYTHON: processes[PYTHON].submit(hold, PythonTime, jpeg.path)}
+        processes = {entry.name: stack.enter_context(own_process(PEERS)) for entry in LOADERS}
+        made = {}
         for entry in LOADERS:
-            job = partial(raw_job if entry.raw else jpeg_job, entry.options)
-            made[entry.name] = processes[entry.name].submit(hold, MeasuredLoader, entry.loader, job, entry.ahead)
-        made[PYTHON].result()
+            split = raw if entry.raw else jpeg
+            job = partial(Job, split.path, prepared, entry.options, epochs=samples // len(split))
+            held_object = (PythonTime, jpeg.path) if entry is PYTHON else (MeasuredLoader, entry.loader, job)
+            made[entry.name] = processes[entry.name].submit(hold, *held_object)
         rows = {entry.name: unmeasured(entry, processes[entry.name], made[entry.name]) for entry in LOADERS}
-        able = [name for name in processes if name == PYTHON or not rows[name].missing]
+        able = [name for name, row in rows.items() if not row.missing]
         measured = interleave({name: partial(held, processes[name], "repeat") for name in able})
-    rows |= {name: replace(rows.get(name, row), repeats=row.repeats) for name, row in measured.items()}
+    rows |= {name: replace(rows[name], repeats=row.repeats) for name, row in measured.items()}
+    python = rows[PYTHON.name]
+    microseconds = 1e6 / np.median(python.rate("seconds"))
+    rows[PYTHON.name] = replace(python, note=f"{microseconds:.1f} µs {python.note}")
     others = {"of libjpeg-turbo's limit": LIMIT, "× FFCV": FFCV, "× torch's DataLoader with simplejpeg": SIMPLEJPEG}
     beside = {text: [rows[entry.name]] for text, entry in others.items()}
-    rows[PYTHON] = replace(rows[PYTHON], note=python_note(rows[PYTHON]))
     return Table(
         title="Loaders: images per CPU-second for the same work",
         rows=list(rows.values()),
         data_set=data.describe(jpeg),
         operations=OPERATIONS,
-        limit=rows[LIMIT.name],
-        ours=rows[OURS.name],
+        limit=LIMIT.name,
+        ours=OURS.name,
         headlines=[rows[OURS.name].headline("float32 batches from the loader", beside)],
     )
 
@@ -128,7 +136,7 @@ def unmeasured(entry: Entry, process: ProcessPoolExecutor, made: Future[None]) -
     row = Row(name=entry.name)
     try:
         made.result()
-        compared = difference_note(*held(process, "difference")) if entry.compared else ""
+        compared = held(process, "compare") if entry.compared else ""
         return replace(row, note="; ".join(filter(None, (compared, entry.note))))
     except ImportError as error:
         return replace(row, missing=f"cannot be imported ({error}); `make bench-peers` installs it")
@@ -163,11 +171,3 @@ class PythonTime:
             images = sum(len(batch.ids) for batch in self._loader.epoch(next(self._epochs)))
             seconds = time.process_time() - start - compiled_seconds
         return Repeat(images=images, seconds=seconds, cpu_seconds=0)
-
-
-def python_note(row: Row) -> str:
-    """What the table says of the row of `PythonTime`: no process passes its images/s, on any number of cores."""
-    return (
-        f"{1e6 / np.median(row.rate('seconds')):.1f} µs of Python a sample: CPU time of an epoch (uint8, one decoding "
-        "thread) but for that inside the compiled pass, which holds no GIL; an upper bound"
-    )

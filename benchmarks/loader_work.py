@@ -96,49 +96,37 @@ class MeasuredLoader:
     """A loader of this package, `module:function` of a job that `make_job` makes, ready to be measured.
 
     CPU time is counted from the end of one repeat to the end of the next, so that what a loader prepares in
-    between, while others have their turn, is on its own bill. ahead: batches that it has ready before an epoch is asked
-    for, because it runs on into the next one.
+    between, while others have their turn, is on its own bill.
     """
 
-    def __init__(self, loader: str, make_job: Callable[[], Job], ahead: int = 0) -> None:
+    def __init__(self, loader: str, make_job: Callable[[], Job]) -> None:
         torch.set_num_threads(1)
         module, _, function = loader.partition(":")
-        self._job, self._ahead, self._epochs = make_job(), ahead, 0
+        self._job, self._epochs = make_job(), 0
         self._epoch: Epoch = getattr(importlib.import_module(f"benchmarks.{module}"), function)(self._job)
         self._cpu_seconds = cpu_seconds()
 
     def repeat(self) -> Repeat:
-        """All epochs of one repeat, as fast as the loader delivers, with new crops and colors.
-
-        The batches that it has ready before it is asked are taken first and not counted.
-        """
+        """All epochs of one repeat, as fast as the loader delivers, with new crops and colors."""
         forget_peaks()
-        batches = self._batches()
-        ready = sum(len(next(batches)[1]) for _ in range(self._ahead))
         start = asked = time.perf_counter()
         images, waits = 0, []
-        for _, ids in batches:
-            waits.append(time.perf_counter() - asked)
-            images += len(ids)
-            asked = time.perf_counter()
-        seconds = time.perf_counter() - start
-        before, self._cpu_seconds = self._cpu_seconds, cpu_seconds()
-        return Repeat(
-            images=images,
-            seconds=seconds,
-            cpu_seconds=(self._cpu_seconds - before) * images / (images + ready),
-            peak_bytes=peak_bytes(),
-            waits_seconds=tuple(waits),
-        )
-
-    def _batches(self) -> Iterator[Batch]:
         for _ in range(self._job.epochs):
             self._epochs += 1
             self._job.draw(self._epochs)
-            yield from self._epoch()
+            for _, ids in self._epoch():
+                waits.append(time.perf_counter() - asked)
+                images += len(ids)
+                asked = time.perf_counter()
+        seconds = time.perf_counter() - start
+        before, self._cpu_seconds = self._cpu_seconds, cpu_seconds()
+        spent = self._cpu_seconds - before
+        return Repeat(
+            images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=peak_bytes(), waits_seconds=tuple(waits)
+        )
 
-    def difference(self) -> tuple[float, float]:
-        """Mean and largest difference, in gray levels, of the pictures of its first batch from plain NumPy's.
+    def compare(self) -> str:
+        """What the table says of the pictures of its first batch beside plain NumPy's.
 
         It is asked before anything is measured: ours then does what the job's rows say.
         """
@@ -147,9 +135,5 @@ class MeasuredLoader:
             for image, number in zip(images[: COMPARED - len(gaps)], ids.tolist()):
                 gaps.append(np.abs(image.permute(1, 2, 0).numpy() - self._job.expected(number)))
         self._cpu_seconds = cpu_seconds()
-        return float(np.mean(gaps)), float(np.max(gaps))
-
-
-def difference_note(mean: float, largest: float) -> str:
-    """What the table says of it."""
-    return "same pixels" if largest <= SAME else f"PIXELS DIFFER by {mean:.2f} gray levels, at most {largest:.0f}"
+        mean, largest = np.mean(gaps), np.max(gaps)
+        return "same pixels" if largest <= SAME else f"PIXELS DIFFER by {mean:.2f} gray levels, at most {largest:.0f}"

@@ -56,7 +56,7 @@ def run(quick: bool) -> Table:
         rows=list(rows.values()),
         data_set={"pictures": what, "used": len(files)},
         operations=OPERATIONS,
-        ours=rows["ours"],
+        ours="ours",
         headlines=[rows["ours"].headline("packing photographs, one process", {"× the seed's way": [theirs]})],
     )
 

@@ -8,8 +8,8 @@ library well would write it.
 
 import itertools
 import mmap
-import queue
-from collections.abc import Callable, Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import webdataset as wds
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 from PIL import Image
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
 from benchmarks.loader_work import CROP, IMAGE, RECIPE, SEED, Batch, Epoch, Job
 from dali_pipelines import DataConfig, Loader
@@ -27,7 +27,7 @@ from dali_pipelines import DataConfig, Loader
 AHEAD = 2  # batches that a worker makes ahead of need: torch's prefetch_factor, SPDL's sink
 RING_OPTIONS: dict[str, Any] = {"prefetch_factor": AHEAD, "persistent_workers": True}
 SHUFFLE_BUFFER = 1000  # samples, in webdataset
-DALI_LAPS = 2  # times through DALI's reader in one go, since what it has ready at the start is not counted
+DALI_LAPS = 2  # times through DALI's reader in one go, of which it has three batches ready at the start
 
 
 def turbo(encoded: bytes, buffer: np.ndarray) -> np.ndarray:
@@ -50,8 +50,6 @@ def decoding_limit(job: Job) -> Epoch:
 
 def ours(job: Job) -> Epoch:
     """`dali_pipelines.Loader`, recipe `paper`; its options are those of `DataConfig`. It draws its own crops."""
-    if job.options.get("device") == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("no GPU here")
     sizes: Any = {"batch_size": job.batch_size, "threads": job.workers}
     loader = Loader(job.shards, DataConfig(recipe=RECIPE, seed=SEED, **sizes, **job.options))
     numbers = itertools.count()
@@ -63,32 +61,30 @@ def ours(job: Job) -> Epoch:
     return epoch
 
 
-class SharedRing:
-    """Float32 batches in memory that forked workers share with their parent; each worker fills its own in turn.
+class Ring:
+    """Float32 batches in memory that threads, or workers forked from this process, fill and the main thread empties.
 
-    A worker has at most AHEAD batches waiting, one in the consumer's hands, and one in the making.
+    There is one for each batch that is asked of the workers, one in the consumer's hands, and one on its way.
     """
 
-    SLOTS = AHEAD + 2
-
     def __init__(self, job: Job) -> None:
-        shape = (job.workers, self.SLOTS, job.batch_size, CROP, CROP, 3)
+        shape = (job.workers * AHEAD + 2, job.batch_size, CROP, CROP, 3)
         self._batches = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
-        self._made, self._job = 0, job
+        self._job, self._free = job, multiprocessing.get_context("fork").SimpleQueue()
+        for number in range(len(self._batches)):
+            self._free.put(number)
 
-    def fill(self, encoded: Iterator[bytes], ids: Sequence[int]) -> tuple[tuple[int, int], torch.Tensor]:
-        """In a worker: decodes and normalizes its next batch; the batch's slot and ids are what travels."""
-        worker = get_worker_info()
-        assert worker is not None
-        slot = worker.id, self._made % self.SLOTS
-        self._made += 1
-        self._job.normalize(encoded, self._job.rows[ids], self._batches[slot], turbo)
-        return slot, torch.tensor(ids)
+    def fill(self, encoded: Iterable[bytes], ids: Sequence[int]) -> tuple[int, torch.Tensor]:
+        """In a worker: decodes and normalizes into a free batch; its number and the ids are what travels."""
+        number = self._free.get()
+        self._job.normalize(encoded, self._job.rows[ids], self._batches[number], turbo)
+        return number, torch.tensor(ids)
 
     def batches(self, filled: Any) -> Iterator[Batch]:
-        """In the parent: the batches that the workers of a torch loader have filled."""
-        for slot, ids in filled:
-            yield torch.from_numpy(self._batches[tuple(slot)]).permute(0, 3, 1, 2), ids
+        """In the main thread: the batches that were filled, each free again when the next one is asked for."""
+        for number, ids in filled:
+            yield torch.from_numpy(self._batches[number]).permute(0, 3, 1, 2), ids
+            self._free.put(number)
 
 
 def torch_loader(job: Job, collate: Callable[[list[int]], Any], **options: Any) -> DataLoader[Any]:
@@ -103,7 +99,7 @@ def torch_simplejpeg(job: Job) -> Epoch:
 
     A worker is asked for a whole batch, decodes it, and normalizes it into memory that the main process shares.
     """
-    ring = SharedRing(job)
+    ring = Ring(job)
     loader = torch_loader(job, lambda ids: ring.fill(map(job.read, ids), ids), **RING_OPTIONS)
     return lambda: ring.batches(loader)
 
@@ -137,7 +133,7 @@ def webdataset(job: Job) -> Epoch:
     """
     tars = [job.split / name for name in job.shards.shard_names]
     keys = [job.shards.locate(number)[1] for number in range(len(job.shards))]
-    numbers, ring = {key: number for number, key in enumerate(keys)}, SharedRing(job)
+    numbers, ring = {key: number for number, key in enumerate(keys)}, Ring(job)
 
     def collate(samples: list[tuple[str, bytes]]) -> Any:
         return ring.fill((encoded for _, encoded in samples), [numbers[key] for key, _ in samples])
@@ -154,30 +150,21 @@ def webdataset(job: Job) -> Epoch:
 
 
 def spdl(job: Job) -> Epoch:
-    """SPDL: a thread pipeline (`spdl.pipeline`), with simplejpeg.
-
-    Each thread makes a whole batch into buffers that are used in turn, so nothing is copied or allocated anew.
-    """
+    """SPDL: a thread pipeline (`spdl.pipeline`) with simplejpeg; each thread makes a whole batch."""
     from spdl.pipeline import PipelineBuilder
 
-    free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-    for _ in range(job.workers + AHEAD + 2):
-        free.put(np.empty((job.batch_size, CROP, CROP, 3), np.float32))
+    ring = Ring(job)
     batches = BatchSampler(RandomSampler(range(len(job.rows))), job.batch_size, drop_last=True)
 
-    def make(ids: list[int]) -> tuple[np.ndarray, list[int]]:
-        images = free.get()
-        job.normalize(map(job.read, ids), job.rows[ids], images, turbo)
-        return images, ids
+    def make(ids: list[int]) -> tuple[int, torch.Tensor]:
+        return ring.fill(map(job.read, ids), ids)
 
     def epoch() -> Iterator[Batch]:
         builder: Any = PipelineBuilder()
         stages = builder.add_source(batches).pipe(make, concurrency=job.workers).add_sink(AHEAD)
         pipeline = stages.build(num_threads=job.workers)
         with pipeline.auto_stop():
-            for images, ids in pipeline:
-                yield torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(ids)
-                free.put(images)
+            yield from ring.batches(pipeline)
 
     return epoch
 

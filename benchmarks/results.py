@@ -41,8 +41,8 @@ _MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 class Table:
     """What a benchmark found: its rows, and what a reader needs to repeat or doubt them.
 
-    limit, ours: rows that all are compared with. headlines: figures for the README, by `Row.headline`. remarks: lines
-    below the table.
+    limit, ours: names of the rows that all are compared with. headlines: figures for the README, by `Row.headline`.
+    remarks: lines below the table.
     """
 
     title: str
@@ -50,26 +50,21 @@ class Table:
     data_set: dict[str, object]
     operations: str
     cache: str = "page cache warm"
-    limit: Row | None = None
-    ours: Row | None = None
+    limit: str = ""
+    ours: str = ""
     headlines: Sequence[dict] = ()
     remarks: Sequence[str] = ()
 
     def publish(self, name: str, quick: bool, out: Path) -> None:
         """Writes the three files of benchmark `name` into `out` and prints the table."""
-        document = {
+        named = {row.name: row for row in self.rows}
+        document = vars(self) | {
             "benchmark": name,
-            "title": self.title,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]]),
             "quick": quick,
             "machine": machine(),
-            "data_set": self.data_set,
-            "cache": self.cache,
-            "operations": self.operations,
-            "headlines": list(self.headlines),
-            "rows": [figures(row, self.limit, self.ours) for row in self.rows],
-            "remarks": list(self.remarks),
+            "rows": [figures(row, named.get(self.limit), named.get(self.ours)) for row in self.rows],
         }
         write_both(out / name, document, markdown(document))
         plot(document, out / f"{name}.png")
@@ -194,20 +189,17 @@ def plot(document: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def update(readme: Path, results: Path) -> list[str]:
-    """Put each benchmark's table, and the headline figures, between its marks in `readme`. Returns what was replaced.
+def update(readme: Path, results: Path) -> None:
+    """Put each benchmark's table, and the headline figures, between its marks in `readme`.
 
     A mark whose benchmark has no table in `results`, or one of a quick run, keeps what it holds.
     """
-    replaced: list[str] = []
 
     def table(match: re.Match[str]) -> str:
         text = headline(results) if match[2] == HEADLINE else published(results, match[2])
-        replaced.extend([match[2]] * bool(text))
         return f"{match[1]}{text}{match[3]}" if text else match[0]
 
     write(readme, _MARKED.sub(table, readme.read_text()))
-    return replaced
 
 
 def published(results: Path, name: str) -> str:

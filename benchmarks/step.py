@@ -23,6 +23,7 @@ from model import AlexNet, ModelConfig
 from sharding.options import CORES
 from training.config import TrainConfig
 from training.mesh import Mesh
+from training.pairs import PairedLoader
 from training.step import ParallelNetwork, set_up_torch
 from training.trainer import make_loader, open_data
 
@@ -64,6 +65,14 @@ def synthetic_batch(samples: int, device: torch.device) -> tuple[Tensor, Tensor,
     return images.contiguous(memory_format=torch.channels_last).to(device), numbers % 1000, numbers
 
 
+def open_loader(config: TrainConfig, **options: Any) -> PairedLoader:
+    """train.py's loader of training images, of one process; `options`: of `DataConfig`, beyond those of `config`."""
+    shards, _ = open_data(config)
+    data_config = DataConfig(recipe=config.recipe, batch_size=config.batch_size, **options)
+    mesh = Mesh(device=torch.device(set_up_torch(config)))
+    return make_loader(shards, data_config, mesh, shards.statistics, config.decode)
+
+
 class Stepping:
     """Steps of training by `config`, on the GPU where there is one: `repeat` measures what `work` does once.
 
@@ -72,16 +81,15 @@ class Stepping:
     """
 
     def __init__(self, config: TrainConfig, norm: str | None = "ours", steps: int = 0) -> None:
-        mesh = Mesh(device=torch.device(set_up_torch(config)))
+        device = torch.device(set_up_torch(config))
         self._steps, self._network = steps, None
         if steps:
-            self._synthetic = synthetic_batch(config.batch_size, mesh.device)
+            self._synthetic = synthetic_batch(config.batch_size, device)
         else:
-            shards, _ = open_data(config)
-            options = DataConfig(recipe=config.recipe, batch_size=config.batch_size)
-            self._loader = make_loader(shards, options, mesh, shards.statistics, config.decode)
+            self._loader = open_loader(config)
         if norm:
-            self._network = ParallelNetwork(ModelConfig(recipe=config.recipe, width=config.width), config, mesh)
+            model = ModelConfig(recipe=config.recipe, width=config.width)
+            self._network = ParallelNetwork(model, config, Mesh(device=device))
             assert isinstance(self._network.net, AlexNet)
             replace_norms(self._network.net, norm)
 

@@ -61,8 +61,8 @@ def run(quick: bool) -> Table:
             data_set=describe(data),
             operations="decode, ten 224×224 views, minus the mean image, network in float32, average, score; "
             f"recipe {RECIPE}, width {width:g}, batches of {batch * VIEWS} views; {CORES} processes",
-            limit=limit,
-            ours=ours,
+            limit=limit.name,
+            ours=ours.name,
             headlines=[
                 ours.headline("ten-patch evaluation", {"of the network alone": [limit], "× the seed's way": [theirs]})
             ],
