@@ -32,18 +32,17 @@ SHARDS = (128, 1400, 10_000)  # of SAMPLES_PER_SHARD: 1.28, 14 and 100 million s
 SAMPLES_PER_SHARD = 10_000
 CLASSES, BATCH = 1000, 128
 STEPS = {False: 1000, True: 50}
-ORDERS = {  # name: in sequence or not, the window, with the loader's hints or not, cold or not
-    "read in sequence, warm": (True, None, False, False),
-    "read in sequence, cold": (True, None, False, True),
-    "read in a window of 1 shard, cold": (False, 1, True, True),
-    "read in global order, mapped, cold": (False, None, False, True),
-    "read in global order, as the loader does, cold": (False, None, True, True),
+ORDERS = {  # name: in sequence or not, the window, with the loader's hints or not
+    "read in sequence": (True, None, False),
+    "read in a window of 1 shard": (False, 1, True),
+    "read in global order, mapped": (False, None, False),
+    "read in global order, as the loader does": (False, None, True),
 }
 OPERATIONS = (
     "reading: JPEG bytes of the first quarter of an epoch from memory-mapped tars, in batches of 128, every byte "
     "touched (a quarter, so that what the system reads around a sample and does not use shows in the bytes from the "
-    "disk); before each repeat the tars are dropped from the page cache (fsync, posix_fadvise DONTNEED), "
-    "except where warm. window and global order: with the loader's own hints to the system, except where mapped only. "
+    "disk); before each repeat the tars are dropped from the page cache (fsync, posix_fadvise DONTNEED). Window and "
+    "global order: with the loader's own hints to the system, except where mapped only. "
     "size: hard links to one tar of 16-byte pictures; open = manifest, sizes of all files, a label in each shard; "
     "order = the epoch's global permutation; step through = ids, labels, addresses and augmentation of batches of 128 "
     "spread over the epoch. Memory is what the process holds of its own (not the mapped files) more than before."
@@ -59,7 +58,7 @@ def run(quick: bool) -> Table:
             rows=reading(shards) + size(quick),
             data_set=data.describe(shards),
             operations=OPERATIONS,
-            cache="page cache dropped before each repeat where the row says cold",
+            cache="page cache dropped before each reading",
         )
 
 
@@ -72,13 +71,10 @@ def reading(shards: ShardSet) -> list[Row]:
     return [replace(row, note=used.format(np.median(from_disk[name][1:]))) for name, row in rows.items()]
 
 
-def read(path: Path, sequence: bool, window: int | None, hints: bool, cold: bool, from_disk: list[float]) -> Repeat:
+def read(path: Path, sequence: bool, window: int | None, hints: bool, from_disk: list[float]) -> Repeat:
     """One repeat: touches every byte of the first quarter; appends bytes from the disk per byte touched."""
     with ShardSet.open(path) as shards:
         drop(shards)
-        if not cold:
-            for name in shards.shard_names:
-                (path / name).read_bytes()
         before, touched = resource.getrusage(resource.RUSAGE_SELF).ru_inblock, 0
 
         def work() -> int:

@@ -21,7 +21,7 @@ import torch
 from nvidia import dali
 from torch import Tensor
 
-from benchmarks.measure import CLOCKS, Row, interleave, timed
+from benchmarks.measure import Row, interleave, timed
 from benchmarks.results import machine
 from benchmarks.scaling import launch, layout_name, train_timed
 from benchmarks.step import Stepping, open_loader, synthetic_batch
@@ -97,7 +97,7 @@ class Finding:
 
     def add_rate(self, row: Row, options: dict[str, Any], more: str = "") -> None:
         """Note a row's median rates; `options`: train.py's."""
-        wall, cpu = (float(np.median(row.rate(clock))) for clock in CLOCKS)
+        wall, cpu = float(np.median(row.rate("seconds"))), float(np.median(row.rate()))
         self.figures[row.name] = {"images_per_second": wall, "images_per_cpu_second": cpu, "options": options}
         self.lines.append(f"{row.name}: {wall:,.0f} images/s, {cpu:,.0f} per CPU-second{more}")
 
@@ -220,9 +220,9 @@ def together(node: Node) -> Finding:
     for processes, pair in sorted(layouts):
         options = {**node.options, "model_parallel": str(pair)}
         config = node.config(batch_size=node.batch * processes, **options)
-        repeat = train_timed(processes, "loaded", node.steps, config)
+        repeat = train_timed(processes, node.steps, config)
         wait, hours = (
-            sum(repeat.waits_seconds) / repeat.seconds,
+            repeat.waited_seconds / repeat.seconds,
             IMAGENET_IMAGES / repeat.images * repeat.seconds / 3600,
         )
         finding.add_rate(

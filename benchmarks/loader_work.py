@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Repeat, cpu_seconds, forget_peaks, peak_bytes
+from benchmarks.measure import Repeat, cpu_seconds, forget_peaks, peak_bytes, waits
 from dali_pipelines.augmentation import RecipeName, draw
 from sharding import ShardSet
 from sharding.pictures import decode_stored
@@ -110,20 +110,18 @@ class MeasuredLoader:
         """All epochs of one repeat, as fast as the loader delivers, with new crops and colors."""
         forget_peaks()
         start = asked = time.perf_counter()
-        images, waits = 0, []
+        images, waited = 0, []
         for _ in range(self._job.epochs):
             self._epochs += 1
             self._job.draw(self._epochs)
             for _, ids in self._epoch():
-                waits.append(time.perf_counter() - asked)
+                waited.append(time.perf_counter() - asked)
                 images += len(ids)
                 asked = time.perf_counter()
         seconds = time.perf_counter() - start
         before, self._cpu_seconds = self._cpu_seconds, cpu_seconds()
         spent = self._cpu_seconds - before
-        return Repeat(
-            images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=peak_bytes(), waits_seconds=tuple(waits)
-        )
+        return Repeat(images=images, seconds=seconds, cpu_seconds=spent, peak_bytes=peak_bytes(), **waits(waited))
 
     def compare(self) -> str:
         """What the table says of the pictures of its first batch beside plain NumPy's.

@@ -20,24 +20,21 @@ import numpy as np
 
 MINIMUM_REPEATS = 5
 Clock = Literal["seconds", "cpu_seconds"]
-CLOCKS: tuple[Clock, ...] = ("seconds", "cpu_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
     """One repeat of a work: `images` done in `seconds` wall and `cpu_seconds` of CPU, all processes summed.
 
-    cpu_seconds is 0 where it is not what the work costs.
+    cpu_seconds is 0 where that is not what the work costs, and the waits for batches where they were not looked at.
     """
 
     images: int
     seconds: float
     cpu_seconds: float
     peak_bytes: int = 0
-    waits_seconds: tuple[float, ...] = ()
-
-
-Work = Callable[[], Repeat]
+    waited_seconds: float = 0
+    wait_p99_seconds: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +47,17 @@ class Row:
     missing: str = ""
 
     def rate(self, clock: Clock = "cpu_seconds") -> np.ndarray:
-        """Images per second of a clock, repeat by repeat. Raises ValueError for a row that was not measured."""
-        if not self.repeats:
-            raise ValueError(f"{self.name} was not measured: {self.missing}")
-        return np.array([repeat.images / getattr(repeat, clock) for repeat in self.repeats])
+        """Images per second of a clock, repeat by repeat; none where that clock was not looked at."""
+        return np.array([repeat.images / spent for repeat in self.repeats if (spent := getattr(repeat, clock))])
 
     def over(self, *others: "Row", clock: Clock = "cpu_seconds") -> np.ndarray:
-        """Its rate as a ratio to the lowest of the others', each of repeats made side by side."""
+        """Its rate as a ratio to the lowest of the others', each of repeats made side by side.
+
+        Raises ValueError if one of them was not measured.
+        """
+        for row in (self, *others):
+            if not row.repeats:
+                raise ValueError(f"{row.name} was not measured: {row.missing}")
         return self.rate(clock) / np.min([other.rate(clock) for other in others], axis=0)
 
     def headline(self, what: str, beside: dict[str, list["Row"]], clock: Clock = "cpu_seconds") -> dict[str, object]:
@@ -66,7 +67,9 @@ class Row:
         return {"what": what, "images_per_second": float(np.median(self.rate("seconds"))), "beside": ratios}
 
 
-def interleave(works: Mapping[str, Work], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1) -> dict[str, Row]:
+def interleave(
+    works: Mapping[str, Callable[[], Repeat]], repeats: int = MINIMUM_REPEATS, warm_ups: int = 1
+) -> dict[str, Row]:
     """Does all works (one repeat each) to warm up, then in turn `repeats` times. Rows by name, in the works' order."""
     measured: dict[str, list[Repeat]] = {name: [] for name in works}
     for round_number in range(-warm_ups, repeats):
@@ -75,6 +78,12 @@ def interleave(works: Mapping[str, Work], repeats: int = MINIMUM_REPEATS, warm_u
             if round_number >= 0:
                 measured[name].append(repeat)
     return {name: Row(name=name, repeats=repeats) for name, repeats in measured.items()}
+
+
+def waits(seconds: Sequence[float]) -> dict[str, float]:
+    """What a `Repeat` says of the waits for its batches."""
+    p99 = float(np.quantile(seconds, 0.99, method="inverted_cdf"))
+    return {"waited_seconds": sum(seconds), "wait_p99_seconds": p99}
 
 
 def timed(work: Callable[[], int]) -> Repeat:

@@ -8,6 +8,7 @@ replaced whole:
 <!-- benchmark: headline --> … <!-- end -->    the headline figures of all of them, in `README.md`
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -57,50 +58,77 @@ class Table:
 
     def publish(self, name: str, quick: bool, out: Path) -> None:
         """Writes the three files of benchmark `name` into `out` and prints the table."""
-        named = {row.name: row for row in self.rows}
         document = vars(self) | {
             "benchmark": name,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": "python -m " + " ".join(["benchmarks", *sys.argv[1:]]),
             "quick": quick,
             "machine": machine(),
-            "rows": [figures(row, named.get(self.limit), named.get(self.ours)) for row in self.rows],
+            "rows": [dataclasses.asdict(row) for row in self.rows],
         }
-        write_both(out / name, document, markdown(document))
-        plot(document, out / f"{name}.png")
+        write_both(out / name, document, self.markdown(document))
+        self.plot(out / f"{name}.png")
+
+    def markdown(self, document: dict[str, Any]) -> str:
+        """The table below two lines that say when, where and on what it was measured, above the remarks."""
+        rows, where = self.rows, document["machine"]
+        columns = {
+            "": [row.name for row in rows],
+            "images/s": [in_words(row.rate("seconds")) for row in rows],
+            "images per CPU-second": [in_words(row.rate()) for row in rows],
+            "of the limit": self._ratios(self.limit),
+            "of ours": self._ratios(self.ours),
+            "peak MB": self._medians("peak_bytes", 1e6, 0),
+            "p99 wait ms": self._medians("wait_p99_seconds", 1e-3, 1),
+            "note": ["; ".join(filter(None, (row.note, row.missing))) for row in rows],
+        }
+        columns = {head: cells for head, cells in columns.items() if any(cells)}
+        lines = [
+            f"### {self.title}\n",
+            f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
+            f"{self.cache}; median (lowest–highest) of {max(len(row.repeats) for row in rows)} interleaved repeats"
+            f"{', quick run' if document['quick'] else ''}. `{document['command']}`\n",
+            *(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *zip(*columns.values()))),
+            *[""] * bool(self.remarks),
+            *(f"- {remark}" for remark in self.remarks),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _ratios(self, base: str) -> list[str]:
+        named = {row.name: row for row in self.rows}
+        return [f"{np.median(row.over(named[base])):.2f}" if base and row.rate().size else "" for row in self.rows]
+
+    def _medians(self, name: str, unit: float, digits: int) -> list[str]:
+        found = [[value for repeat in row.repeats if (value := getattr(repeat, name))] for row in self.rows]
+        return [f"{np.median(values) / unit:.{digits}f}" if values else "" for values in found]
+
+    def plot(self, path: Path) -> None:
+        """Horizontal bars of the rows' images per CPU-second, with the spread as a whisker."""
+        from matplotlib.figure import Figure  # 0.3 s to import, and only a benchmark's end needs it
+
+        rates = {row.name: np.quantile(row.rate(), (0, 0.5, 1)) for row in self.rows if row.rate().size}
+        low, medians, high = np.array(list(rates.values())).T
+        figure = Figure(figsize=(9, 1.2 + 0.42 * len(rates)), layout="constrained")
+        axes = figure.subplots()
+        style: dict[str, Any] = {"color": "#4477aa", "ecolor": "#222222", "capsize": 2}
+        bars = axes.barh(list(rates), medians, xerr=(medians - low, high - medians), **style)
+        axes.bar_label(bars, [f"{median:,.{0 if median >= 100 else 2}f}" for median in medians], padding=6, fontsize=8)
+        if max(medians) > LOGARITHMIC_FROM * min(medians):
+            axes.set_xscale("log")
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set(title=self.title, xlabel="images per CPU-second")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, dpi=110)
 
 
-def figures(row: Row, limit: Row | None, ours: Row | None) -> dict[str, Any]:
-    """A row of the JSON; None for what was not measured."""
-    by_cpu = any(repeat.cpu_seconds for repeat in row.repeats)
-    waits = [wait for repeat in row.repeats for wait in repeat.waits_seconds]
-    return {
-        "name": row.name,
-        "note": row.note,
-        "missing": row.missing,
-        "repeats": len(row.repeats),
-        "images": max((repeat.images for repeat in row.repeats), default=0),
-        "images_per_second": spread(row.rate("seconds")) if row.repeats else None,
-        "images_per_cpu_second": spread(row.rate()) if by_cpu else None,
-        "to_limit": spread(row.over(limit)) if by_cpu and limit else None,
-        "to_ours": spread(row.over(ours)) if by_cpu and ours else None,
-        "peak_bytes": max((repeat.peak_bytes for repeat in row.repeats), default=0),
-        "wait_p99_seconds": float(np.quantile(waits, 0.99, method="inverted_cdf")) if waits else None,
-    }
-
-
-def spread(values: np.ndarray) -> dict[str, Any]:
-    """Median, lowest and highest of the repeats' values, and each of them."""
-    low, median, high = np.quantile(values, (0, 0.5, 1)).tolist()
-    return {"median": median, "low": low, "high": high, "values": values.tolist()}
-
-
-def in_words(figure: dict[str, Any] | None) -> str:
-    """A spread as `median (low–high)` with digits that fit the size; nothing for nothing."""
-    if figure is None:
+def in_words(values: np.ndarray) -> str:
+    """Repeats' values as `median (low–high)` with digits that fit the size; nothing for none."""
+    if not values.size:
         return ""
-    digits = 0 if figure["median"] >= 100 else 1 if figure["median"] >= 10 else 2
-    return f"{figure['median']:.{digits}f} ({figure['low']:.{digits}f}–{figure['high']:.{digits}f})"
+    low, median, high = np.quantile(values, (0, 0.5, 1))
+    digits = 0 if median >= 100 else 1 if median >= 10 else 2
+    return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def write_both(path: Path, document: dict[str, Any], text: str) -> None:
@@ -141,52 +169,6 @@ def commit() -> str:
     written = (":!benchmarks/results", ":!README.md", ":!benchmarks/README.md")
     differs = git(["git", "diff", "--quiet", "HEAD", "--", ".", *written]).returncode
     return "unknown" if head.returncode else head.stdout.strip() + "+changes" * bool(differs)
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """The table as Markdown, below two lines that say when, where and on what it was measured, above the remarks."""
-    where, rows = document["machine"], document["rows"]
-    ratios = {"of the limit": "to_limit", "of ours": "to_ours"}
-    columns = {
-        "": [row["name"] for row in rows],
-        "images/s": [in_words(row["images_per_second"]) for row in rows],
-        "images per CPU-second": [in_words(row["images_per_cpu_second"]) for row in rows],
-        **{head: [f"{row[key]['median']:.2f}" if row[key] else "" for row in rows] for head, key in ratios.items()},
-        "peak MB": [f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] else "" for row in rows],
-        "p99 wait ms": ["" if (wait := row["wait_p99_seconds"]) is None else f"{1e3 * wait:.1f}" for row in rows],
-        "note": ["; ".join(filter(None, (row["note"], row["missing"]))) for row in rows],
-    }
-    columns = {head: cells for head, cells in columns.items() if any(cells) or not head}
-    lines = [
-        f"### {document['title']}\n",
-        f"{document['date'][:10]}, commit {where['commit']}, {where['cores']} cores of {where['processor']}; "
-        f"{document['cache']}; median (lowest–highest) of {max(row['repeats'] for row in rows)} interleaved repeats"
-        f"{', quick run' if document['quick'] else ''}. `{document['command']}`\n",
-        *(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *zip(*columns.values()))),
-        *[""] * bool(document["remarks"]),
-        *(f"- {remark}" for remark in document["remarks"]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def plot(document: dict[str, Any], path: Path) -> None:
-    """Horizontal bars of the rows' images per CPU-second, with the spread as a whisker."""
-    from matplotlib.figure import Figure  # 0.3 s to import, and only a benchmark's end needs it
-
-    rates = {row["name"]: row["images_per_cpu_second"] for row in document["rows"] if row["images_per_cpu_second"]}
-    low, medians, high = (np.array([rate[key] for rate in rates.values()]) for key in ("low", "median", "high"))
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rates)), layout="constrained")
-    axes = figure.subplots()
-    style: dict[str, Any] = {"color": "#4477aa", "ecolor": "#222222", "capsize": 2}
-    bars = axes.barh(list(rates), medians, xerr=(medians - low, high - medians), **style)
-    axes.bar_label(bars, [f"{median:,.{0 if median >= 100 else 2}f}" for median in medians], padding=6, fontsize=8)
-    if max(medians) > LOGARITHMIC_FROM * min(medians):
-        axes.set_xscale("log")
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set(title=document["title"], xlabel="images per CPU-second")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
 
 
 def update(readme: Path, results: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from benchmarks import data
-from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, doubling, interleave, peak_bytes
+from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, doubling, interleave, peak_bytes, waits
 from benchmarks.processes import FIRST_STEP, fork_server
 from benchmarks.results import Table
 from common.errors import UserError
@@ -32,8 +32,7 @@ from training.config import TrainConfig
 from training.mesh import close_mesh
 from training.trainer import Trainer
 
-Batches = Literal["synthetic", "loaded"]
-BATCHES: tuple[Batches, ...] = ("synthetic", "loaded")
+BATCHES = ("synthetic", "loaded")
 WARM_UP = 4  # steps that do not count: compilers and allocators settle, and what the loader had ready is used up
 SPARE = WARM_UP + 4  # steps of an epoch beyond those that count: at the end the loader still reads ahead
 # images a step and process, width, steps of a repeat, repeats
@@ -58,11 +57,11 @@ def run(quick: bool) -> Table:
     batch, width, steps, repeats = GPU_SETTINGS if gpus and not quick else SETTINGS[quick]
     with data.shards((steps + SPARE) * batch * most) as shards:
 
-        def repeat(processes: int, pair: int, batches: Batches) -> Repeat:
+        def repeat(processes: int, pair: int, batches: str) -> Repeat:
             sizes: Any = {"batch_size": batch * processes, "width": width, "threads": max(1, CORES // processes)}
             sizes["model_parallel"] = str(pair)
             config = TrainConfig(shards=shards.path.parent, run_dir=Path(), **sizes)
-            return train_timed(processes, batches, steps, config)
+            return train_timed(processes, steps, config, batches == "synthetic")
 
         cases = {
             f"{layout_name(*layout)}, {batches}": (*layout, batches) for batches in BATCHES for layout in layouts(most)
@@ -83,7 +82,7 @@ def run(quick: bool) -> Table:
 def beside_one(row: Row, processes: int, one: Row) -> Row:
     """The row with its efficiency beside one process, and the share of time that rank 0 waited for data."""
     efficiency = np.median(row.over(one, clock="seconds")) / processes
-    waited = sum(sum(repeat.waits_seconds) for repeat in row.repeats) / sum(repeat.seconds for repeat in row.repeats)
+    waited = np.median([repeat.waited_seconds / repeat.seconds for repeat in row.repeats])
     return replace(row, note=f"efficiency {efficiency:.2f}; {waited:.0%} of the time waiting for data")
 
 
@@ -104,19 +103,18 @@ def launch(processes: int, rank: Callable[..., Any], *arguments: Any) -> list[An
     return [by_rank[number] for number in range(processes)]
 
 
-def train_timed(processes: int, batches: Batches, steps: int, config: TrainConfig) -> Repeat:
+def train_timed(processes: int, steps: int, config: TrainConfig, synthetic: bool = False) -> Repeat:
     """So many steps of training by `config` on so many processes, with rank 0's waits for each batch."""
     with tempfile.TemporaryDirectory(prefix="timed-training-") as name:
         config = replace(
             config, run_dir=Path(name) / "run", epochs=1, max_steps=WARM_UP + steps, keep_every=0, quiet=True
         )
-        ranks = launch(processes, time_rank, config, steps, batches == "synthetic")
-    return Repeat(
-        images=ranks[0].images,
+        ranks = launch(processes, time_rank, config, steps, synthetic)
+    return replace(
+        ranks[0],
         seconds=max(rank.seconds for rank in ranks),
         cpu_seconds=sum(rank.cpu_seconds for rank in ranks),
         peak_bytes=sum(rank.peak_bytes for rank in ranks),
-        waits_seconds=ranks[0].waits_seconds,
     )
 
 
@@ -153,5 +151,5 @@ def time_rank(config: TrainConfig, steps: int, synthetic: bool) -> Repeat:
         seconds=end - start,
         cpu_seconds=cpu_end - cpu_start,
         peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_bytes(),
-        waits_seconds=tuple(waits_seconds[WARM_UP:]),
+        **waits(waits_seconds[WARM_UP:]),
     )

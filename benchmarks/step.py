@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks import data
 from benchmarks.measure import MINIMUM_REPEATS, Repeat, Row, interleave, timed
 from benchmarks.processes import FIRST_STEP, held, hold, own_process
-from benchmarks.results import Table, in_words, spread
+from benchmarks.results import Table, in_words
 from dali_pipelines import DataConfig
 from model import AlexNet, ModelConfig
 from sharding.options import CORES
@@ -38,24 +38,18 @@ CASES: dict[str, tuple[str | None, bool]] = {  # the norms, None for no network;
 }
 
 
-class PyTorchNorm(nn.Module):
+def pytorch_norm(x: Tensor, alpha: float) -> Tensor:
     """The response norm across channels as PyTorch ships it, tower by tower."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.alpha = 5 * scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        towers = [F.local_response_norm(tower, 5, self.alpha, 0.75, 2.0) for tower in x.chunk(2, dim=1)]
-        return torch.cat(towers, dim=1)
+    towers = [F.local_response_norm(tower, 5, alpha, 0.75, 2.0) for tower in x.chunk(2, dim=1)]
+    return torch.cat(towers, dim=1)
 
 
 def replace_norms(net: AlexNet, norm: str) -> None:
     """Put other response norms, or none, into a network of the recipe `paper`, whose norms PyTorch has."""
     if norm == "none":
-        net.norm1, net.norm2 = nn.Identity(), nn.Identity()
+        net.norm1 = net.norm2 = nn.Identity()
     if norm == "pytorch":
-        net.norm1, net.norm2 = PyTorchNorm(net.recipe.norm_scale), PyTorchNorm(net.recipe.norm_scale)
+        net.norm1 = net.norm2 = partial(pytorch_norm, alpha=5 * net.recipe.norm_scale)
 
 
 def synthetic_batch(samples: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,8 +147,8 @@ def run(quick: bool) -> Table:
                 together.headline("loader and training step together", slower, "seconds"),
             ],
             remarks=[
-                f"{name}: {in_words(spread(row.over(*others, clock='seconds')))} by wall time, "
-                f"{in_words(spread(row.over(*others)))} by CPU time"
+                f"{name}: {in_words(row.over(*others, clock='seconds'))} by wall time, "
+                f"{in_words(row.over(*others))} by CPU time"
                 for name, (row, others) in ratios.items()
             ],
         )

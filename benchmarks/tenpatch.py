@@ -11,6 +11,7 @@
 All run the same weights (recipe paper, as the seed's network) at the same number of views a batch.
 """
 
+import functools
 import io
 from collections.abc import Callable
 from functools import partial
@@ -33,25 +34,24 @@ RECIPE: RecipeName = "paper"
 SEED = 0
 CORNERS = ((0, 0), (0, 32), (32, 32), (32, 0), (16, 16))
 
-_worker: tuple[AlexNet, torch.Tensor]  # of a process of the seed's pool: its network and the mean image
-
 
 def run(quick: bool) -> Table:
     """Measure all four."""
     images, batch, width, repeats = (12, 4, 0.125, 2) if quick else (50, 25, 1.0, 5)
     with shards(images) as data:
         config = ModelConfig(recipe=RECIPE, classes=len(data.classes), width=width)
-        network = AlexNet(config, seed=SEED).eval()
+        network = load_network(config)
         encoded = [view.tobytes() for view in data.images(np.arange(images))]
         parts = [encoded[start : start + batch] for start in range(0, images, batch)]
+        seed = partial(answers, config, data.statistics.mean_image)
         member = Classifier(network, data.statistics, RECIPE, torch.device("cpu"))
-        with fork_server(__name__).Pool(CORES, start_worker, (config, data.statistics.mean_image)) as pool:
+        with fork_server(__name__).Pool(CORES, torch.set_num_threads, (1,)) as pool:
             cases: dict[str, Callable[[], int]] = {
                 "network alone, plain": partial(network_alone, network, images, batch),
                 "network alone, a pass a core": partial(network_alone, partial(infer, network), images, batch),
                 "ours": lambda: len(evaluate([member], data, batch_size=batch).rows),
                 # The pool gets encoded images, as it would file names.
-                "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(answers, parts)),
+                "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(seed, parts)),
             }
             rows = interleave({name: partial(timed, work) for name, work in cases.items()}, repeats)
         limit, _, ours, theirs = rows.values()
@@ -78,20 +78,21 @@ def network_alone(forward: Callable[[torch.Tensor], torch.Tensor], images: int, 
     return images // batch * batch
 
 
-def start_worker(config: ModelConfig, mean_image: np.ndarray) -> None:
-    """Give a process of the pool its network and the mean image float [256, 256, 3]."""
-    global _worker
-    torch.set_num_threads(1)
+@functools.cache
+def load_network(config: ModelConfig) -> AlexNet:
+    """The network of this process."""
+    return AlexNet(config, seed=SEED).eval()
+
+
+def answers(config: ModelConfig, mean_image: np.ndarray, encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The five best classes [n, 5] and the mean logits [n, classes] of n images, 256×256 JPEG files.
+
+    mean_image: float [256, 256, 3].
+    """
     mean = torch.from_numpy(mean_image.astype(np.float32)).permute(2, 0, 1)
-    _worker = AlexNet(config, seed=SEED).eval(), mean
-
-
-def answers(encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The five best classes [n, 5] and the mean logits [n, classes] of n images, 256×256 JPEG files."""
-    network, mean = _worker
     views = torch.vstack([ten_views(content, mean) for content in encoded])
     with torch.inference_mode():
-        logits = network(views).unflatten(0, (-1, 2 * len(CORNERS))).mean(dim=1)
+        logits = load_network(config)(views).unflatten(0, (-1, 2 * len(CORNERS))).mean(dim=1)
     return logits.topk(min(5, logits.shape[1]), dim=1).indices.numpy(), logits.numpy()
 
 

@@ -41,7 +41,6 @@ def test_a_repeat_reads_the_first_quarter(split: Path, name: str) -> None:
     from_disk: list[float] = []
     assert read(split, *ORDERS[name], from_disk).images == 3 * BATCH  # the whole batches that begin in 1500 / 4
     assert len(from_disk) == 1 and from_disk[0] >= 0
-    assert "warm" not in name or from_disk[0] < 0.02
 
 
 def test_dropping_leaves_the_bytes_as_they_were(split: Path) -> None:
@@ -80,11 +79,11 @@ def test_quick_run_publishes_reading_and_growth(tmp_path: Path, monkeypatch: pyt
     cold.run(quick=True).publish("cold", True, tmp_path / "out")
     document = json.loads((tmp_path / "out" / "cold.json").read_text())
     names = [row["name"] for row in document["rows"]]
-    assert names[:5] == list(ORDERS)
-    assert names[5:] == [
+    assert names[:4] == list(ORDERS)
+    assert names[4:] == [
         f"{work}: {samples} samples" for work in ("open", "order", "step through") for samples in (400, 800)
     ]
-    assert all(row["images"] == BATCH for row in document["rows"][:5])
-    assert all("× the bytes used" in row["note"] for row in document["rows"][:5])
-    assert all("time ∝ samples^" in row["note"] for row in document["rows"][6::2])
+    assert all(repeat["images"] == BATCH for row in document["rows"][:4] for repeat in row["repeats"])
+    assert all("× the bytes used" in row["note"] for row in document["rows"][:4])
+    assert all("time ∝ samples^" in row["note"] for row in document["rows"][5::2])
     assert not list((tmp_path / "work").glob("simulated-*"))

@@ -4,21 +4,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.measure import Repeat, Row, cpu_seconds, interleave, own_bytes, timed
-from benchmarks.results import Table, figures, in_words, spread
+from benchmarks.measure import Repeat, Row, cpu_seconds, interleave, own_bytes, timed, waits
+from benchmarks.results import Table, in_words
 
 
 def counted(calls: list[str], name: str, images: int, cpus: list[float]) -> Callable[[], Repeat]:
     def repeat() -> Repeat:
         calls.append(name)
         cpu = cpus[calls.count(name) - 1]
-        return Repeat(images=images, seconds=2.0, cpu_seconds=cpu, peak_bytes=7, waits_seconds=(cpu, 0.5))
+        return Repeat(images=images, seconds=2.0, cpu_seconds=cpu, peak_bytes=7)
 
     return repeat
 
@@ -32,17 +33,12 @@ def test_works_take_turns_and_ratios_pair_the_rounds() -> None:
     assert (a.name, b.name, list(rows)) == ("a", "b", ["a", "b"])
     assert a.rate().tolist() == [10.0, 5.0, 2.5]  # the warm-up does not count
     assert a.rate("seconds").tolist() == [5.0] * 3
-    found = figures(b, limit=a, ours=None)
-    assert found["to_limit"] == {"median": 0.5, "low": 0.25, "high": 0.5, "values": [0.5, 0.25, 0.5]}  # 5/10, 1.25/5 …
-    assert found["to_ours"] is None and found["wait_p99_seconds"] == 4 and found["peak_bytes"] == 7
-    assert (found["repeats"], found["images"], found["images_per_second"]["median"]) == (3, 5, 2.5)
+    assert b.over(a).tolist() == [0.5, 0.25, 0.5]  # 5/10, 1.25/5, 1.25/2.5
 
 
-def test_a_work_without_cpu_seconds_has_no_rate_by_them_and_no_ratio() -> None:
-    row = Row(name="ceiling", repeats=[Repeat(images=6, seconds=2, cpu_seconds=0)])
-    found = figures(row, limit=row, ours=row)
-    assert found["images_per_second"]["values"] == [3.0]
-    assert found["images_per_cpu_second"] is found["to_limit"] is found["to_ours"] is None
+def test_of_a_hundred_waits_one_is_longer_than_the_99th() -> None:
+    found = waits([0.01 * number for number in range(100, 0, -1)])
+    assert found == {"waited_seconds": pytest.approx(50.5), "wait_p99_seconds": pytest.approx(0.99)}
 
 
 def test_cpu_of_a_living_and_of_an_ended_child_counts() -> None:
@@ -66,18 +62,27 @@ def test_peak_memory_is_that_of_the_work_alone_with_its_children() -> None:
 
 
 def test_published_files_hold_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    repeats = [Repeat(images=12344, seconds=100, cpu_seconds=12344 / rate) for rate in (1200, 1234.4, 1300)]
+    repeats = [
+        Repeat(images=12344, seconds=100, cpu_seconds=12344 / rate, peak_bytes=7_000_000, wait_p99_seconds=0.0021)
+        for rate in (1200, 1234.4, 1300)
+    ]
     fast = Row(name="fast", repeats=repeats)
-    rows = [fast, Row(name="absent", missing="not installed")]
+    slow = Row(name="slow", repeats=[replace(repeat, images=6172) for repeat in repeats], note="half")
+    ceiling = Row(name="ceiling", repeats=[Repeat(images=300, seconds=2, cpu_seconds=0)])  # no rate of work
+    rows = [fast, slow, ceiling, Row(name="absent", missing="not installed")]
     data_set: dict[str, object] = {"samples": 3}
-    table = Table(title="A title", rows=rows, data_set=data_set, operations="decode", remarks=["a remark"])
+    table = Table(title="A title", rows=rows, data_set=data_set, operations="decode", ours="fast", remarks=["a remark"])
     table.publish("loader", True, tmp_path)
     document = json.loads((tmp_path / "loader.json").read_text())
-    assert document["rows"][0]["images_per_cpu_second"]["median"] == 1234.4
+    assert [len(row["repeats"]) for row in document["rows"]] == [3, 3, 1, 0] and document["ours"] == "fast"
+    assert document["rows"][0]["repeats"][2]["cpu_seconds"] == 12344 / 1300
     assert document["remarks"] == ["a remark"]
     assert document["machine"]["versions"]["numpy"] and document["data_set"] == {"samples": 3}
     text = (tmp_path / "loader.md").read_text()
-    assert "| fast | 123 (123–123) | 1234 (1200–1300) |  |" in text and "| absent |  |  | not installed |" in text
+    assert "|  | images/s | images per CPU-second | of ours | peak MB | p99 wait ms | note |\n| --- |" in text
+    assert "| fast | 123 (123–123) | 1234 (1200–1300) | 1.00 | 7 | 2.1 |  |\n" in text
+    assert "| slow | 61.7 (61.7–61.7) | 617 (600–650) | 0.50 | 7 | 2.1 | half |\n" in text
+    assert "| ceiling | 150 (150–150) |  |  |  |  |  |\n| absent |  |  |  |  |  | not installed |\n" in text
     assert text.endswith("|\n\n- a remark\n")
     assert capsys.readouterr().out == text
     assert (tmp_path / "loader.png").read_bytes()[:4] == b"\x89PNG"
@@ -130,9 +135,9 @@ def test_a_headline_is_beside_the_slowest_of_those_that_were_measured() -> None:
         "beside": {"of both": 0.9},
     }
     with pytest.raises(ValueError, match="peer was not measured: not installed"):
-        absent.rate()
+        ours.over(absent)
 
 
 def test_spread_keeps_three_figures() -> None:
-    values = [in_words(spread(np.array([m]))) for m in (1234.5, 12.345, 0.62345)]
+    values = [in_words(np.array([m])) for m in (1234.5, 12.345, 0.62345)]
     assert values == ["1234 (1234–1234)", "12.3 (12.3–12.3)", "0.62 (0.62–0.62)"]

@@ -32,7 +32,7 @@ def test_processes_double_up_to_the_most(most: int, expected: list[tuple[int, in
 
 def test_efficiency_and_wait() -> None:
     def row(*rates: int) -> Row:
-        waits = {"waits_seconds": (0.0, 0.25, 0.25)}
+        waits = {"waited_seconds": 0.5, "wait_p99_seconds": 0.25}
         return Row(name="", repeats=[Repeat(images=2 * rate, seconds=2, cpu_seconds=1, **waits) for rate in rates])
 
     found = beside_one(row(30, 45), 4, row(10, 10))
@@ -57,8 +57,9 @@ def test_quick_run_publishes_one_process_and_a_pair(
     document = json.loads((tmp_path / "out" / "scaling.json").read_text())
     rows = {row["name"]: row for row in document["rows"]}
     assert list(rows) == ["1 process, loaded", "2 processes in pairs, loaded"]
-    assert [row["images"] for row in rows.values()] == [8, 16]  # two steps of four images a process
-    assert all(row["images_per_cpu_second"]["median"] > 0 and row["peak_bytes"] > 1e8 for row in rows.values())
+    repeats = [repeat for row in rows.values() for repeat in row["repeats"]]
+    assert [repeat["images"] for repeat in repeats] == [8, 16]  # two steps of four images a process
+    assert all(repeat["cpu_seconds"] > 0 and repeat["peak_bytes"] > 1e8 for repeat in repeats)
     assert rows["1 process, loaded"]["note"].startswith("efficiency 1.00; ")
     assert all(re.search(r"; \d{1,2}% of the time waiting for data$", row["note"]) for row in rows.values())
 
@@ -66,7 +67,7 @@ def test_quick_run_publishes_one_process_and_a_pair(
 def test_synthetic_batches_are_not_waited_for_and_what_fails_is_named(work: Path) -> None:
     with data.shards(48) as shards:
         config = TrainConfig(shards=shards.path.parent, run_dir=Path(), batch_size=4, width=1 / 16, threads=1)
-        repeat = train_timed(1, "synthetic", 1, config)
-    assert repeat.images == 4 and repeat.waits_seconds == (0.0,) and repeat.cpu_seconds > 0
+        repeat = train_timed(1, 1, config, synthetic=True)
+    assert repeat.images == 4 and repeat.waited_seconds == repeat.wait_p99_seconds == 0 and repeat.cpu_seconds > 0
     with pytest.raises(UserError, match=r"rank 0 of 1: .*/nowhere has no train/"):
-        train_timed(1, "synthetic", 1, replace(config, shards=Path("/nowhere")))
+        train_timed(1, 1, replace(config, shards=Path("/nowhere")))
