@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from common.command_line import flag
+from common.errors import UserError
 from common.files import hardlink
 from model.checkpoint import (
     BEST,
@@ -34,7 +35,7 @@ from model.schedule import Schedule
 from model.two_tower import join_state, split_state
 from training.config import TrainConfig
 from training.mesh import Mesh
-from training.run_folder import CONFIG, RunError
+from training.run_folder import CONFIG
 from training.step import ParallelNetwork
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class CheckpointManager:
         self.schedule.load_state_dict(checkpoint["schedule"])
         last = self.path(LAST)
         if source != last:
-            self.network.mesh.on_main_rank(lambda: replace_checkpoint(source, last), CheckpointError)
+            self.network.mesh.on_main_rank(lambda: replace_checkpoint(source, last))
         self.last_valid = last
         return TrainState(epoch=checkpoint["epoch"], step=checkpoint["step"], best=checkpoint["best"])
 
@@ -129,7 +130,7 @@ class CheckpointManager:
         return not self.network.mesh.any(not finite)
 
     def save(self, state: TrainState, *, best: bool = False, epoch_done: bool = False) -> None:
-        """Write last.pt, and its other names; called by all ranks. Raises CheckpointError on all of them."""
+        """Write last.pt, and its other names; called by all ranks. Raises CheckpointError or OSError on all of them."""
         if not self.finite():
             raise CheckpointError(f"weights are not finite after step {state.step}; not saved: {self.hint()}")
         collected = collect(self.network)
@@ -147,27 +148,26 @@ class CheckpointManager:
             variable = {"model": weights, "optimizer": velocities, "schedule": self.schedule.state_dict()}
             save_checkpoint(self.path(LAST), self.constant | variable | vars(state), *names)
 
-        self.network.mesh.on_main_rank(write, CheckpointError)
+        self.network.mesh.on_main_rank(write)
         self.last_valid, self.saved_at = self.path(LAST), time.monotonic()
 
 
 def find_start(config: TrainConfig, mesh: Mesh) -> Path | None:
     """The checkpoint that a run goes on from, None to start anew; rank 0's answer, on all ranks.
 
-    --resume-from, else last.pt. Raises RunError if the folder cannot be gone on with.
+    --resume-from, else last.pt. Raises UserError if the folder cannot be gone on with.
     """
 
-    def newest() -> str | None:
+    def newest() -> Path | None:
         last = config.run_dir / FOLDER / LAST
         last_is_there = finish_save(last)
         if config.resume_from is not None and not (last_is_there and _resumed_before_restart(config)):
-            return str(config.resume_from)
+            return config.resume_from
         if not last_is_there and any(last.parent.glob("*.pt")):
-            raise RunError(f"{last.parent} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
-        return str(last) if last_is_there else None
+            raise UserError(f"{last.parent} has checkpoints, but no {LAST}; choose one with --resume-from FILE")
+        return last if last_is_there else None
 
-    path = mesh.on_main_rank(newest, RunError)
-    return None if path is None else Path(path)
+    return mesh.on_main_rank(newest)
 
 
 def _resumed_before_restart(config: TrainConfig) -> bool:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from common.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 # On GPUs ranks compile kernels and choose algorithms in their first steps, not all in the same time.
 TIMEOUT_SECONDS = {"cpu": 60.0, "cuda": 300.0}
@@ -38,10 +40,6 @@ open_meshes: list["Mesh"] = []
 
 class LostRankError(UserError):
     """Another rank does not answer any more."""
-
-
-class MeshError(UserError):
-    """The ranks cannot be laid out as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,28 +91,28 @@ class Mesh:
         """Whether the flag is set on any rank."""
         return self.sum([float(flag)])[0] > 0
 
-    def on_main_rank(self, work: Callable[[], str | None], error: type[UserError]) -> str | None:
-        """What `work` (it may save) returns on rank 0; all ranks raise `error` where it raises UserError or OSError."""
-        outcome: list[str | None] = [None, None]
+    def on_main_rank(self, work: Callable[[], Answer]) -> Answer:
+        """What `work` (it may save) returns on rank 0, or the UserError or OSError that it raises there, for all."""
+        outcome: list[Any] = [None, None]
         if self.is_main:
             try:
                 outcome = [None, work()]
             except (UserError, OSError) as failure:
-                outcome = [str(failure), None]
+                outcome = [failure, None]
         if self.saving_group is not None:
             dist.broadcast_object_list(outcome, src=0, group=self.saving_group)
-        cause, result = outcome
-        if cause is not None:
-            raise error(cause)
-        return result
+        error, answer = outcome
+        if error is not None:
+            raise error
+        return answer
 
 
 def coordinates(rank: int, world: int, model_world: int) -> tuple[int, int]:
-    """(data rank, model rank) of `rank`. Raises MeshError if `world` cannot be divided so."""
+    """(data rank, model rank) of `rank`. Raises UserError if `world` cannot be divided so."""
     if not 0 <= rank < world:
-        raise MeshError(f"rank {rank} is not among {world} ranks")
+        raise UserError(f"rank {rank} is not among {world} ranks")
     if world % model_world:
-        raise MeshError(
+        raise UserError(
             f"--model-parallel {model_world} needs a number of processes that {model_world} divides, got {world}"
         )
     return divmod(rank, model_world)
@@ -125,7 +123,7 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
 
     `model_parallel`: 1, 2, or "auto" (2 if the number of processes is even). A rank that waits longer than
     `timeout_seconds` (None: `TIMEOUT_SECONDS`) for another gives up with an error, half an hour while a checkpoint is
-    written. Raises MeshError.
+    written. Raises UserError.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     model_world = (1 if world % 2 else 2) if model_parallel == "auto" else int(model_parallel)
@@ -191,10 +189,10 @@ def _device(device_type: str) -> torch.device:
     if device_type != "cuda":
         return torch.device(device_type)
     if not torch.cuda.is_available():
-        raise MeshError("--device cuda, but torch sees no GPU here; use --device cpu")
+        raise UserError("--device cuda, but torch sees no GPU here; use --device cpu")
     local, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= visible:
-        raise MeshError(f"process {local} of this machine has no GPU of its own: {visible} visible")
+        raise UserError(f"process {local} of this machine has no GPU of its own: {visible} visible")
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 

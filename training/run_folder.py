@@ -26,21 +26,17 @@ LOCK = "lock"
 BEAT_SECONDS = 10.0  # so often a running training touches its lock
 
 
-class RunError(UserError):
-    """The folder cannot be used as asked; the message says what to do."""
-
-
 class RunLock:
     """One training's claim on a run's folder, made if need be; the file `lock` in it says who holds it.
 
     The kernel frees a flock when its process dies, so that a dead process of this machine never blocks. Where another
     machine's flock does not reach through a shared file system, its file's modification time does: it changes every
-    `BEAT_SECONDS` while the process lives, and is watched a little longer than that. Raises RunError naming the holder.
+    `BEAT_SECONDS` while the process lives, and is watched a little longer. Raises UserError naming the holder.
     """
 
     def __init__(self, folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
-            raise RunError(f"--run-dir {folder} is no folder; give a folder for the run's files")
+            raise UserError(f"--run-dir {folder} is no folder; give a folder for the run's files")
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._released = folder / LOCK, threading.Event()
         self._file = self._path.open("a+", encoding="utf-8")
@@ -48,7 +44,7 @@ class RunLock:
         if not self._is_free(holder, here):
             self._file.close()
             busy = f"{folder} is in use by {holder or 'a process that starts'}"
-            raise RunError(f"{busy}; wait for it, or give another --run-dir")
+            raise UserError(f"{busy}; wait for it, or give another --run-dir")
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} {here} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}\n")
         self._file.flush()

@@ -25,7 +25,7 @@ from training.config import NETWORK_ABLATIONS, TrainConfig
 from training.mesh import Mesh, make_mesh
 from training.pairs import PairedLoader, decoding_coordinates
 from training.progress import NotFiniteError, Progress, Step, log_run_summary, profiling
-from training.run_folder import CONFIG, STOPPED, RunError, RunFolder, RunLock
+from training.run_folder import CONFIG, STOPPED, RunFolder, RunLock
 from training.step import ParallelNetwork, set_up_torch
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Trainer:
         def lock_folder() -> None:
             stack.callback(RunLock(config.run_dir).close)
 
-        mesh.on_main_rank(lock_folder, RunError)
+        mesh.on_main_rank(lock_folder)
         source = find_start(config, mesh)
         self.config, self.mesh, self.state = config, mesh, TrainState()
         self.schedule = make_schedule(

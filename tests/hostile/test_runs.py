@@ -14,11 +14,12 @@ import torch
 
 import eval_tenpatch
 import train
+from common.errors import UserError
 from model import AlexNet, ModelConfig
 from model.checkpoint import CheckpointError, load_checkpoint
 from tests.handmade import checkpoint_state, make_run, pack_splits
 from training import run_folder
-from training.run_folder import RunError, RunLock
+from training.run_folder import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ModelConfig(recipe="paper", classes=3, width=1 / 16)
@@ -147,7 +148,7 @@ def test_process_of_another_machine_blocks_as_long_as_it_touches_the_lock(
         other = RunLock(tmp_path)
     monkeypatch.setattr(run_folder.fcntl, "flock", lambda *_: None)
     if alive:
-        with pytest.raises(RunError, match=f"in use by process {os.getpid()} on not-{name}"):
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on not-{name}"):
             RunLock(tmp_path)
         other.close()
     else:

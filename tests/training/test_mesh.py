@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from common.errors import UserError
 from tests.training.ranks import start
-from training.mesh import Mesh, MeshError, coordinates, make_mesh
+from training.mesh import Mesh, coordinates, make_mesh
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def test_coordinates(rank: int, world: int, model_world: int, expected: tuple[in
 
 @pytest.mark.parametrize(("rank", "world", "model_world"), [(0, 1, 2), (1, 3, 2), (4, 4, 1), (-1, 2, 1)])
 def test_coordinates_that_do_not_exist(rank: int, world: int, model_world: int) -> None:
-    with pytest.raises(MeshError):
+    with pytest.raises(UserError):
         coordinates(rank, world, model_world)
 
 
@@ -43,7 +44,7 @@ def test_alone_there_are_no_groups() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_cuda_without_a_gpu_is_refused() -> None:
-    with pytest.raises(MeshError, match="--device cpu"):
+    with pytest.raises(UserError, match="--device cpu"):
         make_mesh("auto", "cuda")
 
 
