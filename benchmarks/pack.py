@@ -22,7 +22,7 @@ from benchmarks.data import photographs, repeat
 from benchmarks.measure import Repeat, doubling, interleave, timed
 from benchmarks.results import Table
 from sharding import PackOptions, pack
-from sharding.job import PartTask, join_parts, pack_part
+from sharding.job import join_parts, pack_part
 from sharding.options import CORES
 from sharding.pack_index import Sample
 from sharding.record import Encoding, Resample
@@ -86,11 +86,11 @@ def ours(files: tuple[Path, ...], folder: Path, resample: Resample, encoding: En
     (folder / "job").mkdir(parents=True)
     samples = [Sample(file.stem, file.name, 0, str(file), 0, -1) for file in files]
     options = PackOptions(source=folder, out=folder, resample=resample, encoding=encoding)
-    task = PartTask(tar=folder / "train-000000.tar", part=0, samples=samples, options=options)
+    part = folder / "job" / "train-000000.tar.part"
 
     def work() -> int:
-        pack_part(task)
-        return join_parts(task.tar, [task.path], encoding).samples
+        pack_part(part, samples, options)
+        return join_parts(folder / "train-000000.tar", [part], encoding).samples
 
     return timed(work)
 

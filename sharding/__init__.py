@@ -4,17 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharding.manifest import ClassInfo as ClassInfo
     from sharding.options import PackOptions as PackOptions
     from sharding.packing import pack as pack
     from sharding.pictures import prepare_image as prepare_image
+    from sharding.record import ClassInfo as ClassInfo
     from sharding.record import RejectedImage as RejectedImage
     from sharding.record import ShardError as ShardError
     from sharding.shard_set import ShardSet as ShardSet
     from sharding.statistics import Statistics as Statistics
 
 _HOMES = {
-    "ClassInfo": "manifest", "PackOptions": "options", "RejectedImage": "record", "ShardError": "record",
+    "ClassInfo": "record", "PackOptions": "options", "RejectedImage": "record", "ShardError": "record",
     "ShardSet": "shard_set", "Statistics": "statistics", "pack": "packing", "prepare_image": "pictures",
 }  # fmt: skip
 __all__ = list(_HOMES)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.archives import DAMAGED
-from sharding.manifest import MANIFEST, ClassInfo, Manifest
+from sharding.manifest import MANIFEST, Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex
-from sharding.record import SPLIT_WORDS, ShardError, Source, Split
+from sharding.record import SPLIT_WORDS, ClassInfo, ShardError, Source, Split
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,13 @@ def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> N
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the development kit tells: its year, wnids by class id (1-based, as its ground truth counts), words."""
+    """What the development kit tells: wnids by class id (1-based, as its ground truth counts), and the class table.
 
-    year: int
+    Labels are those that its year's trainers use: 2010 by class id − 1, later years by sorted wnid.
+    """
+
     wnids: dict[int, str]
-    words: dict[str, str]
+    table: list[ClassInfo]
 
     @classmethod
     def load(cls, path: Path) -> "Devkit":
@@ -57,17 +59,10 @@ class Devkit:
             leaves = [row for row in rows if int(row["num_children"]) == 0]
             wnids = {int(row[match[0]]): str(row["WNID"]) for row in leaves}
             words = {str(row["WNID"]): str(row["words"]) for row in leaves}
-        except FileNotFoundError:
-            raise ShardError(f"{path}: no such file; give the development kit's meta.mat") from None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, zlib.error, MatReadError) as error:
             raise ShardError(f"{path}: cannot be read as a development kit's meta.mat ({error})") from None
-        return cls(int(match[1]), wnids, words)
-
-    def table(self) -> list[ClassInfo]:
-        """The labels that this year's trainers use: 2010 by class id − 1, later years by sorted wnid."""
-        if self.year != 2010:
-            return sorted_table(self.words, self.words)
-        return [ClassInfo(key - 1, wnid, self.words[wnid]) for key, wnid in sorted(self.wnids.items())]
+        by_id = [ClassInfo(key - 1, wnid, words[wnid]) for key, wnid in sorted(wnids.items())]
+        return cls(wnids, by_id if match[1] == "2010" else sorted_table(words, words))
 
 
 def read_text(content: bytes, origin: str) -> str:
@@ -105,15 +100,16 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
         if len(word.split()) != 1:
             raise ShardError(f"{origin}: line {number} is {word[:40]!r}, expected one class id or wnid a line")
     if not words or not all(word.isdecimal() for word in words):
-        if words and devkit and not set(words) <= set(devkit.words):
-            raise ShardError(f"{origin}: {min(set(words) - set(devkit.words))} is neither a class id nor a known wnid")
+        unknown = set(words) - set(devkit.wnids.values()) if devkit else set()
+        if unknown:
+            raise ShardError(f"{origin}: {min(unknown)} is neither a class id nor a known wnid")
         return words
     if devkit is None:
         raise ShardError(f"{origin}: holds class ids; give --devkit META.mat, which tells their wnids")
-    unknown = sorted({int(word) for word in words} - set(devkit.wnids))
-    if unknown:
-        known = f"whose ids go from 1 to {len(devkit.wnids)}"
-        raise ShardError(f"{origin}: class id {unknown[0]} is not in the kit, {known}")
+    for word in words:
+        if int(word) not in devkit.wnids:
+            known = f"whose ids go from 1 to {len(devkit.wnids)}"
+            raise ShardError(f"{origin}: class id {int(word)} is not in the kit, {known}")
     return [devkit.wnids[int(word)] for word in words]
 
 
@@ -149,7 +145,7 @@ def settle(
     elif listed:
         table, origin = listed, "the training split"
     elif kit:
-        table, origin = kit.table(), str(kit_path)
+        table, origin = kit.table, str(kit_path)
     else:
         table, origin = source.table() or sorted_table(wnids, {}), str(options.source)
     check_known(wnids, table, origin)

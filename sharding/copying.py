@@ -10,13 +10,14 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from tqdm import tqdm
 
 from common.files import write_atomically
 from sharding.executor import progress_bar
@@ -40,14 +41,12 @@ def copy(source: str, target: str, workers: int = 8) -> int:
         raise ShardError(f"{source}: copied to itself; give another DST")
     with _explained(source):
         alone = here.exists(MANIFEST)
-        splits = [split for split in SPLIT_WORDS if not alone and here.exists(f"{split}/{MANIFEST}")]
-        has_card = bool(splits) and here.exists("README.md")  # for Hugging Face
-    if not alone and not splits:
+        splits = [""] if alone else [f"/{split}" for split in SPLIT_WORDS if here.exists(f"{split}/{MANIFEST}")]
+        has_card = not alone and here.exists("README.md")  # for Hugging Face
+    if not splits:
         raise ShardError(f"{source}: no packed split there (no manifest.json, train/, val/ or test/)")
-    if alone:
-        copy_split(here, there, workers)
     for split in splits:
-        source_split, target_split = (DirFileSystem(f"{place.path}/{split}", place.fs) for place in (here, there))
+        source_split, target_split = (DirFileSystem(place.path + split, place.fs) for place in (here, there))
         copy_split(source_split, target_split, workers)
     if has_card:
         _copy_file(here, there, "README.md", "")
@@ -68,17 +67,13 @@ def copy_split(source: DirFileSystem, target: DirFileSystem, workers: int) -> No
             target.rm_file(MANIFEST)
     needed, where = sum(file.bytes for file in missing), _address(target)
     if _is_local(target) and needed > (free := shutil.disk_usage(target.path).free):
-        raise ShardError(f"{where}: {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB still to come; make room")
+        sizes = f"{tqdm.format_sizeof(free, 'B')} free, {tqdm.format_sizeof(needed, 'B')} still to come"
+        raise ShardError(f"{where}: {sizes}; make room")
     done = manifest.samples - sum(file.samples for file in missing)
     with progress_bar(manifest.samples, f"copy {where}", done) as bar, ThreadPoolExecutor(workers) as threads:
-        futures = {threads.submit(_copy_file, source, target, file.name, file.sha256): file for file in missing}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                bar.update(futures[future].samples)
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+        copied = threads.map(lambda file: _copy_file(source, target, file.name, file.sha256), missing)
+        for file, _ in zip(missing, copied, strict=True):  # after a failure no other begins
+            bar.update(file.samples)
     with _explained(_address(source, MANIFEST)):
         if source.cat_file(MANIFEST) != content:
             raise ShardError(f"{_address(source)}: its manifest changed while it was copied; {_GO_ON}")
@@ -118,9 +113,11 @@ def _is_local(folder: DirFileSystem) -> bool:
     return isinstance(folder.fs, LocalFileSystem)
 
 
-def _chunks(folder: DirFileSystem, name: str) -> Iterator[bytes]:
+def _chunks(folder: DirFileSystem, name: str, digest: Any) -> Iterator[bytes]:
+    """The bytes of one file; `digest` takes them in."""
     with _explained(_address(folder, name)), folder.open(name, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
             yield chunk
 
 
@@ -129,8 +126,8 @@ def _matches(folder: DirFileSystem, file: ShardInfo) -> bool:
     if not file.sha256 or not folder.exists(file.name):
         return False
     digest = hashlib.sha256()
-    for chunk in _chunks(folder, file.name):
-        digest.update(chunk)
+    for _ in _chunks(folder, file.name, digest):
+        pass
     return digest.hexdigest() == file.sha256
 
 
@@ -139,8 +136,7 @@ def _copy_file(source: DirFileSystem, target: DirFileSystem, name: str, sha256: 
     digest = hashlib.sha256()
     try:
         with _explained(_address(target, name)), _writer(target, name) as writer:
-            for chunk in _chunks(source, name):
-                digest.update(chunk)
+            for chunk in _chunks(source, name, digest):
                 writer.write(chunk)
             if sha256 not in ("", digest.hexdigest()):
                 raise ShardError(

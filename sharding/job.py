@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,21 +39,6 @@ _SMALLEST_PART, _LARGEST_PART, _PARTS_PER_SLOT = 32, 512, 8
 
 
 @dataclass(frozen=True)
-class PartTask:
-    """What packing one part of the shard `tar` needs; travels to the worker."""
-
-    tar: Path
-    part: int
-    samples: list[Sample]
-    options: PackOptions
-
-    @property
-    def path(self) -> Path:
-        """The file of this part's members; what a task that was cut off leaves there goes with the job's folder."""
-        return self.tar.parent / "job" / f"{self.tar.name}.{self.part:06d}.part"
-
-
-@dataclass(frozen=True)
 class ShardNote(ShardInfo):
     """What is known of a finished shard; `<job>/<name>.npz` holds it, its rows of the table and its sums."""
 
@@ -66,29 +51,29 @@ def part_samples(samples: int, slots: int) -> int:
     return min(max(_SMALLEST_PART, ceil_div(samples, _PARTS_PER_SLOT * slots)), _LARGEST_PART)
 
 
-def pack_part(task: PartTask) -> int:
-    """Pack one part of a shard into `task.path`, whole or not at all; returns how many pictures it was given.
+def pack_part(path: Path, samples: list[Sample], options: PackOptions) -> int:
+    """Pack one part of a shard into a file, whole or not at all; returns how many pictures it was given.
 
     Calling it again gives the same bytes. A cluster may run a task again while the first run still lives, so each
     writes files of its own. Every written picture is decoded again, and those pixels are summed for the statistics, in
     a file beside it, with what was packed and rejected. Raises OSError for a full disk or a source that cannot be read.
     """
     entries, rejects, sums = list[Entry](), list[dict[str, str]](), Sums()
-    own_path = task.path.with_name(f"{task.path.name}.{uuid.uuid4().hex}.part")
+    own_path = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     with own_path.open("wb") as file:
-        for sample in task.samples:
+        for sample in samples:
             try:
-                picture = pack_picture(sample.read(), sums, task.options)
+                picture = pack_picture(sample.read(), sums, options)
             except RejectedImage as error:
                 rejects.append({"source": sample.source, "reason": str(error)})
                 continue
-            file.write(sample_members(sample.key, picture, sample.label, task.options.encoding))
+            file.write(sample_members(sample.key, picture, sample.label, options.encoding))
             entries.append(Entry(sample.key, len(picture), sample.label))
     with sums_path(own_path).open("wb") as file:
         np.savez(file, note=json.dumps([entries, rejects]), **vars(sums))
-    sums_path(own_path).replace(sums_path(task.path))
-    own_path.replace(task.path)
-    return len(task.samples)
+    sums_path(own_path).replace(sums_path(path))
+    own_path.replace(path)
+    return len(samples)
 
 
 def sums_path(part: Path) -> Path:
@@ -182,35 +167,37 @@ def _sweep(work: Path, pattern: str) -> None:
 
 
 def run_tasks(
-    shards: Iterator[list[PartTask]], executor: Executor, slots: int, bar: Any, notes: list[ShardNote], max_rejects: int
-) -> None:
+    shards: Iterable[tuple[Path, list[Sample]]], part_size: int, options: PackOptions, executor: Executor, slots: int,
+    bar: Any, notes: list[ShardNote],
+) -> None:  # fmt: skip
     """Pack shards, each in parts, on `executor`, at most 2·slots tasks at a time in its queue; append their notes.
 
-    `bar` counts pictures. On the first failure, or with more than `max_rejects` pictures rejected, no other task
-    begins; finished shards stay. Raises ShardError or OSError.
+    `bar` counts pictures. On the first failure, or with too many pictures rejected, no other task begins; finished
+    shards stay. Raises ShardError or OSError.
     """
-    pending: dict[Future[Any], list[PartTask]] = {}  # all parts of the shard that it is for
+    pending: dict[Future[Any], tuple[Path, list[Path]]] = {}  # the shard that it is for, and all its parts
     packed = Counter[Path]()  # how many parts of a shard are
 
     def collect() -> None:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            parts, result = pending.pop(future), future.result()
-            tar, files = parts[0].tar, [part.path for part in parts]
+            (tar, parts), result = pending.pop(future), future.result()
             if isinstance(result, ShardNote):
                 notes.append(result)
-                for file in (*files, *map(sums_path, files)):
+                for file in (*parts, *map(sums_path, parts)):
                     file.unlink()
-                check_rejects(notes, max_rejects, tar.parent)
+                check_rejects(notes, options.max_rejects, tar.parent)
                 continue
             bar.update(result)
             packed[tar] += 1
             if packed[tar] == len(parts):
-                pending[executor.submit(join_parts, tar, files, parts[0].options.encoding)] = parts
+                pending[executor.submit(join_parts, tar, parts, options.encoding)] = tar, parts
 
     try:
-        for parts in shards:
-            for part in parts:
-                pending[executor.submit(pack_part, part)] = parts
+        for tar, samples in shards:
+            starts = range(0, len(samples), part_size)
+            parts = [tar.parent / "job" / f"{tar.name}.{start:08d}.part" for start in starts]
+            for start, path in zip(starts, parts):
+                pending[executor.submit(pack_part, path, samples[start : start + part_size], options)] = tar, parts
                 while len(pending) >= 2 * slots:
                     collect()
         while pending:

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from common.command_line import as_typed
 from sharding import classes
 from sharding.folders import pictures_in
-from sharding.manifest import ClassInfo, Manifest
+from sharding.manifest import Manifest
 from sharding.options import PackOptions
 from sharding.pack_index import PackIndex
-from sharding.record import Record, ShardError, Skipped, Source, Split, canonical, file_state, printable
+from sharding.record import ClassInfo, Record, ShardError, Skipped, Source, Split, canonical, file_state, printable
 from sharding.shard import sample_key
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def list_source(
     absent = sorted(wnids.keys() - index.wnids().keys())
     if absent:
         logger.warning("%s: no picture of %d of the %d classes (%s, …)", split, len(absent), len(wnids), absent[0])
-    skipped = list(source.skipped.reasons.values())
+    skipped = list(source.skipped.values())
     if not len(index):
         seen = "".join(f"; skipped {row['entries']}, {row['reason']} ({row['first']}, …)" for row in skipped)
         raise ShardError(f"{options.source}: no pictures found for split {split}; expected {source.expected}{seen}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from common.files import write_atomically
-from sharding.record import SPLIT_WORDS, Encoding, ShardError
+from sharding.record import SPLIT_WORDS, ClassInfo, Encoding, ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +24,8 @@ SUFFIX: dict[Encoding, str] = {"jpeg": "jpg", "raw": "npy"}
 _TYPES = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 _hints = functools.cache(get_type_hints)
 _SHA256 = re.compile("[0-9a-f]{64}")
-_PLAIN_NAME = re.compile(r"[^/\0]*[^/\0.][^/\0]*")
+_NAME = re.compile(r"[^/\0]*[^/\0.][^/\0]*\.(tar|idx|npy|npz)")
 _MARK = "<!-- written by python -m sharding pack, anew with each split -->"
-_TAR_NAME = re.compile(r"[^/\0]*[^/\0.][^/\0]*\.tar")
-
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """One class: its `label` (0-based), WordNet id (or folder name) and name in words."""
-
-    label: int
-    wnid: str
-    name: str
 
 
 @dataclass(frozen=True)
@@ -112,14 +102,15 @@ class Manifest:
         _check("classes", min(labels), min(labels) >= 0, "labels from 0 on")
         for number, shard in enumerate(shards):
             own = f"shards[{number}]"
-            _check(f"{own}.name", shard.name, _TAR_NAME.fullmatch(shard.name), "a file name that ends in .tar")
+            is_tar = _NAME.fullmatch(shard.name) and shard.name.endswith(".tar")
+            _check(f"{own}.name", shard.name, is_tar, "a file name that ends in .tar")
             _check(f"{own}.samples", shard.samples, shard.samples > 0, "1 or more")
             _check(f"{own}.bytes", shard.bytes, shard.bytes > 0, "1 or more")
             _check(f"{own}.sha256", shard.sha256, _SHA256.fullmatch(shard.sha256), "64 hexadecimal digits")
         total = sum(shard.samples for shard in shards)
         _check("samples", self.samples, self.samples == total, f"{total}, which its shards hold")
         for name, sha256 in self.checksums.items():
-            known = name.rpartition(".")[2] in ("idx", "npy", "npz") and _PLAIN_NAME.fullmatch(name)
+            known = _NAME.fullmatch(name) and not name.endswith(".tar")
             _check(f"checksums[{name!r}]", sha256, known and _SHA256.fullmatch(sha256), "a file name, 64 hex digits")
 
 

@@ -92,9 +92,10 @@ class ShowOptions:
 
     folder: Path = option("a packed split, or a folder of them", metavar="DIR", positional=True)
     png: Path | None = option("where the contact sheet goes (default: DIR's name.png)", None, metavar="FILE")
-    samples: int = option("pictures on the sheet", 40)
+    samples: int = option("pictures on the sheet", 40, least=1)
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.png is not None and self.png.suffix.lower() != ".png":
             raise ValueError(f"--png {self.png}: the contact sheet is a PNG; give a name that ends in .png")
 

@@ -4,6 +4,7 @@ So the memory that a job needs does not grow with the data set. Pictures of sour
 spooled on the way: appended to one file, from which workers read them at random.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -16,7 +17,8 @@ from sharding.record import NUMBERED_NAME, Record, RejectedImage, ShardError, fi
 from sharding.shard import sample_key
 
 INDEX, SPOOL = "pack_index.sqlite", "spool"
-_COLUMNS = "key, source, wnid, file, offset, size, state"
+_PLACE = "file, offset, size, state"
+_COLUMNS = f"key, source, wnid, {_PLACE}"
 _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ELOOP)
 
 
@@ -70,9 +72,7 @@ class PackIndex:
             key, where = sample_key(record.name), (os.fsencode(record.file), record.offset, record.size, record.state)
             position = number if self._seed is None else shuffled_position(self._seed, key)
             if record.link:
-                where = self._row(
-                    "SELECT file, offset, size, state FROM samples WHERE key = ?", sample_key(record.link)
-                )
+                where = self._row(f"SELECT {_PLACE} FROM samples WHERE key = ?", sample_key(record.link))
                 if where is None:
                     lost.append(record.name)
                     continue
@@ -136,20 +136,21 @@ class PackIndex:
 
     def shards(self, samples_per_shard: int, labels: dict[str, int]) -> Iterator[list[Sample]]:
         """The samples of each shard in turn; `labels` tells that of each wnid."""
-        query = (
-            f"SELECT {_COLUMNS}, position FROM samples WHERE (position, key) > (?, ?) ORDER BY position, key LIMIT ?"
-        )
+        after = "WHERE (position, key) > (?, ?) ORDER BY position, key LIMIT ?"
+        query = f"SELECT {_COLUMNS}, position FROM samples {after}"
         position, key = -1, ""
         while rows := self._database.execute(query, (position, key, samples_per_shard)).fetchall():
             yield [_sample(row[:-1], labels[row[2]]) for row in rows]
             position, key = rows[-1][-1], rows[-1][0]
 
-    def spread(self, count: int) -> Iterator[Sample]:
-        """At most `count` samples, evenly spread over the packing order; they have no label."""
+    def probe(self, count: int) -> Iterator[bytes]:
+        """The bytes of at most `count` pictures, evenly spread over the packing order, if they can be read."""
         last = self._row("SELECT max(position) FROM samples")[0]
         query = f"SELECT {_COLUMNS} FROM samples WHERE position >= ? ORDER BY position, key LIMIT 1"
         rows = (self._row(query, last * number // count) for number in range(count))
-        yield from map(_sample, dict.fromkeys(rows))
+        for row in dict.fromkeys(rows):
+            with contextlib.suppress(RejectedImage):
+                yield _sample(row, label=-1).read()
 
     def close(self) -> None:
         """Close the database and the spool."""
@@ -158,7 +159,7 @@ class PackIndex:
             self._spool.close()
 
 
-def _sample(row: Any, label: int = -1) -> Sample:
+def _sample(row: Any, label: int) -> Sample:
     key, source, _, file, *where = row
     return Sample(key, source, label, os.fsdecode(file), *where)
 

@@ -6,23 +6,24 @@ import logging
 import shutil
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common import ceil_div
 from common.command_line import flag
 from sharding import job
 from sharding.classes import known_table
 from sharding.executor import open_executor, prestart, progress_bar
-from sharding.job import PartTask, ShardNote, finished_note, note_path, pack_picture, part_samples
+from sharding.job import ShardNote, finished_note, note_path, pack_picture, part_samples
 from sharding.listing import count_contents, describe_differences, list_source, source_name
-from sharding.manifest import MANIFEST, ClassInfo, Manifest, ShardInfo, file_sha256, write_card
+from sharding.manifest import MANIFEST, Manifest, ShardInfo, file_sha256, write_card
 from sharding.options import PackOptions
-from sharding.pack_index import INDEX, PackIndex, Sample
-from sharding.record import RejectedImage, ShardError, Source, Split, split_of_name
+from sharding.pack_index import INDEX, PackIndex
+from sharding.record import ClassInfo, RejectedImage, ShardError, Source, Split, split_of_name
 from sharding.shard import TABLE, member_bytes, write_table
 from sharding.source import has_split, open_source
 from sharding.statistics import Sums
@@ -93,8 +94,7 @@ class SplitPacking:
         elif self.options.dry_run:
             with contextlib.closing(PackIndex(None, self.seed)) as index:
                 self.classes = list_source(self.source, self.options, self.split, index, self.classes).classes
-                probe = self._head() if self.source.streamed else _read(index.spread(_PROBE))
-                self._log_estimate(index, probe, [], self.spool_bytes)
+                self._log_estimate(index, [], self.spool_bytes)
             return False
         else:
             with job.open_job(self.work) as folder:
@@ -157,7 +157,7 @@ class SplitPacking:
             shards = ceil_div(len(index), self.options.samples_per_shard)
             tars = [self.work.absolute() / f"{self.split}-{number:06d}.tar" for number in range(shards)]
             notes = [note for note in map(finished_note, tars) if note is not None]
-            self._log_estimate(index, _read(index.spread(_PROBE)), notes)
+            self._log_estimate(index, notes)
             self._pack_shards(index, tars, {entry.wnid: entry.label for entry in draft.classes}, notes)
         self._conclude(draft, sorted(notes, key=lambda note: note.name))
 
@@ -165,10 +165,9 @@ class SplitPacking:
         """The first pictures of a source that can only be read in order, to judge by."""
         return [record.data for record in itertools.islice(self._open().records, _PROBE) if record.data]
 
-    def _log_estimate(
-        self, index: PackIndex, probe: Iterable[bytes], notes: list[ShardNote], spool_bytes: int = 0
-    ) -> None:
+    def _log_estimate(self, index: PackIndex, notes: list[ShardNote], spool_bytes: int = 0) -> None:
         """Say how many pictures are left, how large and how long. `spool_bytes`: what a dry run has not spooled."""
+        probe = self._head() if spool_bytes else index.probe(_PROBE)
         left, shards = len(index) - _pictures(notes), ceil_div(len(index), self.options.samples_per_shard)
         words = self._estimate(probe, left, shards - len(notes), spool_bytes)
         if notes:
@@ -191,35 +190,27 @@ class SplitPacking:
         total = each_bytes * pictures + shards * tarfile.RECORDSIZE
         joined = each_bytes * min(pictures, options.samples_per_shard)  # parts of a shard, while it is made of them
         kept = shards * (sums.by_position.nbytes + 1000)  # beside each shard, until the end
-        needed, free = total + joined + kept + spool_bytes, free_bytes(options.out)
+        needed, free, size = total + joined + kept + spool_bytes, free_bytes(options.out), tqdm.format_sizeof
+        spool = f", {size(spool_bytes, 'B')} of it to spool what is only read in order" * (spool_bytes > 0)
+        room = f"{options.out}: {size(free, 'B')} free, about {size(needed, 'B')} needed while packing{spool}"
         if needed > free:
-            spool = f", {in_words(spool_bytes)} of it to spool what is only read in order" * (spool_bytes > 0)
-            what = f"{in_words(free)} free, about {in_words(needed)} needed while packing{spool}"
-            raise ShardError(f"{options.out}: {what}; make room, or choose another OUT or a lower --quality")
-        spool = f", {in_words(spool_bytes)} more for the spool meanwhile" * (spool_bytes > 0)
-        return (
-            f"about {in_words(total)} in {shards} shard{'s' * (shards != 1)}{spool}; {in_words(free)} free in "
-            f"{options.out}; about {each_seconds * pictures / options.workers:.0f} s with {options.workers} workers"
-        )
+            raise ShardError(f"{room}; make room, or choose another OUT or a lower --quality")
+        seconds = each_seconds * pictures / options.workers
+        what = f"about {size(total, 'B')} in {shards} shard{'s' * (shards != 1)}"
+        return f"{what}; {room}; about {seconds:.0f} s with {options.workers} workers"
 
     def _pack_shards(self, index: PackIndex, tars: list[Path], labels: dict[str, int], notes: list[ShardNote]) -> None:
         """Pack the shards that are not whole yet, and append their notes."""
-        options, finished = self.options, {note.name for note in notes}
-
-        def shards(size: int) -> Iterator[list[PartTask]]:
-            for tar, samples in zip(tars, index.shards(options.samples_per_shard, labels), strict=True):
-                if tar.name not in finished:
-                    starts = enumerate(range(0, len(samples), size))
-                    yield [PartTask(tar, part, samples[start : start + size], options) for part, start in starts]
-
-        done = _pictures(notes)
+        options, finished, done = self.options, {note.name for note in notes}, _pictures(notes)
+        shards = zip(tars, index.shards(options.samples_per_shard, labels), strict=True)
+        missing = ((tar, samples) for tar, samples in shards if tar.name not in finished)
         job.check_rejects(notes, options.max_rejects, self.work)
         with (
             open_executor(options.workers, options.scheduler) as (executor, slots),
             progress_bar(len(index), self.split, done, options.quiet) as bar,
         ):
-            tasks = shards(part_samples(len(index) - done, slots))
-            job.run_tasks(tasks, executor, slots, bar, notes, options.max_rejects)
+            part_size = part_samples(len(index) - done, slots)
+            job.run_tasks(missing, part_size, options, executor, slots, bar, notes)
 
     def _conclude(self, draft: Manifest, notes: list[ShardNote]) -> None:
         """Write the statistics (of a training split) and, last, the manifest. Raises ShardError for an empty split."""
@@ -250,18 +241,6 @@ class SplitPacking:
 
 def _pictures(notes: list[ShardNote]) -> int:
     return sum(note.samples + len(note.rejects) for note in notes)
-
-
-def _read(samples: Iterable[Sample]) -> Iterator[bytes]:
-    """The bytes of those pictures that can be read."""
-    for sample in samples:
-        with contextlib.suppress(RejectedImage):
-            yield sample.read()
-
-
-def in_words(count: float) -> str:
-    """A number of bytes for people: 9.5 MB, 41.2 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def free_bytes(folder: Path) -> int:

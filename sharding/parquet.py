@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharding.manifest import ClassInfo
-from sharding.record import Record, ShardError, Source, printable
+from sharding.record import ClassInfo, Record, ShardError, Source, printable
 
 _WNID = re.compile(r"(?:^|_)(n\d{8})(?:_|\.|$)")
 _ROWS = 64

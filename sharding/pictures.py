@@ -87,9 +87,8 @@ def _is_plain(data: bytes) -> bool:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decode one picture of any kind.
+    """Decode one picture of any kind to uint8 [height, width, 3], RGB 0..255.
 
-    Returns uint8 [height, width, 3], RGB 0..255.
     Raises RejectedImage for what is empty, no picture, truncated or over MAX_PIXELS.
     """
     if not data:

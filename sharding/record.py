@@ -5,12 +5,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from common.errors import UserError
-
-if TYPE_CHECKING:  # options need this module, and a command line answers before NumPy is imported
-    from sharding.manifest import ClassInfo
 
 Layout = Literal["auto", "folders", "flat", "archives", "kaggle", "parquet"]
 Split = Literal["train", "val", "test"]
@@ -36,6 +33,15 @@ class RejectedImage(ShardError):
     """One source picture cannot be packed, for this reason: it goes to the manifest's `rejects`, the job goes on."""
 
 
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: its `label` (0-based), WordNet id (or folder name) and name in words."""
+
+    label: int
+    wnid: str
+    name: str
+
+
 class Record(NamedTuple):
     """One source picture: `name` is its relative path (it makes the key), `file` where its bytes are.
 
@@ -54,15 +60,12 @@ class Record(NamedTuple):
     state: str = ""
 
 
-class Skipped:
+class Skipped(dict[str, dict[str, Any]]):
     """Entries of a source that are not packed: how many, by reason, and the first of each."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, dict[str, Any]] = {}
 
     def add(self, reason: str, entry: str) -> None:
         """Count one entry."""
-        row = self.reasons.setdefault(reason, {"reason": reason, "entries": 0, "first": printable(entry)})
+        row = self.setdefault(reason, {"reason": reason, "entries": 0, "first": printable(entry)})
         row["entries"] += 1
 
     def add_unless_picture(self, name: str) -> bool:
@@ -88,7 +91,7 @@ class Source:
     skipped: Skipped = field(default_factory=Skipped)
     files: tuple[Path, ...] = ()
     streamed: tuple[Path, ...] = ()
-    table: "Callable[[], list[ClassInfo] | None]" = field(default=lambda: None)
+    table: Callable[[], list[ClassInfo] | None] = field(default=lambda: None)
 
 
 def is_picture(name: str) -> bool:

@@ -14,7 +14,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ BLOCK = 512
 ROW = np.dtype([("picture_start", "<i8"), ("picture_bytes", "<i4"), ("label", "<i4")])
 """One sample: the picture's first byte in its tar, the picture's size, and the label."""
 
-Size = TypeVar("Size", int, NDArray[np.int64])
 _PLAIN = re.compile(rb"[^A-Za-z0-9_/-]")
 
 
@@ -78,33 +77,27 @@ def tar_end(size: int) -> bytes:
     return bytes(-(size + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK)
 
 
-def member_bytes(size: Size) -> Size:
+def member_bytes(size: int) -> int:
     """What a member of `size` bytes takes in a tar: its header, and its content filled up to blocks."""
     return BLOCK + size + -size % BLOCK
 
 
-def _starts(entries: list[Entry]) -> tuple[list[int], list[int]]:
-    """Where pictures and labels lie in the tar: members without a gap, each after its header."""
-    pictures = member_bytes(np.array([entry.picture_bytes for entry in entries], np.int64))
-    labels = member_bytes(np.array([len(str(entry.label)) for entry in entries], np.int64))
-    starts = BLOCK + np.cumsum(pictures + labels) - pictures - labels
-    return starts.tolist(), (starts + pictures).tolist()
-
-
 def rows_of(entries: list[Entry]) -> NDArray[np.void]:
-    """The rows of one shard's samples."""
-    rows = [(start, entry.picture_bytes, entry.label) for start, entry in zip(_starts(entries)[0], entries)]
+    """The rows of one shard's samples: members without a gap, each after its header."""
+    rows, start = [], BLOCK
+    for entry in entries:
+        rows.append((start, entry.picture_bytes, entry.label))
+        start += member_bytes(entry.picture_bytes) + member_bytes(len(str(entry.label)))
     return np.array(rows, ROW)
 
 
 def index_text(entries: list[Entry], suffix: str) -> str:
     """The text of the `.idx` file of a shard, as DALI's wds2idx prints it (v1.2)."""
-    lines = [
-        f"{suffix} {picture} {entry.picture_bytes} {entry.key}.{suffix} "
-        f"cls {label} {len(str(entry.label))} {entry.key}.cls\n"
-        for entry, picture, label in zip(entries, *_starts(entries), strict=True)
-    ]
-    return "".join([f"v1.2 {len(entries)}\n", *lines])
+    lines = [f"v1.2 {len(entries)}\n"]
+    for (key, size, label), start in zip(entries, rows_of(entries)["picture_start"].tolist()):
+        label_start = start + member_bytes(size)
+        lines.append(f"{suffix} {start} {size} {key}.{suffix} cls {label_start} {len(str(label))} {key}.cls\n")
+    return "".join(lines)
 
 
 def header_at(tar: mmap.mmap, start: int) -> tarfile.TarInfo:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.manifest import MANIFEST, SUFFIX, ClassInfo, Manifest
-from sharding.record import ShardError
+from sharding.manifest import MANIFEST, SUFFIX, Manifest
+from sharding.record import ClassInfo, ShardError
 from sharding.shard import BLOCK, TABLE, header_at, member_bytes, npy_header, open_table
 from sharding.statistics import Statistics
 
@@ -53,7 +53,7 @@ class ShardSet:
         self._known_labels = np.array(sorted(entry.label for entry in manifest.classes), np.int64)
         self._tar_bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
         self._ends = np.cumsum(self.shard_sizes)
-        self._manifest = manifest
+        self.manifest = manifest
         self._scattered = False
         self._rows = open_table(path, manifest)
         self.close()
@@ -82,7 +82,7 @@ class ShardSet:
         return cls(folder, manifest)
 
     def __len__(self) -> int:
-        return self._manifest.samples
+        return self.manifest.samples
 
     def __enter__(self) -> "ShardSet":
         return self
@@ -97,7 +97,7 @@ class ShardSet:
     def fingerprint(self) -> str:
         """Hex SHA-256 over the shards' checksums and the class table: equal sets have equal fingerprints."""
         table = [[entry.label, entry.wnid, entry.name] for entry in self.classes]
-        content = json.dumps([[shard.sha256 for shard in self._manifest.shards], table], ensure_ascii=False)
+        content = json.dumps([[shard.sha256 for shard in self.manifest.shards], table], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @functools.cached_property

@@ -8,8 +8,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common import ceil_div
-from sharding.manifest import Manifest
-from sharding.record import ShardError
 from sharding.shard_set import ShardSet
 
 CELL = 160
@@ -39,12 +37,11 @@ def show(folder: Path, png: Path | None = None, samples: int = 40) -> int:
 
 def summary(shards: ShardSet) -> str:
     """What a split holds, in some lines."""
-    manifest = Manifest.load(shards.path / "manifest.json")
+    manifest, count = shards.manifest, len(shards.shard_names)
     size = sum(shard.bytes for shard in manifest.shards)
-    count, plural = len(manifest.shards), "" if len(manifest.shards) == 1 else "s"
     chosen = ", ".join(f"{name} {value}" for name, value in manifest.options.items() if not isinstance(value, dict))
     lines = [
-        f"{shards.path}: {len(shards)} samples of {len(shards.classes)} classes in {count} shard{plural}, "
+        f"{shards.path}: {len(shards)} samples of {len(shards.classes)} classes in {count} shard{'s' * (count != 1)}, "
         f"{size / 1e6:.1f} MB, {len(manifest.rejects)} rejects",
         f"  {chosen}",
         f"  source {manifest.source}; fingerprint {shards.fingerprint[:16]}",
@@ -59,8 +56,6 @@ def summary(shards: ShardSet) -> str:
 
 def contact_sheet(shards: ShardSet, samples: int) -> Image.Image:
     """A sheet of `samples` pictures, evenly spread over the split, each above its class's name."""
-    if not len(shards) or samples < 1:
-        raise ShardError(f"{shards.path}: {samples} of {len(shards)} samples to show; there must be one at least")
     ids = np.unique(np.linspace(0, len(shards) - 1, min(samples, len(shards))).astype(np.int64))
     columns = min(_COLUMNS, len(ids))
     sheet = Image.new("RGB", (columns * CELL, ceil_div(len(ids), columns) * (CELL + _NAME)), "white")

@@ -71,9 +71,7 @@ class Sums:
             return cls(int(arrays["images"]), arrays["by_position"], arrays["products"])
 
     def finish(self) -> "Statistics":
-        """The statistics of all pictures counted: exact integers, divided once. Raises ShardError if there is none."""
-        if not self.images:
-            raise ShardError("no pictures: their statistics are not defined")
+        """The statistics of all pictures counted, one at least: exact integers, divided once."""
         count = self.images * _SIDE * _SIDE
         total, second = self.by_position.sum(axis=(0, 1)).tolist(), self.products.tolist()
         covariance = np.array(

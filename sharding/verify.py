@@ -65,7 +65,7 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
             faults.append(f"{folder / name}: missing, though the manifest names it")
         elif file_sha256(folder / name) != manifest.checksums[name]:
             faults.append(f"{folder / name}: its SHA-256 is not the manifest's")
-    sums, broken, start, futures = Sums(), False, 0, {}
+    sums, start, futures, before = Sums(), 0, {}, len(faults)
     with open_executor(workers) as (executor, _), progress_bar(manifest.samples, f"verify {folder.name}") as bar:
         for shard in manifest.shards:
             of_shard = None if rows is None else rows[start : start + shard.samples]
@@ -74,10 +74,9 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
         for future in concurrent.futures.as_completed(futures):
             shard_faults, shard_sums = future.result()
             faults += shard_faults
-            broken = broken or bool(shard_faults)
             sums.merge(shard_sums)
             bar.update(futures[future].samples)
-    return sorted(faults) + _statistics_faults(folder, manifest.split, sums, broken)
+    return sorted(faults) + _statistics_faults(folder, manifest.split, sums, broken=len(faults) > before)
 
 
 def _statistics_faults(folder: Path, split: str, sums: Sums, broken: bool) -> list[str]:

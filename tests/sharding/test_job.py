@@ -8,7 +8,6 @@ import pytest
 
 from sharding import PackOptions, pack
 from sharding.job import (
-    PartTask,
     ShardNote,
     commit_split,
     finished_note,
@@ -20,22 +19,27 @@ from sharding.job import (
 from sharding.pack_index import Sample
 from sharding.statistics import Sums
 
+Parts = dict[Path, list[Sample]]
 
-def tasks(source: Path, folder: Path, size: int) -> list[PartTask]:
+
+def cut(source: Path, folder: Path, size: int) -> Parts:
     """The 24 pictures of the training split, and one that is none, as one shard in parts of `size` samples."""
     paths = sorted((source / "train").glob("*/*.JPEG"))
     paths.insert(7, source / "broken.JPEG")
     samples = [Sample(f"k{number:02d}", path.name, 0, str(path), 0, -1) for number, path in enumerate(paths)]
     (folder / "job").mkdir(parents=True)
-    options = PackOptions(source=source, out=folder)
-    return [
-        PartTask(tar=folder / "x.tar", part=part, samples=cut, options=options)
-        for part, cut in enumerate(samples[start : start + size] for start in range(0, len(samples), size))
-    ]
+    starts = range(0, len(samples), size)
+    return {folder / "job" / f"x.tar.{start:08d}.part": samples[start : start + size] for start in starts}
 
 
-def join(parts: list[PartTask]) -> ShardNote:
-    return join_parts(parts[0].tar, [part.path for part in parts], "jpeg")
+def pack_all(parts: Parts) -> int:
+    """Pack the parts in any order; how many pictures they were given."""
+    options = PackOptions(source=Path(), out=Path())
+    return sum(pack_part(path, samples, options) for path, samples in reversed(parts.items()))
+
+
+def join(folder: Path, parts: Parts) -> ShardNote:
+    return join_parts(folder / "x.tar", list(parts), "jpeg")
 
 
 @pytest.fixture
@@ -53,23 +57,23 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> None:
-    (task,) = tasks(source, tmp_path / "one", 25)
-    assert pack_part(task) == 25
-    note = join([task])
+    parts = cut(source, tmp_path / "one", 25)
+    assert len(parts) == 1 and pack_all(parts) == 25
+    note = join(tmp_path / "one", parts)
     assert note.samples == 24 and [reject["source"] for reject in note.rejects] == ["broken.JPEG"]
-    assert finished_note(task.tar) == note
+    assert finished_note(tmp_path / "one" / "x.tar") == note
     whole = results(tmp_path / "one")
     assert sorted(whole) == ["job/x.npz", "x.idx", "x.tar"]
     assert Sums.load(tmp_path / "one" / "job" / "x.npz").images == 24
     for size in (1, 4, 24):
         folder = tmp_path / str(size)
-        parts = tasks(source, folder, size)
-        assert sum(pack_part(part) for part in reversed(parts)) == 25  # in any order
-        assert join(parts) == note and results(folder) == whole
-        assert sum(Sums.load(sums_path(part.path)).images for part in parts) == 24
+        parts = cut(source, folder, size)
+        assert pack_all(parts) == 25
+        assert join(folder, parts) == note and results(folder) == whole
+        assert sum(Sums.load(sums_path(part)).images for part in parts) == 24
         (folder / "x.tar").write_bytes(b"a worker died while it joined them")
         assert finished_note(folder / "x.tar") is None
-        assert join(parts) == note and results(folder) == whole  # by another worker, once more
+        assert join(folder, parts) == note and results(folder) == whole  # by another worker, once more
 
 
 @pytest.mark.parametrize(
@@ -99,14 +103,14 @@ def test_a_shard_shared_by_two_processes_is_that_of_one(sample_photos: Path, tmp
 
 def test_a_part_that_is_packed_again_leaves_what_is_being_joined(source: Path, tmp_path: Path) -> None:
     """A cluster takes a worker for lost and runs its task again; then the first one writes on."""
-    (task,) = tasks(source, tmp_path / "job", 25)
-    pack_part(task)
-    with task.path.open("rb") as joined:
-        pack_part(task)
-        assert os.fstat(joined.fileno()).st_ino != task.path.stat().st_ino
-        assert len(content := joined.read()) > 24 * 512 and content == task.path.read_bytes()
-    left = {path.name for path in task.tar.parent.rglob("*.part")}
-    assert left == {task.path.name, sums_path(task.path).name}
+    parts = cut(source, tmp_path / "work", 25)
+    (part,) = parts
+    pack_all(parts)
+    with part.open("rb") as joined:
+        pack_all(parts)
+        assert os.fstat(joined.fileno()).st_ino != part.stat().st_ino
+        assert len(content := joined.read()) > 24 * 512 and content == part.read_bytes()
+    assert {path.name for path in (tmp_path / "work").rglob("*.part")} == {part.name, sums_path(part).name}
 
 
 def test_a_published_split_holds_nothing_that_a_lost_worker_left(tmp_path: Path) -> None:

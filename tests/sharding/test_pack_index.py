@@ -56,10 +56,11 @@ def test_whatever_order_the_source_has() -> None:
 
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("count", [1, 5, 24, 1000])
-def test_the_probe_is_spread_over_the_index(count: int, seed: int | None) -> None:
-    pack_index = filled(count, seed)
-    order = [sample.key for shard in pack_index.shards(count, LABELS) for sample in shard]
-    places = [order.index(sample.key) for sample in pack_index.spread(10)]
+def test_the_probe_is_spread_over_the_index(count: int, seed: int | None, tmp_path: Path) -> None:
+    pack_index = PackIndex(tmp_path, seed)
+    pack_index.fill(records(count, spool=True))
+    order = [sample.read() for shard in pack_index.shards(count, LABELS) for sample in shard]
+    places = [order.index(content) for content in pack_index.probe(10)]
     assert 1 <= len(places) <= 10 and places[0] == 0
     assert places == sorted(set(places))
     if count == 1000:
