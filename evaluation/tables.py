@@ -65,11 +65,17 @@ def compare_answers(first: np.ndarray, second: np.ndarray) -> PairedDifference:
 
 
 def error_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows (what, top-1, top-5, log loss) of a report.json: three methods, each of several networks, the references."""
+    """Rows (what, top-1, top-5, log loss) of a report.json: three methods, the references.
+
+    Of several networks also each alone, and by how much its errors are above the mean's: in points, log loss in nats.
+    """
     members = report.get("members", [])
     networks = f", {len(members)} networks" if members else ""
     rows = [error_row(title + networks, report[method]) for method, title in METHODS.items()]
-    rows += [error_row(f"{member['file']} alone", member["ten_patch"]) for member in members]
+    for member in members:
+        top1, top5, loss = (member["gain"][name] for name in FIGURES)
+        rows.append(error_row(f"{member['file']} alone", member["ten_patch"]))
+        rows.append((f"{member['file']} less the mean", f"{100 * top1:+.2f}", f"{100 * top5:+.2f}", f"{loss:+.4f}"))
     return rows + [
         error_row(f"{item['run']}, {item['challenge']} {item['split']}", item) for item in report["references"]
     ]

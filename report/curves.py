@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -144,10 +145,9 @@ def curves_section(runs: Sequence[TrainedRun]) -> Section:
     last = max(metrics.training["epoch"][-1] for _, metrics, *_ in drawn)
     charts = []
     for panel in panels:
-        lines = [line for _, metrics, *colors in drawn for line in _lines(panel, metrics, *colors)]
-        words = " ".join(_in_words(panel, metrics, name) for name, metrics, *_ in drawn)
-        drawing = svg(draw_lines(lines, panel.form, last))
-        charts.append(Chart(name=panel.column, title=panel.title, svg=drawing, alternative=words))
+        lines, words = zip(*(_drawn(panel, *run) for run in drawn))
+        drawing = svg(draw_lines([*chain(*lines)], panel.form, last))
+        charts.append(Chart(name=panel.column, title=panel.title, svg=drawing, alternative=" ".join(words)))
     return Section("curves", "Training curves", sentences, [Charts(charts=charts, legend=legend, caption=caption)])
 
 
@@ -162,24 +162,14 @@ def _shown_panels(logged: list[Metrics], classes: int, sentences: list[str]) -> 
     return [panel for panel in PANELS if panel.column in columns]
 
 
-def _lines(panel: Panel, metrics: Metrics, training: str, validation: str) -> list[Line]:
-    lines = []
-    for columns, color, dashed in (
-        (metrics.training, training, False),
-        (metrics.validation, validation, validation == training),
-    ):
+def _drawn(panel: Panel, name: str, metrics: Metrics, *colors: str) -> tuple[list[Line], str]:
+    """The lines of a run in a panel, training's and validation's in `colors`; and in words, for those who see none."""
+    lines, words = [], f"{name}: {panel.title} over {metrics.training['epoch'][-1]:.3g} epochs."
+    for what, columns, color in zip(("Training", "Validation"), metrics[:2], colors):
         if panel.column in columns:
             x, y = thinned(columns["epoch"], panel.scale * columns[panel.column])
+            dashed = what == "Validation" and color == colors[0]
             lines.append(Line(x=x, y=y, color=color, dashed=dashed, steps=panel.column == "rate"))
-    return lines
-
-
-def _in_words(panel: Panel, metrics: Metrics, name: str) -> str:
-    """What the panel shows of a run, for those who cannot see it."""
-    phrases = [f"{name}: {panel.title} over {metrics.training['epoch'][-1]:.3g} epochs."]
-    for what, columns in (("Training", metrics.training), ("Validation", metrics.validation)):
-        if panel.column in columns:
-            values = columns[panel.column][np.isfinite(columns[panel.column])]
-            first, last = (WORDS[panel.form].format(panel.scale * values[place]) for place in (0, -1))
-            phrases.append(f"{what} from {first} to {last}.")
-    return " ".join(phrases)
+            first, last = (WORDS[panel.form].format(y[place]) for place in (0, -1))
+            words += f" {what} from {first} to {last}."
+    return lines, words

@@ -5,7 +5,7 @@ from typing import Any
 
 from evaluation.references import worth_of
 from evaluation.results import Predictions, read_predictions, read_report
-from evaluation.tables import FIGURES, HEADER, METHODS, compare_answers, error_row, error_rows
+from evaluation.tables import HEADER, compare_answers, error_rows
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.page import Section, Table
 
@@ -27,22 +27,12 @@ def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Sec
 
 
 def average_section(run: TrainedRun, average: Mapping[str, Any]) -> Section:
-    """Each of several networks, their mean, and the gain: by how much the mean's error is below each one's."""
-    members, rows = average.get("members", []), []
-    for member in members:
-        file, top1, top5, loss = error_row(member["file"], member["ten_patch"])
-        gain1, gain5, gain_loss = (member["gain"][name] for name in FIGURES)
-        rows.append((file, top1, f"{100 * gain1:+.2f}", top5, f"{100 * gain5:+.2f}", loss, f"{gain_loss:+.4f}"))
-    published = error_rows(average)[len(METHODS) + len(members) :]
-    mean = error_row(f"mean of the {len(members)} networks' softmax", average["ten_patch"])
-    rows += [(title, top1, "", top5, "", loss, "") for title, top1, top5, loss in (mean, *published)]
+    """Several networks' mean, each of them, and the gain: by how much the mean's error is below each one's."""
     sentences = _circumstances(average)
-    if run.checksum() not in [member["sha256"] for member in members]:
+    if run.checksum() not in [member["sha256"] for member in average.get("members", [])]:
         again = f"Average again: python eval_tenpatch.py --run-dir {run.path} B…"
         sentences.append(f"None of these networks is that of {run.checkpoint}, which this page is on. {again}")
-    caption = "Ten patches. Gain: error of the network alone less that of the mean, in points (log loss: in nats)."
-    header = (HEADER[0], *(name for column in HEADER[1:] for name in (column, "gain")))
-    table = Table(header=header, rows=rows, caption=caption)
+    table = Table(header=HEADER, rows=error_rows(average))
     return Section("average", "The mean of several networks", sentences, [table])
 
 
