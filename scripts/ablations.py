@@ -49,8 +49,6 @@ def compare(part: str, folder: Path, whole: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         raise EvaluationError(f"{folder} is no ablation of {part}: {'; '.join(wrong)}")
     row: dict[str, Any] = {"part": part, "sources": [asdict(worth) for worth in worth_of(part)]}
-    said = [(", ".join(filter(None, worth.in_points())), worth.source) for worth in worth_of(part)]
-    row["said"] = "; ".join(f"{points} ({source})".strip() for points, source in said)
     for name, guesses in ERRORS.items():
         paired = compare_answers(whole["answers"].correct(guesses), run["answers"].correct(guesses))
         interval = {"low": paired.low, "high": paired.high, "in_points": paired.in_points()}
@@ -61,24 +59,19 @@ def compare(part: str, folder: Path, whole: dict[str, Any]) -> dict[str, Any]:
 def markdown(table: dict[str, Any]) -> str:
     """The table for people: errors in per cent, differences in points."""
     top1, top5 = (f"{100 * table['whole'][f'{name}_error']:.2f}" for name in ERRORS)
-    rows = [("nothing", top1, "", top5, "", "")]
+    rows = [("without", "top-1", "more", "top-5", "more", "sources: top-1, top-5"), ("---",) * 6]
+    rows.append(("nothing", top1, "", top5, "", ""))
     for row in table["parts"]:
         if "missing" in row:
             rows.append((row["part"], row["missing"], "", "", "", ""))
             continue
         errors = (text for name in ERRORS for text in (f"{100 * row[name]['error']:.2f}", row[name]["in_points"]))
-        rows.append((row["part"], *errors, row["said"]))
-    head = f"""# What each part is worth: {table["images"]:,} images of {table["split"]}, ten patches
-
-{table["note"]}
-
-Errors in per cent; by how many points more without a part, with a 95 % interval for matched pairs; what the
-sources say.
-
-| without | top-1 | more | top-5 | more | sources: top-1, top-5 |
-|---|---|---|---|---|---|
-"""
-    return head.replace("\n\n\n\n", "\n\n") + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        said = ((", ".join(filter(None, worth.in_points())), worth.source) for worth in worth_of(row["part"]))
+        rows.append((row["part"], *errors, "; ".join(f"{points} ({source})".strip() for points, source in said)))
+    head = [f"# What each part is worth: {table['images']:,} images of {table['split']}, ten patches", table["note"]]
+    head.append("Errors in per cent; by how many points more without a part, with a 95 % interval for matched pairs.")
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return "\n\n".join([*filter(None, head), lines])
 
 
 def draw(table: dict[str, Any], path: Path) -> None:
