@@ -20,10 +20,7 @@ class LoaderError(UserError):
 
 def picture_error(shards: ShardSet, sample: int, fault: str) -> LoaderError:
     """The error for a picture that has no pixels."""
-    shard, key = shards.locate(sample)
-    return LoaderError(
-        f"{shards.path}/{shard}: sample {key} {fault}; check the set with: python -m sharding verify {shards.path}"
-    )
+    return LoaderError(str(shards.damaged(sample, fault)))
 
 
 @dataclass(frozen=True, kw_only=True)

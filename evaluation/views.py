@@ -16,7 +16,7 @@ from common import ceil_div
 from dali_pipelines import Normalize
 from dali_pipelines.augmentation import CROP, VIEWS, Augmentation, RecipeName, fixed_views
 from model import AlexNet
-from sharding import RejectedImage, ShardError, ShardSet, Statistics
+from sharding import RejectedImage, ShardSet, Statistics
 from sharding.pictures import decode_stored
 
 CENTER_VIEW = 2  # of the ten: the third crop, not mirrored
@@ -73,9 +73,7 @@ def pixels_of(shards: ShardSet, ids: np.ndarray) -> np.ndarray:
         try:
             pictures.append(stored if shards.encoding == "raw" else decode_stored(stored.tobytes(), "jpeg"))
         except RejectedImage as error:
-            name, key = shards.locate(int(sample))
-            where = f"{shards.path / name}, key {key}"
-            raise ShardError(f"{where}: {error}; check with: python -m sharding verify {shards.path}") from None
+            raise shards.damaged(int(sample), str(error)) from None
     return np.stack(pictures)
 
 

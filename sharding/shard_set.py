@@ -117,7 +117,7 @@ class ShardSet:
         unknown = np.flatnonzero(self._known_labels[nearest] != labels)
         if unknown.size:
             what = f"label {labels[unknown[0]]}, which is not in the manifest's table of {len(self.classes)} classes"
-            raise self._damaged(int(samples[unknown[0]]), f"has {what}")
+            raise self.damaged(int(samples[unknown[0]]), f"has {what}")
         return labels
 
     def images(self, ids: Ids) -> list[NDArray[np.uint8]]:
@@ -151,7 +151,7 @@ class ShardSet:
             actual = ctypes.string_at(address, min(header, size))
             if actual != _RAW_HEADER or size != header + _RAW_BYTES:
                 what = f"is no .npy of uint8 {_RAW_SHAPE} ({size} bytes, its header is {actual!r})"
-                raise self._damaged(sample, what)
+                raise self.damaged(sample, what)
         return addresses + header, sizes - header
 
     def mappings(self) -> Mapping[int, mmap.mmap]:
@@ -208,7 +208,7 @@ class ShardSet:
             (rows["picture_start"] < BLOCK) | (rows["picture_bytes"] < 1) | (ends > self._tar_bytes[shards])
         )
         if outside.size:
-            raise self._damaged(int(samples[outside[0]]), f"lies outside of its shard by the table of samples, {TABLE}")
+            raise self.damaged(int(samples[outside[0]]), f"lies outside of its shard by the table of samples, {TABLE}")
         return samples, shards, rows
 
     def _shards_of(self, ids: Ids) -> tuple[Numbers, Numbers]:
@@ -218,7 +218,8 @@ class ShardSet:
             raise ShardError(f"{self.path}: sample {outside[0]} asked for, ids go from 0 to {len(self) - 1}")
         return samples, np.searchsorted(self._ends, samples, side="right")
 
-    def _damaged(self, sample: int, what: str) -> ShardError:
+    def damaged(self, sample: int, what: str) -> ShardError:
+        """The error for a sample in which something is wrong: names shard and key, and how to check the set."""
         (shard, key), check = self.locate(sample), f"check the set with: python -m sharding verify {self.path}"
         return ShardError(f"{self.path / shard}: sample {key} {what}; {check}")
 

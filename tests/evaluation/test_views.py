@@ -27,7 +27,7 @@ def test_a_picture_that_does_not_decode_is_named(jpeg_shards: Path, monkeypatch:
         with pytest.raises(ShardError) as raised:
             pixels_of(held_out, np.array([3]))
     message = str(raised.value)
-    assert message.startswith(f"{jpeg_shards / 'val' / name}, key {key}: does not decode")
+    assert message.startswith(f"{jpeg_shards / 'val' / name}: sample {key} does not decode")
     assert message.endswith(f"python -m sharding verify {jpeg_shards / 'val'}")
 
 
