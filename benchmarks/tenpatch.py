@@ -49,7 +49,7 @@ def run(quick: bool) -> Table:
             cases: dict[str, Callable[[], int]] = {
                 "network alone, plain": partial(network_alone, network, images, batch),
                 "network alone, a pass a core": partial(network_alone, partial(infer, network), images, batch),
-                "ours": lambda: len(evaluate([member], data, batch_size=batch).rows),
+                "ours": lambda: len(evaluate([member], data, batch_size=batch).rows.ids),
                 # The pool gets encoded images, as it would file names.
                 "the seed's way": lambda: sum(len(best) for best, _ in pool.imap(seed, parts)),
             }

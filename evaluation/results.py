@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from common.files import write_atomically
 from evaluation.references import reference_note, references_for
 from evaluation.tables import FIGURES, METHODS, class_errors_csv, error_rows
-from evaluation.ten_patch import Evaluation
+from evaluation.ten_patch import Evaluation, Predictions
 from evaluation.trained_run import EvaluationError, TrainedRun
 from model.checkpoint import versions
 from sharding import ShardSet
@@ -36,19 +36,6 @@ _FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; a float 
     **{method: dict.fromkeys(FIGURES, float) for method in METHODS},
 }
 _MEMBER_FIELDS = {"file": str, "sha256": str, **{name: dict.fromkeys(FIGURES, float) for name in ("ten_patch", "gain")}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """Answers, row i for sample i, best class first: labels int64 [n], best int32 and probability float32 [n, k]."""
-
-    labels: np.ndarray
-    best: np.ndarray
-    probability: np.ndarray
-
-    def correct(self, guesses: int = 1) -> np.ndarray:
-        """Whether the true class is among the best `guesses`: bool [n]."""
-        return (self.best[:, :guesses] == self.labels[:, None]).any(axis=1)
 
 
 def describe(
@@ -72,12 +59,12 @@ def describe(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "name": f"{run.challenge} {shards.split}" if run.challenge else None,
         "split": shards.split,
-        "images": len(evaluation.rows),
+        "images": len(evaluation.rows.ids),
         "classes": len(shards.classes),
         **{method: evaluation.scores[method].figures() for method in METHODS},
         "members": members,
         "references": [asdict(item) for item in references],
-        "reference_note": reference_note(run.challenge, shards.split, len(evaluation.rows)),
+        "reference_note": reference_note(run.challenge, shards.split, len(evaluation.rows.ids)),
         "model": state["model_config"],
         "checkpoint": {"file": str(run.checkpoint), "sha256": run.checksum()}
         | {name: state[name] for name in ("epoch", "step")},
@@ -85,7 +72,7 @@ def describe(
         "training_dataset": {name: state["dataset"][name] for name in ("shards", "fingerprint", "samples")},
         "machine": machine,
         "seconds": round(seconds, 3),
-        "images_per_second": round(len(evaluation.rows) / seconds, 3),
+        "images_per_second": round(len(evaluation.rows.ids) / seconds, 3),
         "versions": versions(),
     }
 
@@ -93,8 +80,7 @@ def describe(
 def write_results(folder: Path, run: TrainedRun, evaluation: Evaluation, report: dict[str, Any]) -> None:
     """Write the three files into `folder`, report.json last."""
     rows = io.BytesIO()
-    columns: dict[str, Any] = {name: evaluation.rows[name] for name in evaluation.rows.dtype.names or ()}
-    np.savez_compressed(rows, **columns)
+    np.savez_compressed(rows, **evaluation.rows._asdict())
     for name, content in (
         (CLASS_ERRORS, class_errors_csv(run.classes, evaluation.scores["ten_patch"]).encode()),
         (PREDICTIONS, rows.getvalue()),
@@ -141,13 +127,14 @@ def read_predictions(run: Path, classes: int) -> Predictions | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as rows:
-            ids, labels, best, probability = (rows[name] for name in ("ids", "labels", "best", "probability"))
+            answers = Predictions(*(rows[name] for name in Predictions._fields))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _foreign(path, str(error)) from None
 
     def whole(values: np.ndarray) -> bool:
         return bool(values.dtype.kind in "iu" and values.size and 0 <= values.min() <= values.max() < classes)
 
+    ids, labels, best, probability = answers
     rows_expected = best.shape[0] if best.ndim == 2 else 0
     rules = {
         "expected rows": best.size and rows_expected,
@@ -161,7 +148,7 @@ def read_predictions(run: Path, classes: int) -> Predictions | None:
     for rule, holds in rules.items():
         if not holds:
             raise _foreign(path, rule)
-    return Predictions(labels=labels, best=best, probability=probability)
+    return answers
 
 
 def _foreign(path: Path, what: str) -> EvaluationError:

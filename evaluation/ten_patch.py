@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,37 +32,43 @@ CPU_BATCH, MOST_BATCH = 25, 128  # images a step and process
 BYTES_PER_IMAGE = 5 * 6_021_120 + 4 * 11_616_000
 
 
+class Predictions(NamedTuple):
+    """Answers by image, best class first: ids, labels int64 [n]; best int32, probability float32 [n, k]."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    best: np.ndarray
+    probability: np.ndarray
+
+    def correct(self, guesses: int = 1) -> np.ndarray:
+        """Whether the true class is among the best `guesses`: bool [n]."""
+        return (self.best[:, :guesses] == self.labels[:, None]).any(axis=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What one rank, or all of them, found.
 
     scores: by method, of several networks those of their mean; then the ten-patch ones of each, `network 0` and so on.
-    rows: a record for each image: ids, labels int64; best int32 [k] and probability float32 [k]: the k best classes of
-    the ten-patch mean.
+    rows: the five best classes of the ten-patch mean.
     """
 
     scores: dict[str, Scores]
-    rows: np.ndarray
+    rows: Predictions
 
     @classmethod
     def joined(cls, parts: Sequence["Evaluation"], images: int) -> "Evaluation":
         """All ranks' parts in the split's order. Raises ScoreError unless every image 0..images-1 is there once."""
-        rows = np.concatenate([part.rows for part in parts])
-        rows = rows[np.argsort(rows["ids"], kind="stable")]
-        if not np.array_equal(rows["ids"], np.arange(images)):
-            got = f"{len(rows)} answers for {len(np.unique(rows['ids']))} images"
+        rows = Predictions(*map(np.concatenate, zip(*(part.rows for part in parts))))
+        order = np.argsort(rows.ids, kind="stable")
+        if not np.array_equal(rows.ids[order], np.arange(images)):
+            got = f"{len(rows.ids)} answers for {len(np.unique(rows.ids))} images"
             raise ScoreError(f"expected each image 0..{images - 1} once, got {got}")
         scores = copy.deepcopy(parts[0].scores)
         for part in parts[1:]:
             for name, total in scores.items():
                 total.merge(part.scores[name])
-        return cls(scores=scores, rows=rows)
-
-
-def record_type(guesses: int) -> np.dtype:
-    """The type of `Evaluation.rows`."""
-    best = [("best", np.int32, (guesses,)), ("probability", np.float32, (guesses,))]
-    return np.dtype([("ids", np.int64), ("labels", np.int64), *best])
+        return cls(scores=scores, rows=Predictions(*(column[order] for column in rows)))
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -91,7 +97,8 @@ def evaluate(
     normalized = len(members) == 1 and decode == "gpu"
     networks = [f"network {number}" for number in range(len(members)) if len(members) > 1]
     scores = {name: Scores(classes) for name in (*METHODS, *networks)}
-    rows = [np.zeros(0, record_type(min(BEST, classes)))]
+    none, no_best = np.zeros(0, np.int64), np.zeros((0, min(BEST, classes)))
+    rows = [Predictions(none, none, no_best.astype(np.int32), no_best.astype(np.float32))]
     source = str(first.device) if decode == "gpu" else "cpu"
     output: Literal["float32", "uint8"] = "float32" if normalized else "uint8"
     config = DataConfig(
@@ -111,9 +118,8 @@ def evaluate(
             for name, score in scores.items():
                 (score.add_logits if name in LOGITS else score.add)(found[name], labels)
             top = found["ten_patch"].cpu().topk(min(BEST, classes), dim=1)
-            columns = [tensor.numpy() for tensor in (batch.ids, labels, top.indices, top.values)]
-            rows.append(np.rec.fromarrays(columns, dtype=rows[0].dtype))
-    return Evaluation(scores=scores, rows=np.concatenate(rows))
+            rows.append(Predictions(*map(np.asarray, (batch.ids, labels, top.indices.int(), top.values.float()))))
+    return Evaluation(scores=scores, rows=Predictions(*map(np.concatenate, zip(*rows))))
 
 
 def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Evaluation | None:

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from common import ceil_div
-from evaluation.results import Predictions
+from evaluation.ten_patch import Predictions
 from evaluation.trained_run import TrainedRun
 from evaluation.views import pixels_of
 from report.drawing import picture, short_name

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.references import worth_of
-from evaluation.results import Predictions, read_predictions, read_report
+from evaluation.results import read_predictions, read_report
 from evaluation.tables import HEADER, compare_answers, error_rows
+from evaluation.ten_patch import Predictions
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.page import Section, Table
 

@@ -18,7 +18,7 @@ from PIL import Image
 from dali_pipelines.augmentation import RecipeName
 from eval_tenpatch import main
 from evaluation import ten_patch
-from evaluation.ten_patch import Evaluation, default_batch_size, evaluate, record_type
+from evaluation.ten_patch import Evaluation, Predictions, default_batch_size, evaluate
 from evaluation.trained_run import TrainedRun
 from evaluation.views import Classifier, average_views
 from model import AlexNet, ModelConfig
@@ -176,8 +176,8 @@ def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: i
             parts.append(evaluate([member], shards, batch_size=batch_size, rank=rank, world=3))
         whole = Evaluation.joined(parts, len(shards))
         alone = evaluate([member], shards, batch_size=3)
-        assert sorted(len(part.rows) for part in parts)[0] < 7 / 3
-        np.testing.assert_array_equal(whole.rows["labels"], shards.labels(np.arange(7)))
+        assert sorted(len(part.rows.ids) for part in parts)[0] < 7 / 3
+        np.testing.assert_array_equal(whole.rows.labels, shards.labels(np.arange(7)))
     for method in METHODS:
         assert whole.scores[method].images == 7
         one, other = whole.scores[method].figures(), alone.scores[method].figures()
@@ -187,11 +187,10 @@ def test_ranks_without_a_part_of_the_last_batch(jpeg_shards: Path, batch_size: i
 
 def test_an_image_counted_twice_or_never_is_refused() -> None:
     def part(ids: list[int]) -> Evaluation:
-        rows = np.zeros(len(ids), record_type(3))
-        rows["ids"] = ids
+        rows = Predictions(np.array(ids), *np.zeros((3, len(ids), 1)))
         return Evaluation(scores={method: Scores(3) for method in METHODS}, rows=rows)
 
-    assert Evaluation.joined([part([2]), part([0, 1])], 3).rows["ids"].tolist() == [0, 1, 2]
+    assert Evaluation.joined([part([2]), part([0, 1])], 3).rows.ids.tolist() == [0, 1, 2]
     for ids in ([[0, 1], [1]], [[0], [1]], [[0, 1, 2], [2]], [[0, 1], [3]]):
         with pytest.raises(ScoreError, match=r"each image 0\.\.2 once"):
             Evaluation.joined([part(some) for some in ids], 3)
@@ -227,8 +226,8 @@ def test_pictures_decoded_apart_from_the_network_give_the_same_answers(raw_shard
     with ShardSet.open(raw_shards / "val") as shards:
         member = Classifier(network, shards.statistics, recipe, CPU)
         one, other = (evaluate([member], shards, batch_size=4, decode=decode) for decode in ("gpu", "cpu"))
-    np.testing.assert_array_equal(one.rows["best"], other.rows["best"])
-    np.testing.assert_allclose(one.rows["probability"], other.rows["probability"], atol=1e-6, rtol=0)
+    np.testing.assert_array_equal(one.rows.best, other.rows.best)
+    np.testing.assert_allclose(one.rows.probability, other.rows.probability, atol=1e-6, rtol=0)
 
 
 def test_the_batch_is_what_half_of_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +336,7 @@ def test_predict_names_five_classes_of_any_picture(
     member = opened.classifier(CPU)
     with opened.open_split("val", shards) as split:
         found = evaluate([member], split, batch_size=1)
-    for line, label, probability in zip(lines[1:], found.rows["best"][0], found.rows["probability"][0]):
+    for line, label, probability in zip(lines[1:], found.rows.best[0], found.rows.probability[0]):
         shown, _, name = line.strip().partition(" %  ")
         assert name == f"class-{label}"
         assert float(shown) == pytest.approx(100 * probability, abs=0.02)

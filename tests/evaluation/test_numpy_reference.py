@@ -71,11 +71,11 @@ def test_the_fixed_network_tells_images_and_views_apart(case: dict) -> None:
 def test_ten_patch_probabilities_equal_numpy(case: dict) -> None:
     table = softmax(case["logits"]).mean(axis=1)
     whole: Evaluation = case["whole"]
-    assert whole.rows["ids"].tolist() == list(range(IMAGES))
-    np.testing.assert_array_equal(whole.rows["labels"], case["labels"])
+    assert whole.rows.ids.tolist() == list(range(IMAGES))
+    np.testing.assert_array_equal(whole.rows.labels, case["labels"])
     order = np.argsort(-table, axis=1)[:, :5]
-    np.testing.assert_array_equal(whole.rows["best"], order)
-    np.testing.assert_allclose(whole.rows["probability"], np.take_along_axis(table, order, axis=1), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(whole.rows.best, order)
+    np.testing.assert_allclose(whole.rows.probability, np.take_along_axis(table, order, axis=1), atol=1e-5, rtol=0)
 
 
 def test_errors_of_all_methods_equal_numpy_and_scikit_learn(case: dict) -> None:
@@ -119,6 +119,6 @@ def test_the_batch_size_changes_nothing(case: dict, batch_size: int) -> None:
     run, whole = case["run"], case["whole"]
     with run.open_split("val") as shards:
         other = evaluate([run.classifier(CPU)], shards, batch_size=batch_size)
-    np.testing.assert_array_equal(other.rows["best"], whole.rows["best"])
-    np.testing.assert_allclose(other.rows["probability"], whole.rows["probability"], atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(other.rows.best, whole.rows.best)
+    np.testing.assert_allclose(other.rows.probability, whole.rows.probability, atol=1e-5, rtol=0)
     assert other.scores["ten_patch"].figures()["top1_error"] == whole.scores["ten_patch"].figures()["top1_error"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from evaluation.results import Predictions
+from evaluation.ten_patch import Predictions
 from evaluation.trained_run import TrainedRun
 from report import classes
 from report.classes import (
@@ -34,7 +34,12 @@ def answers(*rows: tuple[int, list[int], float]) -> Predictions:
     """A row for each (true class, best classes, probability of the best)."""
     labels, best, probability = zip(*rows)
     shares = np.array(probability)[:, None] / np.arange(1, 6)
-    return Predictions(labels=np.array(labels), best=np.array(best, np.int32), probability=shares.astype(np.float32))
+    return Predictions(
+        ids=np.arange(len(rows)),
+        labels=np.array(labels),
+        best=np.array(best, np.int32),
+        probability=shares.astype(np.float32),
+    )
 
 
 SIX = answers(
@@ -75,7 +80,9 @@ def test_five_classes_have_no_top_5_column(animals: TrainedRun) -> None:
     dataset = animals.state["dataset"] | {"classes": animals.classes[:4]}
     few = replace(animals, state=animals.state | {"dataset": dataset})
     best = np.array([[0, 1, 2, 3], [3, 1, 0, 2]], np.int32)
-    rows = Predictions(labels=np.array([0, 1]), best=best, probability=np.full((2, 4), 0.25, np.float32))
+    rows = Predictions(
+        ids=np.arange(2), labels=np.array([0, 1]), best=best, probability=np.full((2, 4), 0.25, np.float32)
+    )
     assert "top-5 error" not in table(classes_section(few, rows), "sortable").header
 
 
@@ -114,6 +121,7 @@ def test_confusions_are_counted_and_the_most_frequent_is_first() -> None:
     assert confused_pairs(SIX, 7).tolist() == [[0, 1, 2], [2, 3, 1]]
     random = np.random.default_rng(1)
     many = Predictions(
+        ids=np.arange(500),
         labels=random.integers(0, 9, 500),
         best=random.integers(0, 9, (500, 1)).astype(np.int32),
         probability=np.ones((500, 1), np.float32),
