@@ -69,7 +69,7 @@ def run(options: EvaluationOptions) -> int:
             members, shards, batch_size, rank=mesh.rank, world=mesh.world, decode=options.decode, quiet=options.quiet
         )
         evaluation = gather(part, len(shards), mesh.control_group)
-        if evaluation is not None:
+        if mesh.is_main:
             report = describe(runs, shards, evaluation, mesh.describe(), time.perf_counter() - start)
             write_results(folder, runs[0], evaluation, report)
             files = f"{folder / 'report.json'}, class_errors.csv, predictions.npz"

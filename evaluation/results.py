@@ -59,12 +59,12 @@ def describe(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "name": f"{run.challenge} {shards.split}" if run.challenge else None,
         "split": shards.split,
-        "images": len(evaluation.rows.ids),
+        "images": len(shards),
         "classes": len(shards.classes),
         **{method: evaluation.scores[method].figures() for method in METHODS},
         "members": members,
         "references": [asdict(item) for item in references],
-        "reference_note": reference_note(run.challenge, shards.split, len(evaluation.rows.ids)),
+        "reference_note": reference_note(run.challenge, shards.split, len(shards)),
         "model": state["model_config"],
         "checkpoint": {"file": str(run.checkpoint), "sha256": run.checksum()}
         | {name: state[name] for name in ("epoch", "step")},
@@ -72,7 +72,7 @@ def describe(
         "training_dataset": {name: state["dataset"][name] for name in ("shards", "fingerprint", "samples")},
         "machine": machine,
         "seconds": round(seconds, 3),
-        "images_per_second": round(len(evaluation.rows.ids) / seconds, 3),
+        "images_per_second": round(len(shards) / seconds, 3),
         "versions": versions(),
     }
 

@@ -122,14 +122,13 @@ def evaluate(
     return Evaluation(scores=scores, rows=Predictions(*map(np.concatenate, zip(*rows))))
 
 
-def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Evaluation | None:
-    """All ranks' parts joined on rank 0 of `group` (None: one process); None on the others."""
-    if group is None:
-        return Evaluation.joined([part], images)
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    parts: list[Any] | None = [None] * world if rank == 0 else None
-    dist.gather_object(part, parts, dst=0, group=group)
-    return Evaluation.joined(parts, images) if parts else None
+def gather(part: Evaluation, images: int, group: dist.ProcessGroup | None) -> Evaluation:
+    """All parts of the ranks of `group` (None: one process) joined, on each of them."""
+    parts = [part]
+    if group is not None:
+        parts *= dist.get_world_size(group)
+        dist.all_gather_object(parts, part, group)
+    return Evaluation.joined(parts, images)
 
 
 def predict(run: TrainedRun, pictures: Sequence[Path], device: torch.device, shards: Path | None) -> int:
