@@ -3,9 +3,7 @@
 Tensors: the unsplit weights by name, float32 and contiguous, and `mean_image` float32 [256, 256, 3] RGB 0..255.
 Metadata, all text: `recipe`, `width`, `ablate` (JSON list), `layers` (JSON: the network as PyTorch's own calls, see
 `pytorch_calls`), `classes` (JSON list of [label, wnid, name]), `data_fingerprint`, `checkpoint_sha256`,
-`tensor_sha256` (JSON, of each tensor's little-endian bytes), `epoch`, `step`.
-
-    python -m model export RUN FILE.safetensors [--checkpoint last|best]
+`tensor_sha256` (JSON, of each tensor's little-endian bytes), `epoch`, `step`. `python -m model export` calls it.
 """
 
 import hashlib

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -201,4 +200,4 @@ def read_matching(path: Path, config: TrainConfig, dataset: dict[str, Any]) -> d
 
 def as_tensors(arrays: dict[str, Any]) -> Tensors:
     """Statistics as float64 tensors, for a checkpoint."""
-    return {name: torch.from_numpy(np.array(value, dtype=np.float64)) for name, value in arrays.items()}
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in arrays.items()}

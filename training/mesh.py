@@ -34,8 +34,8 @@ WATCHDOG_MARGIN_SECONDS = 60.0  # NCCL's watchdog kills the process without advi
 NAMING_SECONDS = 5.0  # so long may a rank take to notice that another is lost
 # What gloo and NCCL say, in plain RuntimeErrors, when a peer has gone or stays silent.
 LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "timeout", "socket")
-# The meshes that `make_mesh` made and `close_mesh` has not closed: as process groups are, of the whole process.
-open_meshes: list["Mesh"] = []
+# The store of `make_mesh`'s process group, until `close_mesh`: of the whole process, as the group is.
+open_stores: list[dist.Store] = []
 
 
 class LostRankError(UserError):
@@ -63,7 +63,6 @@ class Mesh:
     saving_group: dist.ProcessGroup | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     timeout_seconds: float = TIMEOUT_SECONDS["cpu"]
-    store: dist.Store | None = None
 
     @property
     def is_main(self) -> bool:
@@ -139,13 +138,13 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
     # program, so NCCL may keep the order in which the host asked. Off unless this is set: release notes of 2.26.2 (in
     # AMD's copy); the 2.29.7 that PyTorch 2.13 is built with knows the variable.
     os.environ.setdefault("NCCL_LAUNCH_ORDER_IMPLICIT", "1")
-    store = None
     if not dist.is_initialized():
         store = _store(rank, world, timeout)
         backend, own_gpu = ("nccl", device) if cuda else ("gloo", None)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=world, timeout=nccl_timeout, device_id=own_gpu
         )
+        open_stores.append(store)
     ranks = torch.arange(world).view(-1, model_world)  # a row for each pair, a column for each tower
 
     def own_group(members: torch.Tensor) -> dist.ProcessGroup | None:
@@ -153,7 +152,7 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
         several = members.shape[1] > 1
         return dist.new_subgroups_by_enumeration(members.tolist(), timeout=nccl_timeout)[0] if several else None
 
-    mesh = Mesh(
+    return Mesh(
         rank=rank,
         world=world,
         data_rank=data_rank,
@@ -167,10 +166,7 @@ def make_mesh(model_parallel: str | int, device_type: str, timeout_seconds: floa
         saving_group=dist.new_group(backend="gloo", timeout=max(timeout, timedelta(seconds=SAVING_TIMEOUT_SECONDS))),
         device=device,
         timeout_seconds=timeout_seconds,
-        store=store,
     )
-    open_meshes.append(mesh)
-    return mesh
 
 
 def _store(rank: int, world: int, timeout: timedelta) -> dist.Store:
@@ -199,7 +195,7 @@ def _device(device_type: str) -> torch.device:
 
 def close_mesh() -> None:
     """Leave the process group, if there is one."""
-    open_meshes.clear()
+    open_stores.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -217,20 +213,16 @@ def noticing_lost_ranks(advice: str = "") -> Iterator[None]:
 
 def _lost_ranks() -> str:
     """`process 3 is`, as the main rank finds out: each that has noticed says in the store that it lives."""
-    for mesh in open_meshes:
-        missing: list[str] = []
-        if mesh.store is None:
-            continue
+    missing: list[str] = []
+    for store in open_stores:
         try:
-            mesh.store.set(f"alive {mesh.rank}", "")
+            store.set(f"alive {dist.get_rank()}", "")
             end = time.monotonic() + NAMING_SECONDS
-            for rank in range(mesh.world if mesh.is_main else 0):
+            for rank in range(dist.get_world_size() if dist.get_rank() == 0 else 0):
                 try:
-                    mesh.store.wait([f"alive {rank}"], timedelta(seconds=max(0.1, end - time.monotonic())))
+                    store.wait([f"alive {rank}"], timedelta(seconds=max(0.1, end - time.monotonic())))
                 except dist.DistStoreError:
                     missing.append(str(rank))
         except RuntimeError as error:  # the store's host has gone
             logger.warning("cannot ask which process is lost: %s", first_line(error))
-        if missing:
-            return f"process {', '.join(missing)} is"
-    return "another process is"
+    return f"process {', '.join(missing)} is" if missing else "another process is"
