@@ -16,15 +16,16 @@ from sharding.record import SPLIT_WORDS, ClassInfo, ShardError, Source, Split
 
 logger = logging.getLogger(__name__)
 
+Table = list[ClassInfo]
 _ID_FIELD = re.compile(r"ILSVRC(\d{4})_ID$")
 
 
-def sorted_table(wnids: dict[str, str], names: dict[str, str]) -> list[ClassInfo]:
+def sorted_table(wnids: dict[str, str], names: dict[str, str]) -> Table:
     """Labels by sorted wnid, as ILSVRC-2012 trainers number them; `names` gives their words, where known."""
     return [ClassInfo(label, wnid, names.get(wnid, wnid)) for label, wnid in enumerate(sorted(wnids))]
 
 
-def check_known(wnids: dict[str, str], table: list[ClassInfo], origin: str) -> None:
+def check_known(wnids: dict[str, str], table: Table, origin: str) -> None:
     """Raise ShardError if the class table has a wnid twice, or lacks a wnid of the source."""
     known: dict[str, int] = {}
     for entry in table:
@@ -44,7 +45,7 @@ class Devkit:
     """
 
     wnids: dict[int, str]
-    table: list[ClassInfo]
+    table: Table
 
     @classmethod
     def load(cls, path: Path) -> "Devkit":
@@ -114,13 +115,8 @@ def ground_truth(text: str, origin: str, devkit: Devkit | None) -> list[str]:
 
 
 def settle(
-    source: Source,
-    options: PackOptions,
-    split: Split,
-    index: PackIndex,
-    shared: dict[str, str],
-    listed: list[ClassInfo] | None,
-) -> list[ClassInfo]:
+    source: Source, options: PackOptions, split: Split, index: PackIndex, shared: dict[str, str], listed: Table | None
+) -> Table:
     """Label what a ground truth must tell, and find the class table.
 
     `shared`: classes of all splits of the source. `listed`: the table of the training split that a dry run has listed.
@@ -129,7 +125,7 @@ def settle(
     beside = next((path for path in (*kits, options.source / "data" / "meta.mat") if path.is_file()), None)
     kit_path = options.devkit or beside  # the one that lies with the official archives
     kit = Devkit.load(kit_path) if kit_path else None
-    example = index.unlabelled()
+    example = index.wnids().get("")
     if example is not None:
         if shared:
             raise ShardError(f"{example}: its name tells no class, which --val-fraction needs; use class folders")
@@ -154,7 +150,7 @@ def settle(
     return table
 
 
-def known_table(options: PackOptions, split: Split) -> tuple[list[ClassInfo], str] | None:
+def known_table(options: PackOptions, split: Split) -> tuple[Table, str] | None:
     """The class table that must be taken, and its manifest: the one given, else that of the training split in OUT."""
     sibling = options.out / "train" / MANIFEST
     path = options.classes or (sibling if split != "train" and sibling.exists() else None)

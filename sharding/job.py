@@ -7,7 +7,6 @@ bytes.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import shutil
 import sqlite3
@@ -42,7 +41,6 @@ _SMALLEST_PART, _LARGEST_PART, _PARTS_PER_SLOT = 32, 512, 8
 class ShardNote(ShardInfo):
     """What is known of a finished shard; `<job>/<name>.npz` holds it, its rows of the table and its sums."""
 
-    index_sha256: str
     rejects: list[dict[str, str]]
 
 
@@ -97,11 +95,9 @@ def join_parts(tar: Path, parts: list[Path], encoding: Encoding) -> ShardNote:
             rejects += rejected
             sums.merge(Sums.load(sums_path(path)))
         file.write(tar_end(file.tell()))
-    index = index_text(entries, SUFFIX[encoding]).encode()
     with write_atomically(tar.with_suffix(".idx")) as file:
-        file.write(index)
-    index_sha256 = hashlib.sha256(index).hexdigest()
-    note = ShardNote(tar.name, len(entries), tar.stat().st_size, file_sha256(tar), index_sha256, rejects)
+        file.write(index_text(entries, SUFFIX[encoding]).encode())
+    note = ShardNote(tar.name, len(entries), tar.stat().st_size, file_sha256(tar), rejects)
     with write_atomically(note_path(tar)) as file:
         np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(entries), **vars(sums))
     return note

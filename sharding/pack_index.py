@@ -99,11 +99,6 @@ class PackIndex:
     def __len__(self) -> int:
         return int(self._row("SELECT count(*) FROM samples")[0])
 
-    def unlabelled(self) -> str | None:
-        """One source picture whose class a ground-truth file must tell, if there is any."""
-        example: str | None = self._row("SELECT min(source) FROM samples WHERE wnid = ''")[0]
-        return example
-
     def label(self, truth: list[str], origin: str) -> None:
         """Give the unlabelled pictures the wnids `truth`: by the number in an official name, else in order of name.
 
@@ -123,7 +118,7 @@ class PackIndex:
         self._database.commit()
 
     def wnids(self) -> dict[str, str]:
-        """The classes that occur, sorted, each with one of its sources."""
+        """The classes that occur, sorted, each with one of its sources; "" is that which a ground truth must tell."""
         rows = self._database.execute("SELECT wnid, min(source) FROM samples GROUP BY wnid ORDER BY wnid")
         return dict(rows.fetchall())
 

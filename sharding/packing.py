@@ -142,7 +142,7 @@ class SplitPacking:
         if self.source.streamed and not spooled:  # is there room for its spool?
             head = self._head()
             pictures = self.spool_bytes * len(head) // max(sum(map(len, head)), 1)
-            self._estimate(head, pictures, ceil_div(pictures, self.options.samples_per_shard), self.spool_bytes)
+            self._estimate(head, pictures, self.spool_bytes)
         with contextlib.closing(PackIndex(folder, self.seed)) as index:
             if begun and spooled:
                 draft = replace(begun, contents=count_contents(self.source, self.options))
@@ -169,14 +169,14 @@ class SplitPacking:
         """Say how many pictures are left, how large and how long. `spool_bytes`: what a dry run has not spooled."""
         probe = self._head() if spool_bytes else index.probe(_PROBE)
         left, shards = len(index) - _pictures(notes), ceil_div(len(index), self.options.samples_per_shard)
-        words = self._estimate(probe, left, shards - len(notes), spool_bytes)
+        words = self._estimate(probe, left, spool_bytes)
         if notes:
             logger.info("%s: carrying on: %d of %d shards are whole", self.split, len(notes), shards)
         what = f"{left} pictures of {len(index.wnids())} classes to pack (layout: {self.source.layout})"
         logger.info(f"{self.split}: {what}; {words}")
 
-    def _estimate(self, probe: Iterable[bytes], pictures: int, shards: int, spool_bytes: int) -> str:
-        """Pack the pictures of `probe` for nothing, and scale to `pictures` of them in `shards` shards.
+    def _estimate(self, probe: Iterable[bytes], pictures: int, spool_bytes: int) -> str:
+        """Pack the pictures of `probe` for nothing, and scale to `pictures` of them.
 
         `spool_bytes` are still to be spooled. Returns size, time and room in words. Raises ShardError if the split does
         not fit where it will lie.
@@ -187,6 +187,7 @@ class SplitPacking:
                 stored = pack_picture(data, sums, options)
                 sizes.append(member_bytes(len(stored)) + member_bytes(4))
         each_bytes, each_seconds = (total / max(len(sizes), 1) for total in (sum(sizes), time.process_time() - begun))
+        shards = ceil_div(pictures, options.samples_per_shard)
         total = each_bytes * pictures + shards * tarfile.RECORDSIZE
         joined = each_bytes * min(pictures, options.samples_per_shard)  # parts of a shard, while it is made of them
         kept = shards * (sums.by_position.nbytes + 1000)  # beside each shard, until the end
@@ -231,9 +232,9 @@ class SplitPacking:
         notes = [note for note in notes if note.samples]
         shards = [ShardInfo(note.name, note.samples, note.bytes, note.sha256) for note in notes]
         write_table(self.work, shards, (np.load(note_path(self.work / note.name))["rows"] for note in notes))
-        checksums = {f"{Path(note.name).stem}.idx": note.index_sha256 for note in notes}
-        for name in (TABLE, "statistics.npz") if self.split == "train" else (TABLE,):
-            checksums[name] = file_sha256(self.work / name)
+        names = [*(f"{Path(note.name).stem}.idx" for note in notes), TABLE]
+        names += ["statistics.npz"] * (self.split == "train")
+        checksums = {name: file_sha256(self.work / name) for name in names}
         samples = sum(shard.samples for shard in shards)
         whole = replace(draft, samples=samples, shards=shards, rejects=rejects, checksums=checksums)
         whole.save(self.work / MANIFEST)

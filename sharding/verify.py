@@ -3,11 +3,11 @@
 The tars are read by the `webdataset` library, not by our own reader: what it finds must be what the index says.
 """
 
-import concurrent.futures
 import logging
 import tarfile
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -65,17 +65,14 @@ def split_faults(folder: Path, workers: int = 1) -> list[str]:
             faults.append(f"{folder / name}: missing, though the manifest names it")
         elif file_sha256(folder / name) != manifest.checksums[name]:
             faults.append(f"{folder / name}: its SHA-256 is not the manifest's")
-    sums, start, futures, before = Sums(), 0, {}, len(faults)
+    sums, before, ends = Sums(), len(faults), np.cumsum([shard.samples for shard in manifest.shards])
+    parts = [None] * len(ends) if rows is None else np.split(rows, ends[:-1])
     with open_executor(workers) as (executor, _), progress_bar(manifest.samples, f"verify {folder.name}") as bar:
-        for shard in manifest.shards:
-            of_shard = None if rows is None else rows[start : start + shard.samples]
-            futures[executor.submit(check_shard, folder, manifest, shard, of_shard)] = shard
-            start += shard.samples
-        for future in concurrent.futures.as_completed(futures):
-            shard_faults, shard_sums = future.result()
+        checked = executor.map(partial(check_shard, folder, manifest), manifest.shards, parts)
+        for shard, (shard_faults, shard_sums) in zip(manifest.shards, checked, strict=True):
             faults += shard_faults
             sums.merge(shard_sums)
-            bar.update(futures[future].samples)
+            bar.update(shard.samples)
     return sorted(faults) + _statistics_faults(folder, manifest.split, sums, broken=len(faults) > before)
 
 

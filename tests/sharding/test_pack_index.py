@@ -71,9 +71,9 @@ def test_classes_and_labels() -> None:
     pack_index = PackIndex(None, None)
     names = ["ILSVRC2010_val_00000003.JPEG", "ILSVRC2010_val_00000001.JPEG"]
     pack_index.fill([Record(name, "", "/x") for name in names])
-    assert pack_index.unlabelled() == names[1]
+    assert pack_index.wnids() == {"": names[1]}
     pack_index.label(["a", "b", "c"], "truth")
-    assert pack_index.unlabelled() is None and pack_index.wnids() == {"a": names[1], "c": names[0]}
+    assert pack_index.wnids() == {"a": names[1], "c": names[0]}
 
 
 def test_names_without_numbers_take_the_lines_in_order() -> None:
