@@ -23,8 +23,6 @@ DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$")
 _CLASS_TAR = re.compile(r"n\d{8}$")
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_BLOCK = 512
-_MEBIBYTE = 1 << 20
 
 
 def open_archives(paths: list[Path], split: Split) -> Source:
@@ -126,22 +124,20 @@ def _pictures(file: IO[bytes], origin: str, prefix: str, base: int | None, skipp
 
 def _check_end(file: IO[bytes]) -> None:
     """Raise ReadError unless the second block of the end mark follows, and then nothing but zeros."""
-    block = file.read(_BLOCK)
-    if len(block) < _BLOCK:
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("an end mark of one block")
     while block:
         if block.strip(b"\0"):
             raise tarfile.ReadError("more follows the end mark: a hole, or two archives in one file")
-        block = file.read(_MEBIBYTE)
+        block = file.read(1 << 20)
 
 
 def _content(archive: tarfile.TarFile, offset: int, size: int) -> IO[bytes]:
     """The bytes of a member, as a file."""
     header = tarfile.TarInfo()
     header.offset_data, header.size = offset, size
-    content = archive.extractfile(header)
-    assert content is not None
-    return content
+    return tarfile.ExFileObject(archive, header)
 
 
 def _target(links: dict[str, str], name: str) -> str:
