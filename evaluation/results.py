@@ -5,7 +5,6 @@ class_errors.csv is for people and spreadsheets; no program of ours reads it.
 """
 
 import datetime
-import io
 import json
 import zipfile
 import zlib
@@ -18,13 +17,14 @@ import numpy as np
 
 from common.files import write_atomically
 from evaluation.references import reference_note, references_for
-from evaluation.tables import FIGURES, METHODS, class_errors_csv, error_rows
+from evaluation.tables import FIGURES, METHODS, PairedDifference, class_errors_csv, compare_answers, error_rows
 from evaluation.ten_patch import Evaluation, Predictions
 from evaluation.trained_run import EvaluationError, TrainedRun
 from model.checkpoint import versions
 from sharding import ShardSet
 
 REPORT, PREDICTIONS, CLASS_ERRORS = "report.json", "predictions.npz", "class_errors.csv"
+NOT_EVALUATED = "Not evaluated yet: python eval_tenpatch.py --run-dir {run}"
 AVERAGE = "average"  # the folder, in the first run's, of what several networks' mean leaves
 LARGEST = 1e300  # of the numbers in JSON: an integer there may be too large to print as a fraction
 _FIELDS: dict[str, Any] = {  # of report.json, as far as they are read; a float may be an integer
@@ -79,15 +79,12 @@ def describe(
 
 def write_results(folder: Path, run: TrainedRun, evaluation: Evaluation, report: dict[str, Any]) -> None:
     """Write the three files into `folder`, report.json last."""
-    rows = io.BytesIO()
-    np.savez_compressed(rows, **evaluation.rows._asdict())
-    for name, content in (
-        (CLASS_ERRORS, class_errors_csv(run.classes, evaluation.scores["ten_patch"]).encode()),
-        (PREDICTIONS, rows.getvalue()),
-        (REPORT, (json.dumps(report, indent=2) + "\n").encode()),
-    ):
+    with write_atomically(folder / PREDICTIONS) as file:
+        np.savez_compressed(file, **evaluation.rows._asdict())
+    by_class = class_errors_csv(run.classes, evaluation.scores["ten_patch"])
+    for name, text in ((CLASS_ERRORS, by_class), (REPORT, json.dumps(report, indent=2) + "\n")):
         with write_atomically(folder / name) as file:
-            file.write(content)
+            file.write(text.encode())
 
 
 def check_fields(content: Any, types: Mapping[str, Any], prefix: str = "") -> None:
@@ -149,6 +146,26 @@ def read_predictions(run: Path, classes: int) -> Predictions | None:
         if not holds:
             raise _foreign(path, rule)
     return answers
+
+
+def compare_runs(run: Path, baseline: Path) -> list[PairedDifference]:
+    """By how much the top-1 and the top-5 error of `run` differ from those of `baseline` for the same images.
+
+    Raises EvaluationError if one is not evaluated, or they were evaluated on other images.
+    """
+    answers, images = [], {}
+    for path in (run, baseline):
+        report = read_report(path)
+        found = read_predictions(path, report["classes"]) if report else None
+        if report is None or found is None:
+            raise EvaluationError(NOT_EVALUATED.format(run=path))
+        answers.append(found)
+        dataset, count = report["dataset"], len(found.labels)
+        images[dataset["fingerprint"], count] = f"{path} was evaluated on {dataset['shards']} ({count:,} images)"
+    if len(images) > 1:
+        raise EvaluationError(f"{', '.join(images.values())}: evaluate both on the same split to compare them")
+    ours, theirs = answers
+    return [compare_answers(theirs.correct(guesses), ours.correct(guesses)) for guesses in (1, 5)]
 
 
 def _foreign(path: Path, what: str) -> EvaluationError:

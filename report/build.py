@@ -3,19 +3,18 @@
 import datetime
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.files import write_atomically
-from evaluation.results import AVERAGE, read_predictions, read_report
+from evaluation.results import AVERAGE, NOT_EVALUATED, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
 from model.checkpoint import versions
 from report.__main__ import ReportOptions
 from report.classes import classes_section, confusions_section, mistakes_section, picture_source
 from report.curves import COLUMNS, curves_section, read_metrics
-from report.errors import NOT_EVALUATED, average_section, baseline_section, compared_section, errors_section
+from report.errors import average_section, baseline_section, compared_section, errors_section
 from report.page import Charts, Section, Table, render
 from report.pictures import augmented_section, filters_section, guesses_section, neighbors_section
 
@@ -23,7 +22,11 @@ Evaluation = Mapping[str, Any] | None
 
 
 def make_page(options: ReportOptions) -> int:
-    """Write the page, print its head, and return 0. Raises EvaluationError and what opening a run raises."""
+    """Write the page, and its charts in a folder named after it; print its head, and return 0.
+
+    Charts of an earlier page that this one does not have are removed. Raises EvaluationError and what opening a run
+    raises.
+    """
     paths = [options.run_dir] if options.run_dir else options.compare
     run, *others = runs = [TrainedRun.open(path, options.checkpoint) for path in paths]
     if others:
@@ -33,9 +36,18 @@ def make_page(options: ReportOptions) -> int:
         evaluation, name = read_report(run.path), "report.html"
         title, facts = f"Run {run.path.resolve().name}", run_facts(run, evaluation)
         sections = run_sections(run, evaluation, options)
-    written = write_page(options.out or run.path / name, title, facts, sections)
-    head = "".join(f"{name}: {value}\n" for name, value in facts)
-    sys.stdout.write("" if options.quiet else f"{head}{written}\n")
+    page = options.out or run.path / name
+    folder, blocks = page.with_suffix(""), [block for section in sections for block in section.blocks]
+    charts = {chart.name: chart.svg for block in blocks if isinstance(block, Charts) for chart in block.charts}
+    files = {folder / f"{name}.svg": content for name, content in charts.items()}
+    for path, content in (files | {page: render(title, facts, sections)}).items():
+        with write_atomically(path) as file:
+            file.write(content.encode())
+    for column in set(COLUMNS) - set(charts):
+        (folder / f"{column}.svg").unlink(missing_ok=True)
+    if not options.quiet:
+        sys.stdout.write("".join(f"{name}: {value}\n" for name, value in facts))
+        sys.stdout.write(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {folder}\n")
     return 0
 
 
@@ -143,20 +155,3 @@ def _option_rows(run: TrainedRun) -> list[tuple[str, str]]:
         for room in ("train", "model")
         for name, value in sorted(run.state[f"{room}_config"].items())
     ]
-
-
-def write_page(page: Path, title: str, facts: list[tuple[str, str]], sections: list[Section]) -> str:
-    """Write the charts, in a folder named after the page, then the page; returns the line that says so.
-
-    Charts of an earlier page that this one does not have are removed.
-    """
-    folder = page.with_suffix("")
-    blocks = (block for section in sections for block in section.blocks)
-    charts = {chart.name: chart.svg for block in blocks if isinstance(block, Charts) for chart in block.charts}
-    files = {folder / f"{name}.svg": content for name, content in charts.items()}
-    for path, content in (files | {page: render(title, facts, sections)}).items():
-        with write_atomically(path) as file:
-            file.write(content.encode())
-    for column in set(COLUMNS) - set(charts):
-        (folder / f"{column}.svg").unlink(missing_ok=True)
-    return f"report: {page} ({page.stat().st_size / 1e6:.1f} MB), charts in {folder}"

@@ -46,10 +46,8 @@ def confusions_section(run: TrainedRun, predictions: Predictions, pictures: Pict
         examples = [*_surest(predictions, label, guess)[:1], *of_guess[:1]]
         uris = [uri for sample in examples for uri in pictures(sample)]
         what = f"Left an image of {names[label]} taken for {names[guess]}, right one of {names[guess]}."
-        title, lines = (
-            f"{short_name(names[label])} → {short_name(names[guess])}",
-            [f"{count:,} of {images[label]:,} images"],
-        )
+        title = f"{short_name(names[label])} → {short_name(names[guess])}"
+        lines = [f"{count:,} of {images[label]:,} images"]
         cards.append(Card(pictures=uris, alternative=what, title=title, lines=lines))
     sentences = [
         f"{pairs[:, 2].sum():,} of {len(labels):,} images are taken for another class, in {len(pairs):,} "

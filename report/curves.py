@@ -106,11 +106,9 @@ def published_metrics() -> Metrics:
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `BINS` points: the means of x and of y over equal runs of consecutive points (NaN left out)."""
+    """At most `BINS` points: the means of x and of y over equal runs of consecutive points; where y is NaN left out."""
     finite = np.isfinite(y)
     x, y = x[finite], y[finite]
-    if not len(x):
-        return x, y
     runs = min(BINS, len(x))
     thin_x, thin_y = (np.array([run.mean() for run in np.array_split(values, runs)]) for values in (x, y))
     return thin_x, thin_y

@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.references import worth_of
-from evaluation.results import read_predictions, read_report
-from evaluation.tables import HEADER, compare_answers, error_rows
-from evaluation.ten_patch import Predictions
+from evaluation.results import NOT_EVALUATED, compare_runs, read_report
+from evaluation.tables import HEADER, error_rows
 from evaluation.trained_run import EvaluationError, TrainedRun
 from report.page import Section, Table
-
-NOT_EVALUATED = "Not evaluated yet: python eval_tenpatch.py --run-dir {run}"
 
 
 def errors_section(run: TrainedRun, evaluation: Mapping[str, Any] | None) -> Section:
@@ -52,26 +49,12 @@ def paired_row(run: TrainedRun, baseline: TrainedRun) -> tuple[str, ...]:
 
     Raises EvaluationError if one is not evaluated, or they were evaluated on other images.
     """
-    (ours, split), (theirs, other) = _evaluated_answers(run), _evaluated_answers(baseline)
-    if split["fingerprint"] != other["fingerprint"] or len(ours.labels) != len(theirs.labels):
-        raise EvaluationError(
-            f"{run.path} was evaluated on {split['shards']} ({len(ours.labels):,} images), {baseline.path} on "
-            f"{other['shards']} ({len(theirs.labels):,} images): evaluate both on the same split to compare them"
-        )
-    top1, top5 = (compare_answers(theirs.correct(guesses), ours.correct(guesses)) for guesses in (1, 5))
+    top1, top5 = compare_runs(run.path, baseline.path)
     return (
         f"{run.path} less {baseline.path}",
         *(text for paired in (top1, top5) for text in (paired.in_points(), f"{paired.p_value:.2g}")),
         f"{top1.only_second:,} / {top1.only_first:,}",
     )
-
-
-def _evaluated_answers(run: TrainedRun) -> tuple[Predictions, dict[str, Any]]:
-    """A run's predictions and the split that they are for. Raises EvaluationError if it has not been evaluated."""
-    evaluation, predictions = read_report(run.path), read_predictions(run.path, len(run.classes))
-    if evaluation is None or predictions is None:
-        raise EvaluationError(NOT_EVALUATED.format(run=run.path))
-    return predictions, evaluation["dataset"]
 
 
 def paired_table(rows: list[tuple[str, ...]]) -> Table:

@@ -20,39 +20,34 @@ from matplotlib.figure import Figure
 from common.command_line import Parser, flag
 from common.errors import run_command
 from evaluation.references import worth_of
-from evaluation.results import read_predictions, read_report
-from evaluation.tables import compare_answers
+from evaluation.results import compare_runs, read_report
 from evaluation.trained_run import EvaluationError
 from training.config import ABLATIONS, TrainConfig
 
 IDENTITY = [item.name for item in fields(TrainConfig) if item.metadata.get("identity")]
-ERRORS = {"top1": 1, "top5": 5}
+ERRORS = ("top1", "top5")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run's options, figures and answers. Raises EvaluationError if it is not evaluated."""
+def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's options and figures. Raises EvaluationError if it is not evaluated."""
     report, config = read_report(folder), folder / "config.json"
-    predictions = read_predictions(folder, report["classes"]) if report else None
-    if report is None or predictions is None or not config.is_file():
+    if report is None or not config.is_file():
         raise EvaluationError(f"{folder} is not trained and evaluated yet")
     options = json.loads(config.read_text())["train_config"]
-    return {"options": {name: options[name] for name in IDENTITY}, "report": report, "answers": predictions}
+    return {name: options[name] for name in IDENTITY}, report
 
 
-def compare(part: str, folder: Path, whole: dict[str, Any]) -> dict[str, Any]:
-    """What the table says of one part. Raises EvaluationError if its run differs from `whole` in more than the part."""
-    run, expected = read_run(folder), whole["options"] | {"ablate": [part]}
-    differing = [name for name, value in run["options"].items() if value != expected[name]]
-    wrong = [f"{flag(name)} is {run['options'][name]}, expected {expected[name]}" for name in differing]
-    if run["report"]["dataset"] != whole["report"]["dataset"]:
-        wrong.append("it was evaluated on another split")
+def compare(part: str, folder: Path, whole: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """What the table says of one part. Raises EvaluationError for other options than `expected`, or other images."""
+    options, report = read_run(folder)
+    pairs = [(flag(name), value, expected[name]) for name, value in options.items()]
+    wrong = [f"{name} is {value}, expected {other}" for name, value, other in pairs if value != other]
     if wrong:
         raise EvaluationError(f"{folder} is no ablation of {part}: {'; '.join(wrong)}")
     row: dict[str, Any] = {"part": part, "sources": [asdict(worth) for worth in worth_of(part)]}
-    for name, guesses in ERRORS.items():
-        paired = compare_answers(whole["answers"].correct(guesses), run["answers"].correct(guesses))
+    for name, paired in zip(ERRORS, compare_runs(folder, whole)):
         interval = {"low": paired.low, "high": paired.high, "in_points": paired.in_points()}
-        row[name] = {"error": run["report"]["ten_patch"][f"{name}_error"], "more": paired.difference, **interval}
+        row[name] = {"error": report["ten_patch"][f"{name}_error"], "more": paired.difference, **interval}
     return row
 
 
@@ -93,15 +88,14 @@ def draw(table: dict[str, Any], path: Path) -> None:
 def write_table(options: argparse.Namespace) -> int:
     """Write the three files; returns 0."""
     runs, parts = options.runs, []
-    whole = read_run(runs / "whole")
+    options_of_whole, report = read_run(runs / "whole")
     for part in ABLATIONS:
         try:
-            parts.append(compare(part, runs / part, whole))
+            parts.append(compare(part, runs / part, runs / "whole", options_of_whole | {"ablate": [part]}))
         except EvaluationError as error:
             parts.append({"part": part, "missing": str(error)})
-    report = whole["report"]
     table = {name: report[name] for name in ("split", "images", "classes", "machine", "versions")}
-    table |= {"note": options.note, "options": whole["options"], "whole": report["ten_patch"], "parts": parts}
+    table |= {"note": options.note, "options": options_of_whole, "whole": report["ten_patch"], "parts": parts}
     (runs / "ablations.json").write_text(json.dumps(table, indent=1) + "\n")
     (runs / "ablations.md").write_text(markdown(table))
     draw(table, runs / "ablations.png")

@@ -113,5 +113,3 @@ def test_bins_leave_out_what_is_not_a_number(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(curves, "BINS", 3)
     x, y = thinned(np.arange(5.0), np.array([1, np.nan, 3, np.inf, 5]))
     assert x.tolist() == [0, 2, 4] and y.tolist() == [1, 3, 5]
-    none_x, none_y = thinned(np.arange(2.0), np.array([np.nan, np.nan]))
-    assert len(none_x) == len(none_y) == 0
