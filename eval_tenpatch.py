@@ -65,9 +65,7 @@ def run(options: EvaluationOptions) -> int:
         mesh, start = make_mesh(1, device.type, RANK_TIMEOUT_SECONDS), time.perf_counter()
         members = [run.classifier(mesh.device) for run in runs]
         batch_size = (options.batch_size or default_batch_size(mesh.device)) * mesh.world
-        part = evaluate(
-            members, shards, batch_size, rank=mesh.rank, world=mesh.world, decode=options.decode, quiet=options.quiet
-        )
+        part = evaluate(members, shards, batch_size, mesh.rank, mesh.world, options.decode, options.quiet)
         evaluation = gather(part, len(shards), mesh.control_group)
         if mesh.is_main:
             report = describe(runs, shards, evaluation, mesh.describe(), time.perf_counter() - start)

@@ -143,8 +143,7 @@ def predict(run: TrainedRun, pictures: Sequence[Path], device: torch.device, sha
         packing: dict[str, Any] = {"encoding": "jpeg"}
     else:
         with training:
-            packing = {name: training.options[name] for name in ("resample", "quality")}
-            packing["encoding"] = training.encoding
+            packing = {name: training.options[name] for name in ("resample", "quality", "encoding")}
     classifier, failed = run.classifier(device), 0
     for path in pictures:
         try:

@@ -3,7 +3,7 @@
 import datetime
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,17 +11,19 @@ from common.files import write_atomically
 from evaluation.results import AVERAGE, NOT_EVALUATED, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
 from model.checkpoint import versions
-from report.__main__ import ReportOptions
 from report.classes import classes_section, confusions_section, mistakes_section, picture_source
 from report.curves import COLUMNS, curves_section, read_metrics
 from report.errors import average_section, baseline_section, compared_section, errors_section
 from report.page import Charts, Section, Table, render
 from report.pictures import augmented_section, filters_section, guesses_section, neighbors_section
 
+if TYPE_CHECKING:
+    from report.__main__ import ReportOptions
+
 Evaluation = Mapping[str, Any] | None
 
 
-def make_page(options: ReportOptions) -> int:
+def make_page(options: "ReportOptions") -> int:
     """Write the page, and its charts in a folder named after it; print its head, and return 0.
 
     Charts of an earlier page that this one does not have are removed. Raises EvaluationError and what opening a run
@@ -51,7 +53,7 @@ def make_page(options: ReportOptions) -> int:
     return 0
 
 
-def run_sections(run: TrainedRun, evaluation: Evaluation, options: ReportOptions) -> list[Section]:
+def run_sections(run: TrainedRun, evaluation: Evaluation, options: "ReportOptions") -> list[Section]:
     """All sections in the page's order; one that cannot be shown has the sentence that says why."""
     held_out, no_held_out = try_split(run, evaluation["split"] if evaluation else "val", options.shards)
     training, no_training = try_split(run, "train", options.shards)

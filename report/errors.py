@@ -45,10 +45,7 @@ def _circumstances(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def paired_row(run: TrainedRun, baseline: TrainedRun) -> tuple[str, ...]:
-    """A row of `paired_table`: how the errors of `run` differ from those of `baseline` on the same images.
-
-    Raises EvaluationError if one is not evaluated, or they were evaluated on other images.
-    """
+    """A row of `paired_table`: what `compare_runs` finds, or raises."""
     top1, top5 = compare_runs(run.path, baseline.path)
     return (
         f"{run.path} less {baseline.path}",
