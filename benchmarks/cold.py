@@ -9,7 +9,7 @@ import hashlib
 import os
 import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -87,15 +87,10 @@ def read(path: Path, sequence: bool, window: int | None, hints: bool, from_disk:
                 images += len(ids)
             return images
 
-        repeat = timed_only(work)
+        repeat = timed(work)
     blocks = resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before
     from_disk.append(512 * blocks / touched)
-    return repeat
-
-
-def timed_only(work: Callable[[], int]) -> Repeat:
-    """Measures a work but for its peak memory, of which mapped files are a part."""
-    return replace(timed(work), peak_bytes=0)
+    return replace(repeat, peak_bytes=0)  # mapped files are a part of it
 
 
 def batches(shards: ShardSet, sequence: bool, window: int | None, hints: bool) -> Iterator[np.ndarray]:
@@ -184,7 +179,7 @@ class SimulatedEpochs:
         for name, work in works.items():
             work()
             taken[name] = own_bytes() - before
-        rows = interleave({name: partial(timed_only, work) for name, work in works.items()}, warm_ups=0)
+        rows = interleave({name: partial(timed, work) for name, work in works.items()}, warm_ups=0)
         return {name: replace(row, note=f"{taken[name] / 1e6:+.1f} MB") for name, row in rows.items()}
 
     def open(self) -> int:

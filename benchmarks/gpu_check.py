@@ -95,9 +95,7 @@ def run(config: CheckConfig) -> int:
     gpus, small = torch.cuda.device_count(), config.device == "cpu"
     if not small and not gpus:
         raise UserError("torch sees no GPU here; --device cpu rehearses the check without one")
-    node = Node(shards=Path(), raw=Path())
-    if not small:
-        node = dataclasses.replace(node, gpus=gpus, processes=gpus, **FULL_SIZE)
+    node = Node(shards=Path(), raw=Path(), **({} if small else {"gpus": gpus, "processes": gpus, **FULL_SIZE}))
     samples = max(LOADED if node.gpus else 0, node.batch * node.processes * (node.steps + SPARE))
     shards, raw = data.shards(samples), data.shards(samples // 4, encoding="raw")
     node = dataclasses.replace(node, shards=shards.path.parent, raw=raw.path.parent)

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from nvidia import dali
 from torch import Tensor
 
-from benchmarks.measure import Row, interleave, timed
+from benchmarks.measure import Row, interleave
 from benchmarks.results import machine
 from benchmarks.scaling import launch, layout_name, train_timed
 from benchmarks.step import Stepping, open_loader, synthetic_batch
@@ -31,7 +30,6 @@ from model.response_norm import missing_for_triton, response_norm, spatial_norm
 from sharding.options import CORES
 from training.config import TrainConfig
 from training.mesh import Mesh, close_mesh
-from training.pairs import PairedLoader
 from training.step import ParallelNetwork, set_up_torch
 from training.trainer import train
 
@@ -185,21 +183,9 @@ def loading(node: Node) -> Finding:
     for name, (decode, options) in (*ways.items(), ("raw shards", ways["cpu"])):
         is_raw = name not in ways
         config = node.config(shards=node.raw if is_raw else node.shards, recipe="paper", decode=decode)
-        with closing(open_loader(config, **options)) as loader:
-            chosen = {"decode": decode} if node.gpus and not is_raw else {}
-            finding.add_rate(_measure(name, partial(_epoch, loader), node), chosen)
+        chosen = {"decode": decode} if node.gpus and not is_raw else {}
+        finding.add_rate(_measure(name, Stepping(config, norm=None, **options), node), chosen)
     return finding
-
-
-def _epoch(loader: PairedLoader) -> int:
-    images = sum(len(batch.labels) for batch in loader.epoch(0))
-    if loader.mesh.device.type == "cuda":
-        torch.cuda.synchronize()
-    return images
-
-
-def _measure(name: str, work: Callable[[], int], node: Node) -> Row:
-    return interleave({name: partial(timed, work)}, node.repeats)[name]
 
 
 def stepping(node: Node) -> Finding:
@@ -207,10 +193,14 @@ def stepping(node: Node) -> Finding:
     finding = Finding()
     for compiled, precision in itertools.product(node.compiled, node.precisions):
         options: dict[str, Any] = {"precision": precision, "compile": compiled}
-        work = Stepping(node.config(**options), steps=node.steps).work
-        finding.add_rate(_measure(precision + ", compiled" * compiled, work, node), options)
+        case = Stepping(node.config(**options), steps=node.steps)
+        finding.add_rate(_measure(precision + ", compiled" * compiled, case, node), options)
     finding.lines += [] if True in node.compiled else ["compiled: left out of the small run"]
     return finding
+
+
+def _measure(name: str, case: Stepping, node: Node) -> Row:
+    return interleave({name: case.repeat}, node.repeats)[name]
 
 
 def together(node: Node) -> Finding:

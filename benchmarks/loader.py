@@ -52,7 +52,6 @@ RAW = Entry("ours, float32, raw shards", "peers:ours", compared=True, raw=True)
 FFCV_RAW = Entry("FFCV, raw mode", "ffcv_peer:ffcv", "threads", compared=True, raw=True)
 SIMPLEJPEG = Entry("torch DataLoader + simplejpeg", "peers:torch_simplejpeg", "worker processes", compared=True)
 FFCV = Entry("FFCV", "ffcv_peer:ffcv", "threads", compared=True)
-DALI = "DALI fn.readers.webdataset, as its tutorials"
 DALI_NOTE = "shuffles locally, no position to resume from; of 64 batches 3 were ready before the clock began"
 PYTHON = Entry(
     "ours, uint8: ceiling of a process by the GIL",
@@ -74,7 +73,7 @@ LOADERS = (
     Entry("webdataset + simplejpeg", "peers:webdataset", "worker processes; shuffles locally", compared=True),
     FFCV,
     Entry("SPDL + simplejpeg", "peers:spdl", "threads", compared=True),
-    Entry(DALI, "peers:dali_tutorial", DALI_NOTE, compared=True),
+    Entry("DALI fn.readers.webdataset, as its tutorials", "peers:dali_tutorial", DALI_NOTE, compared=True),
     PYTHON,
 )
 PEERS = "benchmarks.peers"  # what the fork server imports
@@ -94,14 +93,13 @@ def run(quick: bool) -> Table:
     samples, in_shard = SIZES[quick]
     jpeg = data.shards(samples, samples_per_shard=in_shard)
     raw = data.shards(RAW_SAMPLES[quick], encoding="raw", samples_per_shard=in_shard)
-    prepared = jpeg.path.parent / "peers"
-    data.made_once(prepared / "files", partial(write_files, jpeg))
+    data.made_once(jpeg.path.parent / "peers" / "files", partial(write_files, jpeg))
     with ExitStack() as stack:
         processes = {entry.name: stack.enter_context(own_process(PEERS)) for entry in LOADERS}
         made = {}
         for entry in LOADERS:
             split = raw if entry.raw else jpeg
-            job = partial(Job, split.path, prepared, entry.options, epochs=samples // len(split))
+            job = partial(Job, split.path, entry.options, epochs=samples // len(split))
             held_object = (PythonTime, jpeg.path) if entry is PYTHON else (MeasuredLoader, entry.loader, job)
             made[entry.name] = processes[entry.name].submit(hold, *held_object)
         rows = {entry.name: unmeasured(entry, processes[entry.name], made[entry.name]) for entry in LOADERS}
@@ -133,15 +131,14 @@ def write_files(shards: ShardSet, folder: Path) -> None:
 
 def unmeasured(entry: Entry, process: ProcessPoolExecutor, made: Future[None]) -> Row:
     """A loader's row without figures: how its pixels compare, or why it cannot run here."""
-    row = Row(name=entry.name)
     try:
         made.result()
         compared = held(process, "compare") if entry.compared else ""
-        return replace(row, note="; ".join(filter(None, (compared, entry.note))))
+        return Row(name=entry.name, note="; ".join(filter(None, (compared, entry.note))))
     except ImportError as error:
-        return replace(row, missing=f"cannot be imported ({error}); `make bench-peers` installs it")
+        return Row(name=entry.name, missing=f"cannot be imported ({error}); `make bench-peers` installs it")
     except Exception as error:  # noqa: BLE001  whatever it is, the other loaders are measured
-        return replace(row, missing=(str(error).strip() or type(error).__name__).splitlines()[0])
+        return Row(name=entry.name, missing=(str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 class PythonTime:

@@ -33,15 +33,13 @@ Epoch = Callable[[], Iterator[Batch]]  # once through the samples, shuffled, in 
 class Job:
     """What a loader is to do, in its process: `batch_size` samples of a split at once, by so many `workers`.
 
-    prepared: a folder for what it makes of the split once. options: its own. epochs: times through the split for one
+    prepared: the folder for what it makes of the split once. options: its own. epochs: times through the split for one
     repeat (more than 1 where the split is kept small). rows: what is done to each sample, `ROW`s in memory that forked
     workers share. mean_image: float32 [256, 256, 3].
     """
 
-    def __init__(
-        self, split: Path, prepared: Path, options: dict[str, Any], batch_size: int = 128, epochs: int = 1
-    ) -> None:
-        self.split, self.prepared, self.options = split, prepared, options
+    def __init__(self, split: Path, options: dict[str, Any], batch_size: int = 128, epochs: int = 1) -> None:
+        self.split, self.prepared, self.options = split, split.parent / "peers", options
         self.batch_size, self.workers, self.epochs = batch_size, 2, epochs
         self.shards = ShardSet.open(split)
         self.mean_image = self.shards.statistics.mean_image.astype(np.float32)

@@ -29,12 +29,12 @@ from training.trainer import make_loader, open_data
 
 SETTINGS = {False: (1.0, 128, MINIMUM_REPEATS), True: (1 / 16, 8, 1)}  # width, batch, repeats
 STEPS = 2  # of a repeat
-CASES: dict[str, tuple[str | None, bool]] = {  # the norms, None for no network; whether the loader makes the batches
-    "our norms": ("ours", False),
-    "PyTorch's norms": ("pytorch", False),
-    "no norms": ("none", False),
-    "loader alone": (None, True),
-    "loader and step together": ("ours", True),
+CASES: dict[str, tuple[str | None, int]] = {  # `Stepping`'s norm and steps
+    "our norms": ("ours", STEPS),
+    "PyTorch's norms": ("pytorch", STEPS),
+    "no norms": ("none", STEPS),
+    "loader alone": (None, 0),
+    "loader and step together": ("ours", 0),
 }
 
 
@@ -71,16 +71,16 @@ class Stepping:
     """Steps of training by `config`, on the GPU where there is one: `repeat` measures what `work` does once.
 
     norm: `ours`, `pytorch` or `none`; None for no network: batches are taken and dropped. steps: on one synthetic
-    batch, the same again and again; 0 for an epoch of config.shards.
+    batch, the same again and again; 0 for an epoch of config.shards. options: of `open_loader`.
     """
 
-    def __init__(self, config: TrainConfig, norm: str | None = "ours", steps: int = 0) -> None:
+    def __init__(self, config: TrainConfig, norm: str | None = "ours", steps: int = 0, **options: Any) -> None:
         device = torch.device(set_up_torch(config))
         self._steps, self._network = steps, None
         if steps:
             self._synthetic = synthetic_batch(config.batch_size, device)
         else:
-            self._loader = open_loader(config)
+            self._loader = open_loader(config, **options)
         if norm:
             model = ModelConfig(recipe=config.recipe, width=config.width)
             self._network = ParallelNetwork(model, config, Mesh(device=device))
@@ -112,12 +112,8 @@ def measure(config: TrainConfig, repeats: int) -> dict[str, Row]:
     """A row for each of `CASES`, which take turns."""
     with ExitStack() as stack:
         processes = {name: stack.enter_context(own_process(__name__, FIRST_STEP)) for name in CASES}
-        made = [
-            processes[name].submit(hold, Stepping, config, norm, 0 if is_loaded else STEPS)
-            for name, (norm, is_loaded) in CASES.items()
-        ]
-        for future in made:
-            future.result()
+        for made in [processes[name].submit(hold, Stepping, config, *case) for name, case in CASES.items()]:
+            made.result()
         return interleave({name: partial(held, process, "repeat") for name, process in processes.items()}, repeats)
 
 

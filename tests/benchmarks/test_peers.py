@@ -64,7 +64,7 @@ def split(tmp_path_factory: pytest.TempPathFactory, sample_photos: Path) -> Shar
 
 
 def make_job(split: Path, options: dict[str, Any] | None = None, epochs: int = 1) -> Job:
-    return Job(split, split.parent / "made", options or {}, BATCH, epochs)
+    return Job(split, options or {}, BATCH, epochs)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def started(job: Job) -> Iterator["Start"]:
     with ExitStack() as stack:
 
         def start(entry: Entry, split: Path = job.split) -> tuple[ProcessPoolExecutor, Row]:
-            make = partial(Job, split, split.parent / "made", entry.options, BATCH)
+            make = partial(Job, split, entry.options, BATCH)
             process = stack.enter_context(own_process(loader.PEERS))
             made = process.submit(hold, MeasuredLoader, entry.loader, make)
             return process, unmeasured(entry, process, made)
