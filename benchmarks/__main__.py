@@ -26,9 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     which = f"which: {', '.join(ALL_NAMES)} (default: all but the last)"
     parser.add_argument("names", nargs="*", metavar="NAME", choices=ALL_NAMES, help=which)
     parser.add_argument("--quick", action="store_true", help="a smoke run: all of them in ninety seconds")
-    parser.add_argument(
-        "--out", type=path, help="folder for the results (default: benchmarks/results; --quick: build/quick)"
-    )
+    where = "folder for the results (default: benchmarks/results; --quick: build/quick)"
+    parser.add_argument("--out", type=path, help=where)
     options = parser.parse_args(arguments)
     names, out = options.names or NAMES, options.out or (QUICK_RESULTS if options.quick else RESULTS)
     if len(names) == 1:

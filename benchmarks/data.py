@@ -89,6 +89,5 @@ def shards(samples: int, encoding: Encoding = "jpeg", samples_per_shard: int = 1
 def describe(data: ShardSet) -> dict[str, object]:
     """What a benchmark's file says of its data: pictures, how many, their mean size, and how they were packed."""
     sizes = [view.nbytes for view in data.images(range(min(len(data), PHOTOGRAPHS)))]
-    mean_kilobytes = round(float(np.mean(sizes)) / 1000, 1)
-    what = {"pictures": photographs()[1], "samples": len(data), "mean_kilobytes": mean_kilobytes}
+    what = {"pictures": photographs()[1], "samples": len(data), "mean_kilobytes": round(np.mean(sizes) / 1000, 1)}
     return {**what, "encoding": data.encoding, "options": data.options}

@@ -83,8 +83,7 @@ OPERATIONS = (
     "color noise (recipe `paper`); output float32 [128, 3, 224, 224], channels-last memory (planes where noted), "
     "0..255 scale, delivered to the main thread and dropped; 2 threads or 2 worker processes. `uint8`: decode, crop, "
     "mirror only. Limit: decode to 256×256 from memory, one thread. CPU time from the end of one repeat to the "
-    "end of the next, children included; peak memory is the sum of each process's own peak (shared pages count in "
-    "each); the wait is between asking for a batch and having it, with nothing done in between."
+    "end of the next, children included; the wait is between asking for a batch and having it, with nothing else done."
 )
 
 
@@ -107,8 +106,7 @@ def run(quick: bool) -> Table:
         measured = interleave({name: partial(held, processes[name], "repeat") for name in able})
     rows |= {name: replace(rows[name], repeats=row.repeats) for name, row in measured.items()}
     python = rows[PYTHON.name]
-    microseconds = 1e6 / np.median(python.rate("seconds"))
-    rows[PYTHON.name] = replace(python, note=f"{microseconds:.1f} µs {python.note}")
+    rows[PYTHON.name] = replace(python, note=f"{1e6 / np.median(python.rate('seconds')):.1f} µs {python.note}")
     others = {"of libjpeg-turbo's limit": LIMIT, "× FFCV": FFCV, "× torch's DataLoader with simplejpeg": SIMPLEJPEG}
     beside = {text: [rows[entry.name]] for text, entry in others.items()}
     return Table(

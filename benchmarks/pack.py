@@ -2,10 +2,8 @@
 
     the seed's way   as github AsteroidHunter/replicatingAlexNet resizes, on the same photographs: Pillow opens, Lanczos
                      of the whole picture, central crop, saved at Pillow's default quality, a file a picture
-    ours             what one worker does for one shard of one part: decode, exact area average, quality 95, decode what
-                     was written, sums for the statistics, checksum, tar, index, flushed to the disk
-    ours, lanczos / raw
-    N workers        the whole command on the photographs, several times over: listing, order, estimate, workers
+    ours             the whole command on one worker, or on N: listing, order, estimate; decode, exact area average,
+                     quality 95, decode what was written, sums for the statistics; checksums, flushed to the disk
 
 Leaves `<out>/pack.{json,md,png}`.
 """
@@ -15,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -22,19 +21,16 @@ from benchmarks.data import photographs, repeat
 from benchmarks.measure import Repeat, doubling, interleave, timed
 from benchmarks.results import Table
 from sharding import PackOptions, pack
-from sharding.job import join_parts, pack_part
 from sharding.options import CORES
-from sharding.pack_index import Sample
-from sharding.record import Encoding, Resample
 
 OPERATIONS = (
     "decode, shorter side to 256, central 256×256, encode; ours also decodes what it wrote, sums mean image and "
     "covariance, and writes through to the disk"
 )
-OURS: dict[str, tuple[Resample, Encoding]] = {
-    "ours": ("area", "jpeg"),
-    "ours, lanczos": ("lanczos", "jpeg"),
-    "ours, raw": ("area", "raw"),
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, lanczos": {"resample": "lanczos"},
+    "ours, raw": {"encoding": "raw"},
 }
 
 
@@ -42,13 +38,11 @@ def run(quick: bool) -> Table:
     """Measure all cases."""
     files, what = photographs()
     files, repeats, times = (files[:24], 2, 1) if quick else (files, 5, 3)
+    cases = OURS | {f"ours, {workers} workers": {"workers": workers} for workers in doubling(CORES) if workers > 1}
     with tempfile.TemporaryDirectory(prefix="bench-pack-") as name:
-        work = Path(name)
-        source = repeat(files, times * len(files), work / "repeated")
-        works = {"the seed's way": partial(seed, files, work / "seed")}
-        works |= {name: partial(ours, files, work / "ours", *options) for name, options in OURS.items()}
-        for workers in doubling(CORES):
-            works[f"{workers} worker{'s' * (workers > 1)}"] = partial(command, source, work / "command", workers)
+        source, out = repeat(files, times * len(files), Path(name) / "repeated"), Path(name) / "out"
+        works = {"the seed's way": partial(seed, source, out)}
+        works |= {name: partial(ours, source, out, **options) for name, options in cases.items()}
         rows = interleave(works, repeats)
     theirs = rows["the seed's way"] = replace(rows["the seed's way"], note="quality 75")
     return Table(
@@ -61,12 +55,13 @@ def run(quick: bool) -> Table:
     )
 
 
-def seed(files: tuple[Path, ...], folder: Path) -> Repeat:
+def seed(source: Path, out: Path) -> Repeat:
     """Resize as the seed does, into a folder of files."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
 
     def work() -> int:
+        files = sorted(source.iterdir())
         for file in files:
             with Image.open(file) as opened:
                 image = opened.convert("RGB") if opened.mode != "RGB" else opened
@@ -74,35 +69,19 @@ def seed(files: tuple[Path, ...], folder: Path) -> Repeat:
                 size = (256, int(256 * height / width)) if width < height else (int(256 * width / height), 256)
                 image = image.resize(size, Image.Resampling.LANCZOS)
                 left, top = (image.width - 256) // 2, (image.height - 256) // 2
-                image.crop((left, top, left + 256, top + 256)).save(folder / f"{file.stem}.JPEG")
+                image.crop((left, top, left + 256, top + 256)).save(out / f"{file.stem}.JPEG")
         return len(files)
 
     return timed(work)
 
 
-def ours(files: tuple[Path, ...], folder: Path, resample: Resample, encoding: Encoding) -> Repeat:
-    """Pack one shard as a worker does."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "job").mkdir(parents=True)
-    samples = [Sample(file.stem, file.name, 0, str(file), 0, -1) for file in files]
-    options = PackOptions(source=folder, out=folder, resample=resample, encoding=encoding)
-    part = folder / "job" / "train-000000.tar.part"
-
-    def work() -> int:
-        pack_part(part, samples, options)
-        return join_parts(folder / "train-000000.tar", [part], encoding).samples
-
-    return timed(work)
-
-
-def command(source: Path, out: Path, workers: int) -> Repeat:
-    """The whole `pack` on `workers` worker processes."""
+def ours(source: Path, out: Path, workers: int = 1, **options: Any) -> Repeat:
+    """Pack as the command does."""
     shutil.rmtree(out, ignore_errors=True)
     pictures = len(list(source.iterdir()))
-    options = PackOptions(source=source, out=out, workers=workers, samples_per_shard=max(8, pictures // 24))
 
-    def packing() -> int:
-        pack(options)
+    def work() -> int:
+        pack(PackOptions(source=source, out=out, workers=workers, **options))
         return pictures
 
-    return timed(packing)
+    return timed(work)

@@ -26,7 +26,6 @@ from dali_pipelines import DataConfig, Loader
 
 AHEAD = 2  # batches that a worker makes ahead of need: torch's prefetch_factor, SPDL's sink
 RING_OPTIONS: dict[str, Any] = {"prefetch_factor": AHEAD, "persistent_workers": True}
-SHUFFLE_BUFFER = 1000  # samples, in webdataset
 DALI_LAPS = 2  # times through DALI's reader in one go, of which it has three batches ready at the start
 
 
@@ -140,7 +139,7 @@ def webdataset(job: Job) -> Epoch:
 
     samples = (
         wds.WebDataset([str(tar) for tar in tars], shardshuffle=len(tars), empty_check=False)
-        .shuffle(SHUFFLE_BUFFER)
+        .shuffle(1000)
         .to_tuple("__key__", "jpg")
         .batched(job.batch_size, collation_fn=collate, partial=False)
     )

@@ -63,9 +63,7 @@ def run(quick: bool) -> Table:
             config = TrainConfig(shards=shards.path.parent, run_dir=Path(), **sizes)
             return train_timed(processes, steps, config, batches == "synthetic")
 
-        cases = {
-            f"{layout_name(*layout)}, {batches}": (*layout, batches) for batches in BATCHES for layout in layouts(most)
-        }
+        cases = {f"{layout_name(*layout)}, {kind}": (*layout, kind) for kind in BATCHES for layout in layouts(most)}
         rows = interleave({name: partial(repeat, *case) for name, case in cases.items()}, repeats, warm_ups=0)
         return Table(
             title=f"Training on 1 to {most} processes, {batch} images a step and process, width {width:g}",
