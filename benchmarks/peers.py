@@ -63,11 +63,11 @@ def ours(job: Job) -> Epoch:
 class Ring:
     """Float32 batches in memory that threads, or workers forked from this process, fill and the main thread empties.
 
-    There is one for each batch that is asked of the workers, one in the consumer's hands, and one on its way.
+    There is one for each batch that is asked of the workers, and one in the consumer's hands: pages count in each process.
     """
 
     def __init__(self, job: Job) -> None:
-        shape = (job.workers * AHEAD + 2, job.batch_size, CROP, CROP, 3)
+        shape = (job.workers * AHEAD + 1, job.batch_size, CROP, CROP, 3)
         self._batches = np.frombuffer(mmap.mmap(-1, 4 * int(np.prod(shape))), np.float32).reshape(shape)
         self._job, self._free = job, multiprocessing.get_context("fork").SimpleQueue()
         for number in range(len(self._batches)):
