@@ -14,6 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -154,10 +155,8 @@ def simulate(folder: Path, shards: int, samples_per_shard: int) -> Path:
     rows = rows_of(entries)
     write_table(folder, infos, (rows for _ in names))
     classes = [ClassInfo(number, f"n{number:08d}", f"class {number}") for number in range(CLASSES)]
-    samples = shards * samples_per_shard
-    Manifest(split="train", encoding="jpeg", samples=samples, classes=classes, options={}, shards=infos).save(
-        folder / "manifest.json"
-    )
+    known: Any = {"split": "train", "encoding": "jpeg", "classes": classes, "options": {}, "shards": infos}
+    Manifest(samples=shards * samples_per_shard, **known).save(folder / "manifest.json")
     return folder
 
 

@@ -184,7 +184,8 @@ def loading(node: Node) -> Finding:
         is_raw = name not in ways
         config = node.config(shards=node.raw if is_raw else node.shards, recipe="paper", decode=decode)
         chosen = {"decode": decode} if node.gpus and not is_raw else {}
-        finding.add_rate(_measure(name, Stepping(config, norm=None, **options), node), chosen)
+        case = Stepping(config, norm=None, **options)
+        finding.add_rate(interleave({name: case.repeat}, node.repeats)[name], chosen)
     return finding
 
 
@@ -193,14 +194,10 @@ def stepping(node: Node) -> Finding:
     finding = Finding()
     for compiled, precision in itertools.product(node.compiled, node.precisions):
         options: dict[str, Any] = {"precision": precision, "compile": compiled}
-        case = Stepping(node.config(**options), steps=node.steps)
-        finding.add_rate(_measure(precision + ", compiled" * compiled, case, node), options)
+        name, case = precision + ", compiled" * compiled, Stepping(node.config(**options), steps=node.steps)
+        finding.add_rate(interleave({name: case.repeat}, node.repeats)[name], options)
     finding.lines += [] if True in node.compiled else ["compiled: left out of the small run"]
     return finding
-
-
-def _measure(name: str, case: Stepping, node: Node) -> Row:
-    return interleave({name: case.repeat}, node.repeats)[name]
 
 
 def together(node: Node) -> Finding:

@@ -63,7 +63,7 @@ def ours(job: Job) -> Epoch:
 class Ring:
     """Float32 batches in memory that threads, or workers forked from this process, fill and the main thread empties.
 
-    There is one for each batch that is asked of the workers, and one in the consumer's hands: pages count in each process.
+    There is one for each batch that is asked of the workers, and one in the consumer's hands.
     """
 
     def __init__(self, job: Job) -> None:
@@ -179,7 +179,13 @@ def _dali_graph(job: Job, shuffled: bool) -> tuple[Any, Any]:
         name="reader",
     )
     encoded, labels = read
-    left, top, mirror, offset = fn.external_source(source=_dali_rows(job), num_outputs=4)
+    if shuffled:
+        left, top = fn.random.uniform(range=[0.0, 1.0]), fn.random.uniform(range=[0.0, 1.0])
+        mirror, colors = fn.random.coin_flip(), job.shards.statistics
+        root = (colors.eigenvectors * (0.1 * colors.eigenvalues / 255)).astype(np.float32)
+        offset = fn.reductions.sum(fn.random.normal(shape=[3]) * types.Constant(root), axes=[1])
+    else:
+        left, top, mirror, offset = fn.external_source(source=_dali_rows(job), num_outputs=4)
     where: Any = {"crop": (CROP, CROP), "crop_pos_x": left, "crop_pos_y": top}
     crop = fn.flip(fn.decoders.image_crop(encoded, **where), horizontal=mirror)
     mean = fn.flip(fn.crop(types.Constant(job.mean_image), **where), horizontal=mirror)
@@ -198,7 +204,8 @@ def dali_tutorial(job: Job) -> Epoch:
     """DALI as its tutorials write it: `fn.readers.webdataset`, the fused decoder, operators, `DALIGenericIterator`.
 
     The reader's shuffle is local, its order has no ids (-1 here), and its position cannot be read or set. So the first
-    epoch reads in order, for its pixels to be compared; those after it, which are timed, are shuffled.
+    epoch reads in order and takes crops and colors from the job's rows, for its pixels to be compared; those after it,
+    which are timed, are shuffled and draw their own.
     """
     sizes = {"batch_size": job.batch_size, "num_threads": job.workers, "device_id": None, "seed": 0}
     ends: Any = {"reader_name": "reader", "auto_reset": True, "last_batch_policy": LastBatchPolicy.DROP}

@@ -160,10 +160,7 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The commit of this tree, with `+changes` when other tracked files differ than what benchmarks write.
-
-    `unknown` outside git.
-    """
+    """The commit of this tree (`unknown` outside git), `+changes` if other files differ than what benchmarks write."""
     git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
     head = git(["git", "rev-parse", "--short", "HEAD"])
     written = (":!benchmarks/results", ":!README.md", ":!benchmarks/README.md")
