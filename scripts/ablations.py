@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from common.command_line import Parser, flag
 from common.errors import run_command
 from evaluation.references import worth_of
-from evaluation.results import compare_runs, read_report
+from evaluation.results import compare_runs, read_predictions, read_report
 from evaluation.trained_run import EvaluationError
 from training.config import ABLATIONS, TrainConfig
 
@@ -31,7 +31,7 @@ ERRORS = ("top1", "top5")
 def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's options and figures. Raises EvaluationError if it is not evaluated."""
     report, config = read_report(folder), folder / "config.json"
-    if report is None or not config.is_file():
+    if report is None or not config.is_file() or read_predictions(folder, report["classes"]) is None:
         raise EvaluationError(f"{folder} is not trained and evaluated yet")
     options = json.loads(config.read_text())["train_config"]
     return {name: options[name] for name in IDENTITY}, report

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,14 @@ def copy_split(source: DirFileSystem, target: DirFileSystem, workers: int) -> No
         raise ShardError(f"{where}: {sizes}; make room")
     done = manifest.samples - sum(file.samples for file in missing)
     with progress_bar(manifest.samples, f"copy {where}", done) as bar, ThreadPoolExecutor(workers) as threads:
-        copied = threads.map(lambda file: _copy_file(source, target, file.name, file.sha256), missing)
-        for file, _ in zip(missing, copied, strict=True):  # after a failure no other begins
-            bar.update(file.samples)
+        futures = {threads.submit(_copy_file, source, target, file.name, file.sha256): file for file in missing}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update(futures[future].samples)
+        except BaseException:  # no other begins
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
     with _explained(_address(source, MANIFEST)):
         if source.cat_file(MANIFEST) != content:
             raise ShardError(f"{_address(source)}: its manifest changed while it was copied; {_GO_ON}")
@@ -162,5 +167,6 @@ def _explained(what: str) -> Iterator[None]:
     except ShardError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)  # without a path again
+        reason = (told or type(error).__name__).splitlines()[0]
         raise ShardError(f"{what}: {reason}; mend that, and {_GO_ON}") from error

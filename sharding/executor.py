@@ -102,7 +102,7 @@ def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
 
 
 class PlainBar(tqdm):
-    """A bar for files and pipes: each time that tqdm would draw it, and when it ends, it is a line of its own."""
+    """A bar for files and pipes: each time that tqdm would draw it, and at its end, a line, if anything was done."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.n > self.initial:
@@ -115,7 +115,7 @@ def progress_bar(total: int, what: str, done: int = 0, quiet: bool = False) -> t
 
     On a terminal it is tqdm's, elsewhere one plain line every half minute, and one when it ends.
     """
-    bar: dict[str, Any] = {"total": total, "initial": done, "unit": "image", "desc": what, "disable": quiet}
+    bar: dict[str, Any] = {"total": total, "initial": done, "unit": " image", "desc": what, "disable": quiet}
     if quiet or sys.stderr.isatty():
         return tqdm(mininterval=0.5, **bar)
     line = "{desc}: {n:,} of {total:,} images, {rate_noinv_fmt}, {remaining} left"

@@ -11,7 +11,6 @@ import json
 import shutil
 import sqlite3
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
@@ -49,16 +48,16 @@ def part_samples(samples: int, slots: int) -> int:
     return min(max(_SMALLEST_PART, ceil_div(samples, _PARTS_PER_SLOT * slots)), _LARGEST_PART)
 
 
-def pack_part(path: Path, samples: list[Sample], options: PackOptions) -> int:
-    """Pack one part of a shard into a file, whole or not at all; returns how many pictures it was given.
+def pack_part(tar: Path, samples: list[Sample], options: PackOptions) -> tuple[Path, int]:
+    """Pack one part of the shard `tar` into a new file of the job; returns it, and how many pictures it was given.
 
-    Calling it again gives the same bytes. A cluster may run a task again while the first run still lives, so each
-    writes files of its own. Every written picture is decoded again, and those pixels are summed for the statistics, in
-    a file beside it, with what was packed and rejected. Raises OSError for a full disk or a source that cannot be read.
+    A cluster may run a task again while the first run still lives: each writes a file of its own, of which the job
+    takes one. Every written picture is decoded again, and those pixels are summed for the statistics, in a file beside
+    it, with what was packed and rejected. Raises OSError for a full disk or a source that cannot be read.
     """
     entries, rejects, sums = list[Entry](), list[dict[str, str]](), Sums()
-    own_path = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with own_path.open("wb") as file:
+    path = tar.parent / "job" / f"{tar.name}.{uuid.uuid4().hex}.part"
+    with path.open("wb") as file:
         for sample in samples:
             try:
                 picture = pack_picture(sample.read(), sums, options)
@@ -67,11 +66,9 @@ def pack_part(path: Path, samples: list[Sample], options: PackOptions) -> int:
                 continue
             file.write(sample_members(sample.key, picture, sample.label, options.encoding))
             entries.append(Entry(sample.key, len(picture), sample.label))
-    with sums_path(own_path).open("wb") as file:
+    with sums_path(path).open("wb") as file:
         np.savez(file, note=json.dumps([entries, rejects]), **vars(sums))
-    sums_path(own_path).replace(sums_path(path))
-    own_path.replace(path)
-    return len(samples)
+    return path, len(samples)
 
 
 def sums_path(part: Path) -> Path:
@@ -110,7 +107,7 @@ def note_path(tar: Path) -> Path:
 
 def finished_note(tar: Path) -> ShardNote | None:
     """The note of a shard that an earlier run finished, or None if it must be packed."""
-    if not note_path(tar).exists() or not tar.exists():
+    if not all(path.exists() for path in (note_path(tar), tar, tar.with_suffix(".idx"))):
         return None
     with np.load(note_path(tar)) as arrays:
         note = ShardNote(**json.loads(str(arrays["note"])))
@@ -171,29 +168,30 @@ def run_tasks(
     `bar` counts pictures. On the first failure, or with too many pictures rejected, no other task begins; finished
     shards stay. Raises ShardError or OSError.
     """
-    pending: dict[Future[Any], tuple[Path, list[Path]]] = {}  # the shard that it is for, and all its parts
-    packed = Counter[Path]()  # how many parts of a shard are
+    pending: dict[Future[Any], tuple[Path, list[Path | None], int]] = {}  # its shard, that one's parts, which of them
 
     def collect() -> None:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            (tar, parts), result = pending.pop(future), future.result()
+            (tar, parts, number), result = pending.pop(future), future.result()
             if isinstance(result, ShardNote):
                 notes.append(result)
-                for file in (*parts, *map(sums_path, parts)):
-                    file.unlink()
+                for path in filter(None, parts):
+                    path.unlink()
+                    sums_path(path).unlink()
                 check_rejects(notes, options.max_rejects, tar.parent)
                 continue
-            bar.update(result)
-            packed[tar] += 1
-            if packed[tar] == len(parts):
-                pending[executor.submit(join_parts, tar, parts, options.encoding)] = tar, parts
+            parts[number], pictures = result
+            bar.update(pictures)
+            packed = [path for path in parts if path]
+            if len(packed) == len(parts):
+                pending[executor.submit(join_parts, tar, packed, options.encoding)] = tar, parts, -1
 
     try:
         for tar, samples in shards:
-            starts = range(0, len(samples), part_size)
-            parts = [tar.parent / "job" / f"{tar.name}.{start:08d}.part" for start in starts]
-            for start, path in zip(starts, parts):
-                pending[executor.submit(pack_part, path, samples[start : start + part_size], options)] = tar, parts
+            parts: list[Path | None] = [None] * ceil_div(len(samples), part_size)
+            for number in range(len(parts)):
+                part = samples[number * part_size : (number + 1) * part_size]
+                pending[executor.submit(pack_part, tar, part, options)] = tar, parts, number
                 while len(pending) >= 2 * slots:
                     collect()
         while pending:

@@ -25,8 +25,8 @@ def open_source(source: Path, layout: Layout, split: Split) -> Source:
     if layout == "auto":
         layout = _find_layout(source, split, places)
     if layout in ("kaggle", *_FILES) and not places[layout]:
-        what: str = "ILSVRC/Data/CLS-LOC" if layout == "kaggle" else layout
-        raise ShardError(f"{source}: no {what} of the {split} split found there")
+        what = f"Data/CLS-LOC/{split}" if layout == "kaggle" else f"{layout} of the {split} split"
+        raise ShardError(f"{source}: no {what} found there")
     if layout == "kaggle":
         return open_kaggle(places[layout][0], split)
     if layout == "parquet":
@@ -91,7 +91,7 @@ def _find_files(source: Path, layout: Layout, split: Split) -> list[Path]:
     if source.is_file():
         return [source] if _FILES[layout].search(source.name) else []
     inside = [source / word for word in SPLIT_WORDS[split]]
-    for folder in (source, *([source / "data"] if layout == "parquet" else []), *inside):
+    for folder in (*inside, source) if layout == "archives" else (source, source / "data", *inside):
         names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - a Path for each of a million takes longer
         names = [name for name in names if layout == "parquet" or not _NO_PICTURES.search(name)]
         files = sorted(folder / name for name in names if _FILES[layout].search(name))

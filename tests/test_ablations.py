@@ -62,8 +62,9 @@ def test_the_table_has_each_part_or_the_reason_why_not(runs: Path, capsys: pytes
     assert (runs / "ablations.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_the_whole_network_there_is_no_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (runs / "whole" / "report.json").unlink()
+@pytest.mark.parametrize("file", ["report.json", "predictions.npz"])
+def test_without_the_whole_network_there_is_no_table(file: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "whole" / file).unlink()
     assert main([str(runs)]) == 1
     assert "whole is not trained and evaluated yet" in capsys.readouterr().err
 

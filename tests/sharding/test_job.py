@@ -1,6 +1,5 @@
 """A shard's bytes do not depend on how it is cut into parts, nor on how often its parts are joined."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from sharding.job import (
 from sharding.pack_index import Sample
 from sharding.statistics import Sums
 
-Parts = dict[Path, list[Sample]]
+Parts = list[list[Sample]]
 
 
 def cut(source: Path, folder: Path, size: int) -> Parts:
@@ -28,18 +27,20 @@ def cut(source: Path, folder: Path, size: int) -> Parts:
     paths.insert(7, source / "broken.JPEG")
     samples = [Sample(f"k{number:02d}", path.name, 0, str(path), 0, -1) for number, path in enumerate(paths)]
     (folder / "job").mkdir(parents=True)
-    starts = range(0, len(samples), size)
-    return {folder / "job" / f"x.tar.{start:08d}.part": samples[start : start + size] for start in starts}
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
-def pack_all(parts: Parts) -> int:
-    """Pack the parts in any order; how many pictures they were given."""
+def pack_all(folder: Path, parts: Parts) -> list[Path]:
+    """Pack the parts, which hold 25 pictures, in any order; their files."""
     options = PackOptions(source=Path(), out=Path())
-    return sum(pack_part(path, samples, options) for path, samples in reversed(parts.items()))
+    packed = [pack_part(folder / "x.tar", samples, options) for samples in reversed(parts)][::-1]
+    assert [pictures for _, pictures in packed] == [len(samples) for samples in parts]
+    assert sum(pictures for _, pictures in packed) == 25
+    return [path for path, _ in packed]
 
 
-def join(folder: Path, parts: Parts) -> ShardNote:
-    return join_parts(folder / "x.tar", list(parts), "jpeg")
+def join(folder: Path, files: list[Path]) -> ShardNote:
+    return join_parts(folder / "x.tar", files, "jpeg")
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> None:
-    parts = cut(source, tmp_path / "one", 25)
-    assert len(parts) == 1 and pack_all(parts) == 25
-    note = join(tmp_path / "one", parts)
+    files = pack_all(tmp_path / "one", cut(source, tmp_path / "one", 25))
+    assert len(files) == 1
+    note = join(tmp_path / "one", files)
     assert note.samples == 24 and [reject["source"] for reject in note.rejects] == ["broken.JPEG"]
     assert finished_note(tmp_path / "one" / "x.tar") == note
     whole = results(tmp_path / "one")
@@ -67,13 +68,14 @@ def test_a_shard_in_parts_is_the_shard_in_one(source: Path, tmp_path: Path) -> N
     assert Sums.load(tmp_path / "one" / "job" / "x.npz").images == 24
     for size in (1, 4, 24):
         folder = tmp_path / str(size)
-        parts = cut(source, folder, size)
-        assert pack_all(parts) == 25
-        assert join(folder, parts) == note and results(folder) == whole
-        assert sum(Sums.load(sums_path(part)).images for part in parts) == 24
+        files = pack_all(folder, cut(source, folder, size))
+        assert join(folder, files) == note and results(folder) == whole
+        assert sum(Sums.load(sums_path(file)).images for file in files) == 24
         (folder / "x.tar").write_bytes(b"a worker died while it joined them")
         assert finished_note(folder / "x.tar") is None
-        assert join(folder, parts) == note and results(folder) == whole  # by another worker, once more
+        assert join(folder, files) == note and results(folder) == whole  # by another worker, once more
+        (folder / "x.idx").unlink()
+        assert finished_note(folder / "x.tar") is None
 
 
 @pytest.mark.parametrize(
@@ -102,15 +104,14 @@ def test_a_shard_shared_by_two_processes_is_that_of_one(sample_photos: Path, tmp
 
 
 def test_a_part_that_is_packed_again_leaves_what_is_being_joined(source: Path, tmp_path: Path) -> None:
-    """A cluster takes a worker for lost and runs its task again; then the first one writes on."""
-    parts = cut(source, tmp_path / "work", 25)
-    (part,) = parts
-    pack_all(parts)
-    with part.open("rb") as joined:
-        pack_all(parts)
-        assert os.fstat(joined.fileno()).st_ino != part.stat().st_ino
-        assert len(content := joined.read()) > 24 * 512 and content == part.read_bytes()
-    assert {path.name for path in (tmp_path / "work").rglob("*.part")} == {part.name, sums_path(part).name}
+    """A cluster takes a worker for lost and runs its task again; then the first one writes on, or writes less."""
+    folder = tmp_path / "work"
+    first = pack_all(folder, cut(source, folder, 25))
+    again = pack_all(folder, cut(source, tmp_path / "again", 10))
+    assert not set(first) & set(again) and join(folder, first).samples == 24
+    whole = results(folder)
+    assert join(folder, again).samples == 24 and results(folder) == whole
+    assert len(list(folder.rglob("*.part"))) == 2 * len(first) + 2 * len(again)
 
 
 def test_a_published_split_holds_nothing_that_a_lost_worker_left(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ def test_a_line_every_half_minute_with_rate_and_time_left(
             clock[0] += 1
             bar.update(50)
     assert capsys.readouterr().err.splitlines() == [
-        "train: 5,500 of 10,000 images, 50.00image/s, 01:30 left",
-        "train: 7,000 of 10,000 images, 50.00image/s, 01:00 left",
-        "train: 8,500 of 10,000 images, 50.00image/s, 00:30 left",
-        "train: 9,000 of 10,000 images, 50.00image/s, 00:20 left",
+        "train: 5,500 of 10,000 images, 50.00 image/s, 01:30 left",
+        "train: 7,000 of 10,000 images, 50.00 image/s, 01:00 left",
+        "train: 8,500 of 10,000 images, 50.00 image/s, 00:30 left",
+        "train: 9,000 of 10,000 images, 50.00 image/s, 00:20 left",
     ]
 
 

@@ -111,6 +111,18 @@ def test_class_archives_side_by_side(class_folders: Path, train: tuple[Samples, 
     assert checksums(tmp_path / "out" / "train") == train[1]
 
 
+def test_archives_in_a_splits_folder_come_before_those_beside_it(
+    class_folders: Path, train: tuple[Samples, list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "source" / "train").mkdir(parents=True)
+    for folder in (class_folders / "train").iterdir():
+        content = tar_of(pictures(folder), [path.name for path in pictures(folder)])
+        (tmp_path / "source" / "train" / f"{folder.name}.tar").write_bytes(content)
+    (tmp_path / "source" / "backup.tar").write_bytes(tar_of([], []))
+    for layout in ("auto", "archives"):
+        assert packed(tmp_path / "source", tmp_path / layout, layout=layout, split="train") == train[0]
+
+
 def kit(folder: Path, year: int) -> Path:
     """meta.mat whose class ids are not in wnid order."""
     kinds = [(f"ILSVRC{year}_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]

@@ -194,6 +194,11 @@ def table_of_other_shards(train: Path) -> list[str]:
     return ["samples.npy: not the table of the shards that manifest.json names"]
 
 
+def no_index(train: Path) -> list[str]:
+    (train / "train-000001.idx").unlink()
+    return ["train-000001.idx: missing; make it with `wds2idx"]
+
+
 def no_table(train: Path) -> list[str]:
     (train / "samples.npy").unlink()
     return ["samples.npy: missing, though the manifest names it"]
@@ -221,6 +226,7 @@ DAMAGES = [
     changed_table("label", 1),
     table_of_other_shards,
     no_table,
+    no_index,
 ]
 
 
