@@ -11,7 +11,7 @@ GPUS ?= $(shell nvidia-smi --list-gpus 2>/dev/null | awk -v visible="$${CUDA_VIS
   print node ? count + 0 : 0}')
 # pytest-xdist's processes: more than cores, since many tests wait for processes of their own (0: no such processes)
 TESTS_AT_ONCE ?= 4
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup --no-loadscope-reorder
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup --no-loadscope-reorder
 
 BIN := .venv/bin
 STAMP := .venv/.installed-cuda$(CUDA)
@@ -47,6 +47,7 @@ endif
 	@echo "installing the lock into .venv (6.2 GB with CUDA's libraries, 2.7 GB with a CPU build of torch; a few minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r .venv/lock.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import sharding.job; from dali_pipelines.crops import find_codec; find_codec()'  # Numba compiles, once
 	@touch $@
 
 demo: setup  ## train on scikit-learn's digits, evaluate with ten patches, report: a few minutes on two cores ## make clean-demo demo ARGS='--recipe paper'
@@ -60,7 +61,7 @@ demo: setup  ## train on scikit-learn's digits, evaluate with ten patches, repor
 clean-demo:  ## remove what make demo made, so that the next one starts anew
 	rm -rf build/demo runs/demo
 
-test: setup  ## run all tests (about six minutes on two cores) ## make test ARGS='tests/sharding -x'
+test: setup  ## run all tests (about five minutes on two cores) ## make test ARGS='tests/sharding -x'
 	@$(PYTEST) $(ARGS)
 
 test-fast: TESTS_AT_ONCE = 2  # they compute and do not wait: no more than cores
