@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Row
-from common.files import write_atomically
+from common.files import write_text
 from sharding.options import CORES
 
 LOGARITHMIC_FROM = 30  # times the smallest bar, above which a linear axis would show it as nothing
@@ -133,15 +133,9 @@ def in_words(values: np.ndarray) -> str:
 
 def write_both(path: Path, document: dict[str, Any], text: str) -> None:
     """Writes `<path>.json` and `<path>.md`, and prints the text."""
-    write(path.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
-    write(path.with_suffix(".md"), text)
+    write_text(path.with_suffix(".json"), json.dumps(document, indent=1, default=str) + "\n")
+    write_text(path.with_suffix(".md"), text)
     sys.stdout.write(text)
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with write_atomically(path) as file:
-        file.write(text.encode())
 
 
 def machine() -> dict[str, object]:
@@ -178,7 +172,7 @@ def update(readme: Path, results: Path) -> None:
         text = headline(results) if match[2] == HEADLINE else published(results, match[2])
         return f"{match[1]}{text}{match[3]}" if text else match[0]
 
-    write(readme, _MARKED.sub(table, readme.read_text()))
+    write_text(readme, _MARKED.sub(table, readme.read_text()))
 
 
 def published(results: Path, name: str) -> str:

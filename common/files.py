@@ -34,6 +34,12 @@ def write_atomically(path: Path, *names: str) -> Iterator[IO[bytes]]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, as `write_atomically` does."""
+    with write_atomically(path) as file:
+        file.write(text.encode())
+
+
 def hardlink(source: Path, target: Path) -> None:
     """Give the file `source` the second name `target`, in place of what stood there; a copy where links cannot be."""
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")

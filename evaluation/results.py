@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from common.files import write_atomically
+from common.files import write_atomically, write_text
 from evaluation.references import reference_note, references_for
 from evaluation.tables import FIGURES, METHODS, PairedDifference, class_errors_csv, compare_answers, error_rows
 from evaluation.ten_patch import Evaluation, Predictions
@@ -83,8 +83,7 @@ def write_results(folder: Path, run: TrainedRun, evaluation: Evaluation, report:
         np.savez_compressed(file, **evaluation.rows._asdict())
     by_class = class_errors_csv(run.classes, evaluation.scores["ten_patch"])
     for name, text in ((CLASS_ERRORS, by_class), (REPORT, json.dumps(report, indent=2) + "\n")):
-        with write_atomically(folder / name) as file:
-            file.write(text.encode())
+        write_text(folder / name, text)
 
 
 def check_fields(content: Any, types: Mapping[str, Any], prefix: str = "") -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.files import write_atomically
+from common.files import write_text
 from evaluation.results import AVERAGE, NOT_EVALUATED, read_predictions, read_report
 from evaluation.trained_run import EvaluationError, TrainedRun, choose_device, try_split
 from model.checkpoint import versions
@@ -43,8 +43,7 @@ def make_page(options: "ReportOptions") -> int:
     charts = {chart.name: chart.svg for block in blocks if isinstance(block, Charts) for chart in block.charts}
     files = {folder / f"{name}.svg": content for name, content in charts.items()}
     for path, content in (files | {page: render(title, facts, sections)}).items():
-        with write_atomically(path) as file:
-            file.write(content.encode())
+        write_text(path, content)
     for column in set(COLUMNS) - set(charts):
         (folder / f"{column}.svg").unlink(missing_ok=True)
     if not options.quiet:

@@ -21,7 +21,7 @@ import numpy as np
 import simplejpeg
 
 from common import ceil_div
-from common.files import sync_folder, write_atomically
+from common.files import sync_folder, write_atomically, write_text
 from sharding.manifest import MANIFEST, SUFFIX, ShardInfo, file_sha256
 from sharding.options import PackOptions
 from sharding.pack_index import SPOOL, Sample
@@ -92,8 +92,7 @@ def join_parts(tar: Path, parts: list[Path], encoding: Encoding) -> ShardNote:
             rejects += rejected
             sums.merge(Sums.load(sums_path(path)))
         file.write(tar_end(file.tell()))
-    with write_atomically(tar.with_suffix(".idx")) as file:
-        file.write(index_text(entries, SUFFIX[encoding]).encode())
+    write_text(tar.with_suffix(".idx"), index_text(entries, SUFFIX[encoding]))
     note = ShardNote(tar.name, len(entries), tar.stat().st_size, file_sha256(tar), rejects)
     with write_atomically(note_path(tar)) as file:
         np.savez(file, note=json.dumps(asdict(note)), rows=rows_of(entries), **vars(sums))
@@ -160,8 +159,8 @@ def _sweep(work: Path, pattern: str) -> None:
 
 
 def run_tasks(
-    shards: Iterable[tuple[Path, list[Sample]]], part_size: int, options: PackOptions, executor: Executor, slots: int,
-    bar: Any, notes: list[ShardNote],
+    shards: Iterable[tuple[Path, list[Sample]]], samples_per_part: int, options: PackOptions, executor: Executor,
+    slots: int, bar: Any, notes: list[ShardNote],
 ) -> None:  # fmt: skip
     """Pack shards, each in parts, on `executor`, at most 2·slots tasks at a time in its queue; append their notes.
 
@@ -188,9 +187,9 @@ def run_tasks(
 
     try:
         for tar, samples in shards:
-            parts: list[Path | None] = [None] * ceil_div(len(samples), part_size)
+            parts: list[Path | None] = [None] * ceil_div(len(samples), samples_per_part)
             for number in range(len(parts)):
-                part = samples[number * part_size : (number + 1) * part_size]
+                part = samples[number * samples_per_part : (number + 1) * samples_per_part]
                 pending[executor.submit(pack_part, tar, part, options)] = tar, parts, number
                 while len(pending) >= 2 * slots:
                     collect()

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from common.files import write_atomically
+from common.files import write_text
 from sharding.record import SPLIT_WORDS, ClassInfo, Encoding, ShardError
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write the manifest; the same content gives the same bytes."""
-        with write_atomically(path) as file:
-            file.write(json.dumps(asdict(self), indent=1, ensure_ascii=False).encode() + b"\n")
+        write_text(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path, draft: bool = False) -> "Manifest":
@@ -177,8 +176,7 @@ def write_card(out: Path) -> None:
         "## Checksums", "", *_table("shard samples bytes SHA-256", shards),
     ])  # fmt: skip
     if not path.exists() or path.read_text(encoding="utf-8") != card:
-        with write_atomically(path) as file:
-            file.write(card.encode())
+        write_text(path, card)
 
 
 def _table(columns: str, rows: Iterable[Iterable[object]]) -> list[str]:

@@ -210,8 +210,8 @@ class SplitPacking:
             open_executor(options.workers, options.scheduler) as (executor, slots),
             progress_bar(len(index), self.split, done, options.quiet) as bar,
         ):
-            part_size = part_samples(len(index) - done, slots)
-            job.run_tasks(missing, part_size, options, executor, slots, bar, notes)
+            samples_per_part = part_samples(len(index) - done, slots)
+            job.run_tasks(missing, samples_per_part, options, executor, slots, bar, notes)
 
     def _conclude(self, draft: Manifest, notes: list[ShardNote]) -> None:
         """Write the statistics (of a training split) and, last, the manifest. Raises ShardError for an empty split."""

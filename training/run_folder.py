@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import write_text
 
 logger = logging.getLogger(__name__)
 CONFIG, METRICS, TENSORBOARD, STOPPED = "config.json", "metrics.jsonl", "tensorboard", "stopped"
@@ -101,8 +101,7 @@ class RunFolder:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a file of JSON, whole or not at all."""
-        with write_atomically(self.path / name) as file:
-            file.write(json.dumps(content, indent=2, sort_keys=True).encode() + b"\n")
+        write_text(self.path / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line (with `step`) to metrics.jsonl and its numbers to TensorBoard."""
@@ -136,5 +135,4 @@ def cut_back(metrics: Path, step: int, epoch: int) -> None:
             done = False  # torn by a kill
         if done:
             done_lines.append(line)
-    with write_atomically(metrics) as file:
-        file.write("".join(line + "\n" for line in done_lines).encode())
+    write_text(metrics, "".join(line + "\n" for line in done_lines))
